@@ -1,0 +1,30 @@
+# make demo: train on the embedded digits.   make test: run the tests.   Both install what they need into .venv.
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lock clean
+
+demo: .venv/run
+	.venv/bin/python train.py --config=configs/mixer_digits.py --workdir=runs/digits
+
+test: .venv/test
+	.venv/bin/python -m pytest -n 2 --dist=loadfile --durations=10 tests
+
+.venv/run: requirements.txt requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "Python 3.11 or newer is needed; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --requirement requirements.txt --constraint requirements.lock
+	@touch $@
+
+.venv/test: .venv/run requirements-test.txt
+	$(PIP) install --quiet --requirement requirements-test.txt --constraint requirements.lock
+	@touch $@
+
+# Pin everything that the requirements bring along, for every platform and Python from 3.11 on.
+lock: .venv/run
+	$(PIP) install --quiet uv
+	.venv/bin/uv pip compile --universal --python-version 3.11 --no-header --quiet --output-file requirements.lock requirements.txt requirements-test.txt
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""MLP-Mixer in JAX and Flax: models, data, training step, checkpoints."""

@@ -1,0 +1,118 @@
+"""What a config may say: sections that are callables' keywords, durations, and which runs are the same.
+
+A config is a tree of plain values. Each of its sections holds the keyword arguments of one callable, so that a
+misspelt or superfluous field is an error, and a default stands in the callable's signature alone.
+"""
+
+import ast
+import difflib
+import inspect
+import math
+import pathlib
+
+import ml_collections
+
+# The fields of a config itself; '_epochs' may stand for '_steps'. The others are sections.
+FIELDS = ('seed', 'total_steps', 'log_every_steps', 'eval_every_steps', 'model', 'data', 'step', 'optimizer',
+          'checkpoint', 'evals')
+
+# Fields that may change when a run goes on: they touch neither the data, the model nor the steps.
+FREE_FIELDS = ('log_every_steps', 'eval_every_steps', 'checkpoint', 'evals', 'data.data_dir', 'data.threads')
+
+
+def check(config: ml_collections.ConfigDict):
+  """Raises a ValueError unless the config has the fields that a run needs, and no others."""
+  durations = {field: field.removesuffix('steps') + 'epochs' for field in FIELDS if field.endswith('_steps')}
+  check_names('', config, (*FIELDS, *durations.values()))
+  for field in FIELDS:
+    if field not in config and durations.get(field) not in config:
+      also = f' (or config.{durations[field]})' if field in durations else ''
+      raise ValueError(f'config.{field}{also} is missing')
+
+
+def call(function, section: str, fields, hidden=(), **given):
+  """function(**fields, **given), where `fields` are those of config.<section>.
+
+  Args:
+    function: takes keywords; its parameters in `hidden` are no fields of the section.
+
+  Raises:
+    ValueError: naming the section and the field, if the function does not take a field or lacks one.
+  """
+  fields = dict(fields)
+  known = {name: p for name, p in inspect.signature(function).parameters.items()
+           if name not in given and name not in hidden}
+  if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+    check_names(section, fields, known)
+  for name, p in known.items():
+    if p.default is p.empty and p.kind is not p.VAR_KEYWORD and name not in fields:
+      raise ValueError(f'config.{section}.{name} is missing; give it in the config or by --config.{section}.{name}=')
+  return function(**fields, **given)
+
+
+def choose(section: str, field: str, name: str, table: dict):
+  """table[name], or a ValueError that says which names the field may have."""
+  if name not in table:
+    raise ValueError(f'config.{section}.{field} is {name!r}; it must be one of {", ".join(map(repr, table))}')
+  return table[name]
+
+
+def check_names(section: str, fields, known):
+  """Raises a ValueError with the nearest known name if `fields` holds one that nothing reads."""
+  path = lambda name: '.'.join(filter(None, ['config', section, name]))
+  for name in fields:
+    if name not in known:
+      near = difflib.get_close_matches(name, known, n=1)
+      hint = f'Did you mean {path(near[0])}? ' if near else ''
+      raise ValueError(f'nothing reads {path(name)}. {hint}Fields there: {", ".join(sorted(known))}')
+
+
+def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float) -> ml_collections.ConfigDict:
+  """A copy in which every duration is in steps: each field `x_epochs` has become `x_steps`, rounded up.
+
+  This is the one place where epochs become steps.
+
+  Raises:
+    ValueError: if a section gives a duration both ways, or a negative one.
+  """
+  resolved = ml_collections.ConfigDict()
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      value = in_steps(value, steps_per_epoch)
+    elif name.endswith('_epochs'):
+      in_epochs, name = name, name.removesuffix('epochs') + 'steps'
+      if name in config:
+        raise ValueError(f'the config gives both {in_epochs} = {value} and {name} = {config[name]}; drop one of them')
+      # The small slack keeps 0.1 epochs of 1,000 steps at 100, whatever the binary fractions.
+      value = math.ceil(value * steps_per_epoch - 1e-6)
+    if name.endswith('_steps') and value is not None and value < 0:
+      raise ValueError(f'{name} is {value} in the config; a duration cannot be negative')
+    resolved[name] = value
+  return resolved
+
+
+def flat(config, prefix: str = '') -> dict:
+  """{'model.variant': 'B/16', ...}: the leaves of a config by their path."""
+  leaves = {}
+  for name, value in config.items():
+    if isinstance(value, (dict, ml_collections.ConfigDict)):
+      leaves |= flat(value, f'{prefix}{name}.')
+    else:
+      leaves[prefix + name] = list(value) if isinstance(value, tuple) else value
+  return leaves
+
+
+def differences(old, new) -> list[str]:
+  """The fields that make `new` another run than `old`, a line each with both sides. FREE_FIELDS are left out."""
+  old, new = flat(old), flat(new)
+  free = lambda path: any(path == field or path.startswith(field + '.') for field in FREE_FIELDS)
+  show = lambda side, path: repr(side[path]) if path in side else 'not set'
+  return [f'{path}: {show(old, path)} there, {show(new, path)} here' for path in sorted(old.keys() | new.keys())
+          if not free(path) and (path in old, old.get(path)) != (path in new, new.get(path))]
+
+
+def describe_all(folder: str) -> list[tuple[str, str]]:
+  """(path, first line of the docstring) of every config in `folder`, without importing any."""
+  modules = [(path, ast.parse(path.read_text())) for path in sorted(pathlib.Path(folder).glob('*.py'))]
+  return [(path.as_posix(), (ast.get_docstring(module) or '').split('\n')[0]) for path, module in modules
+          if any(isinstance(node, ast.FunctionDef) and node.name == 'get_config' for node in module.body)]

@@ -1,0 +1,44 @@
+"""TFDS builder `digits`: the 1,797 handwritten digits that come inside scikit-learn.
+
+The optical recognition of handwritten digits data (Alpaydin and Kaynak, 1998; UCI), test part: 8 x 8 grey images. It
+needs no download, so it prepares itself on first use.
+"""
+
+import numpy as np
+import sklearn.datasets
+import sklearn.model_selection
+import tensorflow_datasets as tfds
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+  """Images of 8 x 8 grey pixels and their digit: 1,437 to train and 360 to test, each class split alike."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    return tfds.core.DatasetInfo(
+        builder=self,
+        description=__doc__,
+        homepage='https://archive.ics.uci.edu/dataset/80',
+        supervised_keys=('image', 'label'),
+        features=tfds.features.FeaturesDict({
+            'image': tfds.features.Image(shape=(8, 8, 1), encoding_format='png'),
+            'label': tfds.features.ClassLabel(num_classes=10)}))
+
+  def _split_generators(self, dl_manager):
+    train, test = split_indices()
+    return {'train': self._generate_examples(train), 'test': self._generate_examples(test)}
+
+  def _generate_examples(self, indices):
+    images, labels = sklearn.datasets.load_digits(return_X_y=True)
+    # The values are 0 to 16, and PNG's are 0 to 255.
+    pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    for index in indices:
+      yield int(index), {'image': pixels[index], 'label': int(labels[index])}
+
+
+def split_indices():
+  """Which of scikit-learn's rows are for training and which for testing. -> [1437], [360] ints."""
+  labels = sklearn.datasets.load_digits().target
+  return sklearn.model_selection.train_test_split(np.arange(len(labels)), test_size=360, stratify=labels,
+                                                  random_state=0)

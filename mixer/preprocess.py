@@ -1,0 +1,72 @@
+"""Plain functions of one image: decoding, training crops and flips, evaluation crops. Pixels are uint8 throughout.
+
+Every random choice is a function of the seed that is passed in, so an example looks the same whoever prepares it.
+"""
+
+import tensorflow as tf
+
+
+def decode(encoded):
+  """An image file's pixels, as RGB; of an animation, the first frame. [] bytes -> [H, W, 3] uint8."""
+  return tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), [None, None, 3])
+
+
+def inception_crop(encoded, resolution: int, min_area: float, seed):
+  """Decodes a random part of an image and resizes it (bilinear). [] bytes -> [resolution, resolution, 3] uint8.
+
+  The part covers `min_area` to all of the image's area, at an aspect ratio of 3/4 to 4/3 (paper, section 3). Of a JPEG
+  only that part is decoded.
+
+  Args:
+    seed: [2] ints.
+  """
+  def box(shape):
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape, tf.zeros([0, 0, 4]), seed, min_object_covered=0., area_range=(min_area, 1.),
+        aspect_ratio_range=(3 / 4, 4 / 3), use_image_if_no_bounding_boxes=True)
+    return tf.concat([begin[:2], size[:2]], 0)
+
+  def of_jpeg():
+    return tf.io.decode_and_crop_jpeg(encoded, box(tf.io.extract_jpeg_shape(encoded)), channels=3)
+
+  def of_any():
+    pixels = decode(encoded)
+    window = box(tf.shape(pixels))
+    return tf.slice(pixels, tf.pad(window[:2], [[0, 1]]), tf.pad(window[2:], [[0, 1]], constant_values=3))
+
+  crop = tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_any)
+  return _resize(crop, (resolution, resolution), 'bilinear')
+
+
+def flip(image, seed):
+  """Mirrors left and right with probability one half. [H, W, 3] -> [H, W, 3]. The seed is [2] ints."""
+  return tf.image.stateless_random_flip_left_right(image, seed)
+
+
+def resize_crop(image, resize: int, resolution: int):
+  """Resizes to resize x resize, whatever the shape, and takes the centre: (i) of App. C. -> [R, R, 3] uint8."""
+  return _centre(_resize(image, (resize, resize), 'bilinear'), resolution)
+
+
+def resmall_crop(image, resize: int, resolution: int):
+  """Resizes the shorter side to `resize`, keeping the shape, and takes the centre: (ii) of App. C. -> [R, R, 3] uint8.
+
+  By area, as in the authors' code; the paper does not name the method.
+  """
+  height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
+  factor = resize / tf.minimum(height, width)
+  size = tf.cast(tf.round(tf.stack([height, width]) * factor), tf.int32)
+  return _centre(_resize(image, size, 'area'), resolution)
+
+
+EVALUATION_CROPS = {'resize_crop': resize_crop, 'resmall_crop': resmall_crop}
+
+
+def _centre(image, size):
+  corner = (tf.shape(image)[:2] - size) // 2
+  return tf.slice(image, tf.pad(corner, [[0, 1]]), [size, size, 3])
+
+
+def _resize(image, size, method):
+  # Bilinear values can end a rounding error outside the range of uint8.
+  return tf.saturate_cast(tf.round(tf.image.resize(image, size, method)), tf.uint8)

@@ -1,0 +1,42 @@
+"""The numbers of a run as JSON lines: one object a step, {"step": 100, "train/loss": 2.3, ...}."""
+
+from collections.abc import Iterator
+import json
+import os
+import pathlib
+
+
+def read(path) -> Iterator[dict]:
+  """The records of a file, in order. A line that a killed run left unfinished is passed over."""
+  path = pathlib.Path(path)
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      record = json.loads(line)
+    except json.JSONDecodeError:
+      continue
+    yield record
+
+
+class Writer:
+  """Appends records to a file, each step once; nothing is written where `path` is None."""
+
+  def __init__(self, path, last_step: int):
+    """Goes on after `last_step`: later records, from a run that was stopped after its last checkpoint, are dropped."""
+    self._file = None
+    if path is None:
+      return
+    kept = [record for record in read(path) if record['step'] <= last_step]
+    partial = f'{path}.partial'
+    with open(partial, 'w') as file:
+      file.writelines(json.dumps(record) + '\n' for record in kept)
+    os.replace(partial, path)
+    self._file = open(path, 'a')
+
+  def write(self, step: int, values: dict):
+    if self._file:
+      self._file.write(json.dumps({'step': step, **values}) + '\n')
+      self._file.flush()
+
+  def close(self):
+    if self._file:
+      self._file.close()

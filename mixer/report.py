@@ -1,0 +1,113 @@
+"""What a run tells: a bar or lines for people, TensorBoard events, and records for programs."""
+
+import math
+import pathlib
+import sys
+import time
+
+from clu import metric_writers
+import jax
+import tqdm
+
+from mixer import records
+
+
+class Report:
+  """Takes the metrics of every step and of the evaluations, and tells them when asked to.
+
+  Only the first process tells anything. Use it as a context: leaving it closes the files.
+  """
+
+  def __init__(self, workdir, first_step: int, total_steps: int, batch_size: int):
+    """`first_step` steps have been taken before, of `total_steps` in all, of `batch_size` images each."""
+    workdir = pathlib.Path(workdir)
+    tells = jax.process_index() == 0
+    self._total, self._batch_size = total_steps, batch_size
+    self._records = records.Writer(workdir / 'records.jsonl' if tells else None, first_step)
+    self._events = metric_writers.create_default_writer(workdir / 'tensorboard', just_logging=not tells)
+    at_terminal = sys.stderr.isatty()
+    self._bar = tqdm.tqdm(total=total_steps, initial=first_step, unit='step', smoothing=0, dynamic_ncols=True,
+                          disable=not (tells and at_terminal))
+    self._prints_lines = tells and not at_terminal
+    self._step = first_step
+    self._unread = []  # (step, metrics) that the devices may still be computing
+    self._latest, self._values = {}, {}
+    self._restart_clock()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, trace):
+    self._bar.close()
+    self._records.close()
+    self._events.close()
+
+  def say(self, text: str):
+    """A message to the person who watches."""
+    if jax.process_index() == 0:
+      self._bar.write(text, file=sys.stderr)
+
+  def step(self, step: int, metrics: dict):
+    """Takes the metrics of a step, without waiting for them."""
+    self._step = step
+    self._unread.append((step, metrics))
+    self._bar.update()
+
+  def check(self):
+    """Waits for the steps so far.
+
+    Raises:
+      FloatingPointError: naming the first step whose loss or gradient is not finite.
+    """
+    unread, self._unread = self._unread, []
+    for step, metrics in jax.device_get(unread):
+      self._latest = {name: float(x) for name, x in metrics.items()}
+      if not (math.isfinite(self._latest['loss']) and math.isfinite(self._latest['grad_norm'])):
+        raise FloatingPointError(
+            f'step {step}: the loss is {self._latest["loss"]} and the gradient norm {self._latest["grad_norm"]}. '
+            'No checkpoint was written since. Lower the learning rate, lengthen the warmup or clip the gradients')
+
+  def log(self):
+    """Tells the latest step's metrics and the speed since the clock was last set."""
+    self.check()
+    steps = self._step - self._clock_step
+    seconds = time.monotonic() - self._clock
+    speed = steps * self._batch_size / max(seconds, 1e-9) / jax.device_count()
+    self._values |= {f'train/{name}': value for name, value in self._latest.items()}
+    self._values['images_per_s_per_core'] = speed
+    loss = f'loss {self._latest["loss"]:.4f}, {speed:,.0f} images/s/core'
+    self._bar.set_postfix_str(loss)
+    if self._prints_lines:
+      left = _duration((self._total - self._step) * seconds / max(steps, 1))
+      self.say(f'step {self._step:,} of {self._total:,} ({self._step / self._total:.1%}), {loss}, {left} left')
+    self._restart_clock()
+
+  def evaluated(self, metrics: dict[str, float]) -> dict[str, float]:
+    """Tells the metrics of evaluations, by names such as 'test/top1', and returns them."""
+    self._values |= metrics
+    self.say(f'step {self._step:,}, ' + describe(metrics))
+    self._restart_clock()
+    return metrics
+
+  def write(self):
+    """Writes what was told of this step to the records and to TensorBoard."""
+    if self._values:
+      self._records.write(self._step, self._values)
+      self._events.write_scalars(self._step, self._values)
+    self._values = {}
+
+  def _restart_clock(self):
+    self._clock, self._clock_step = time.monotonic(), self._step
+
+
+def describe(metrics: dict[str, float]) -> str:
+  """Evaluations in words, each with the number of examples it rests on."""
+  names = [name.removesuffix('/examples') for name in metrics if name.endswith('/examples')]
+  return '; '.join(f'{name}: top-1 {metrics[f"{name}/top1"]:.2%}, top-5 {metrics[f"{name}/top5"]:.2%}, '
+                   f'loss {metrics[f"{name}/loss"]:.4f} on {metrics[f"{name}/examples"]:,} images' for name in names)
+
+
+def _duration(seconds: float) -> str:
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours} h {minutes} min' if hours else f'{minutes} min {seconds} s' if minutes else f'{seconds} s'

@@ -1,0 +1,111 @@
+"""Trains a model on the images that a config names, or goes on where the run in the work directory stopped.
+
+  python train.py --config=configs/mixer_digits.py --workdir=runs/digits
+  python train.py --list
+"""
+
+import os
+import pathlib
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # read when TensorFlow is imported
+if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
+  os.environ.setdefault('NPROC', '32')  # read when JAX starts: threads enough for simulated devices to meet
+
+from absl import app
+from absl import flags
+from absl import logging
+import flax.jax_utils
+import jax
+import ml_collections
+from ml_collections import config_flags
+
+import input_pipeline
+from input_pipeline import prefetch
+from mixer import checkpoint
+from mixer import configuration
+from mixer import models
+from mixer import optim
+from mixer import pictures
+from mixer import records
+from mixer import report
+from mixer import summary
+from mixer import train_step
+from mixer.evaluators import classification
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment; --config.FIELD=VALUE changes a field of it.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'For checkpoints, records and pictures; by default runs/NAME_OF_CONFIG.')
+LIST = flags.DEFINE_bool('list', False, 'Name the configs there are, and stop.')
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
+  """Runs `config` to its end in `workdir`. Returns the metrics of the evaluations at the end: {'test/top1': ...}."""
+  configuration.check(config)
+  hosts = input_pipeline.Hosts.here()
+  data = configuration.call(input_pipeline.train_batches, 'data', config.data, seed=config.seed, hosts=hosts)
+  evals = {name: configuration.call(input_pipeline.eval_batches, f'evals.{name}', section, hosts=hosts)
+           for name, section in config.evals.items()}
+  config = configuration.in_steps(config, data.source.num_examples / data.batch_size)
+  total_steps = config.total_steps
+
+  model = models.build(**config.model)
+  for batches in (data, *evals.values()):
+    input_pipeline.check_classes(batches, model.num_classes)
+  optimizer, learning_rate = optim.build(**config.optimizer, total_steps=total_steps)
+  update = configuration.call(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
+                              learning_rate=learning_rate, seed=config.seed)
+  scorer = classification.Scorer(model, config.step.loss)
+  score = lambda state: {f'{name}/{key}': value for name, batches in evals.items()
+                         for key, value in scorer(state.params, prefetch(batches), batches.source.num_examples).items()}
+
+  checkpoint.claim(workdir, config.to_dict())
+  with configuration.call(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir) as checkpoints:
+    state = checkpoints.restore(jax.device_get(train_step.init(model, optimizer, data.image_shape, config.seed)))
+    first_step = int(state.step)
+    state = flax.jax_utils.replicate(state)
+    update = update.lower(state, data.shapes).compile()
+    with report.Report(workdir, first_step, total_steps, data.batch_size) as told:
+      told.say(summary.describe(model=model, state=state, compiled=update, source=data.source, first_step=first_step,
+                                batch_size=data.batch_size, resolution=data.resolution, total_steps=total_steps))
+      results = {} if first_step < total_steps else told.evaluated(score(state))
+      for step, batch in zip(range(first_step + 1, total_steps + 1), prefetch(data.start(first_step))):
+        state, metrics = update(state, batch)
+        train_step.settle(metrics)
+        told.step(step, metrics)
+        due = lambda every_steps: step % every_steps == 0 or step == total_steps
+        if due(config.log_every_steps):
+          told.log()
+        results = told.evaluated(score(state)) if due(config.eval_every_steps) else {}
+        told.write()
+        if due(checkpoints.every_steps):
+          told.check()
+          checkpoints.save(step, state, results)
+  draw(workdir, scorer, state, evals)
+  return results
+
+
+def draw(workdir: str, scorer: classification.Scorer, state, evals):
+  """Leaves learning_curves.png and a picture of predictions for each evaluation in `workdir`."""
+  first = {name: scorer.predictions(state.params, next(iter(batches))) for name, batches in evals.items()}
+  if jax.process_index() == 0:
+    workdir = pathlib.Path(workdir)
+    pictures.learning_curves(list(records.read(workdir / 'records.jsonl')), workdir / 'learning_curves.png')
+    for name, (images, labels, logits) in first.items():
+      pictures.predictions(images, labels, logits, evals[name].source.class_names, workdir / f'predictions_{name}.png')
+
+
+def main(_):
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)
+  if LIST.value:
+    for path, line in configuration.describe_all('configs'):
+      print(f'{path:<32} {line}')
+    return
+  if CONFIG.value is None:
+    raise app.UsageError('--config is missing: --config=configs/mixer_digits.py; --list names them all')
+  workdir = WORKDIR.value or f'runs/{pathlib.Path(flags.FLAGS["config"].config_filename).stem}'
+  results = train(CONFIG.value, workdir)
+  print(f'{report.describe(results)}\nrecords, checkpoints and pictures: {workdir}')
+
+
+if __name__ == '__main__':
+  app.run(main)
