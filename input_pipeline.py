@@ -111,7 +111,8 @@ class TrainBatches:
 
   def _augment(self, position, index, record):
     encoded, label = self.source.parse(record, index)
-    seed = lambda use: tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(self.seed, tf.int64), position]), use)
+    base = tf.stack([tf.constant(self.seed, tf.int64), position])
+    seed = lambda use: tf.random.experimental.stateless_fold_in(base, use)
     image = preprocess.inception_crop(encoded, self.resolution, self.min_area, seed(0))
     if self.flip:
       image = preprocess.flip(image, seed(1))
@@ -183,12 +184,13 @@ class EvalBatches:
     return {'image': crop(preprocess.decode(encoded), self.resize, self.resolution), 'label': tf.cast(label, tf.int32)}
 
 
-def eval_batches(*, dataset: str, split: str, batch_size: int, resolution: int, hosts: Hosts,
+def eval_batches(*, name: str, dataset: str, split: str, batch_size: int, resolution: int, hosts: Hosts,
                  data_dir: str | None = None, crop: str = 'resmall_crop', resize: int | None = None,
                  threads: int | None = None) -> EvalBatches:
   """The batches of one of a config's `evals`.
 
   Args:
+    name: of the evaluation, for messages.
     dataset, split, data_dir: which images: `sources.open_split`.
     batch_size: of all devices of all processes together; what is scored does not depend on it.
     resolution: of the images, in pixels.
@@ -197,11 +199,11 @@ def eval_batches(*, dataset: str, split: str, batch_size: int, resolution: int, 
     resize: the side before the crop, in pixels; by default 8/7 of the resolution, as in 256 for 224 (App. C).
     threads: that decode; by default tf.data chooses.
   """
-  hosts.check('config.evals.*.batch_size', batch_size)
-  configuration.choose('evals.*', 'crop', crop, preprocess.EVALUATION_CROPS)
+  hosts.check(f'config.evals.{name}.batch_size', batch_size)
+  configuration.choose(f'evals.{name}', 'crop', crop, preprocess.EVALUATION_CROPS)
   resize = resize or round(resolution * 8 / 7)
   if resize < resolution:
-    raise ValueError(f'config.evals.*.resize is {resize}, smaller than the crop: resolution is {resolution}')
+    raise ValueError(f'config.evals.{name}.resize is {resize}, smaller than the crop: resolution is {resolution}')
   source = sources.open_split(dataset, split, data_dir)
   return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or tf.data.AUTOTUNE)
 

@@ -4,6 +4,7 @@
   python train.py --list
 """
 
+import functools
 import os
 import pathlib
 
@@ -32,7 +33,8 @@ from mixer import summary
 from mixer import train_step
 from mixer.evaluators import classification
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment; --config.FIELD=VALUE changes a field of it.')
+CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment; --config.FIELD=VALUE sets a field of it.',
+                                          lock_config=False, accept_new_attributes=True)
 WORKDIR = flags.DEFINE_string('workdir', None, 'For checkpoints, records and pictures; by default runs/NAME_OF_CONFIG.')
 LIST = flags.DEFINE_bool('list', False, 'Name the configs there are, and stop.')
 
@@ -42,7 +44,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   configuration.check(config)
   hosts = input_pipeline.Hosts.here()
   data = configuration.call(input_pipeline.train_batches, 'data', config.data, seed=config.seed, hosts=hosts)
-  evals = {name: configuration.call(input_pipeline.eval_batches, f'evals.{name}', section, hosts=hosts)
+  evals = {name: configuration.call(input_pipeline.eval_batches, f'evals.{name}', section, name=name, hosts=hosts)
            for name, section in config.evals.items()}
   config = configuration.in_steps(config, data.source.num_examples / data.batch_size)
   total_steps = config.total_steps
@@ -51,18 +53,20 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   for batches in (data, *evals.values()):
     input_pipeline.check_classes(batches, model.num_classes)
   optimizer, learning_rate = optim.build(**config.optimizer, total_steps=total_steps)
+  init = functools.partial(train_step.init, model, optimizer, data.image_shape, config.seed)
   update = configuration.call(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
                               learning_rate=learning_rate, seed=config.seed)
+  update = update.lower(train_step.replicated_shapes(init), data.shapes)
   scorer = classification.Scorer(model, config.step.loss)
   score = lambda state: {f'{name}/{key}': value for name, batches in evals.items()
                          for key, value in scorer(state.params, prefetch(batches), batches.source.num_examples).items()}
 
-  checkpoint.claim(workdir, config.to_dict())
-  with configuration.call(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir) as checkpoints:
-    state = checkpoints.restore(jax.device_get(train_step.init(model, optimizer, data.image_shape, config.seed)))
+  with configuration.call(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir,
+                          run=config.to_dict(), metrics=[f'{name}/top1' for name in evals]) as checkpoints:
+    state = checkpoints.restore(jax.device_get(init()))
     first_step = int(state.step)
     state = flax.jax_utils.replicate(state)
-    update = update.lower(state, data.shapes).compile()
+    update = update.compile()
     with report.Report(workdir, first_step, total_steps, data.batch_size) as told:
       told.say(summary.describe(model=model, state=state, compiled=update, source=data.source, first_step=first_step,
                                 batch_size=data.batch_size, resolution=data.resolution, total_steps=total_steps))

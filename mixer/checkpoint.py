@@ -1,5 +1,6 @@
 """Checkpoints of a run, with Orbax: asynchronous, of the state without its axis of devices."""
 
+from collections.abc import Sequence
 import json
 import os
 import pathlib
@@ -34,7 +35,7 @@ def claim(workdir, resolved: dict):
       partial.write_text(json.dumps(resolved, indent=2) + '\n')
       os.replace(partial, path)
   except OSError as error:
-    raise OSError(f'cannot write to the work directory {workdir}: {error}. Choose another one with --workdir') from error
+    raise OSError(f'cannot write to the work directory {workdir}: {error}. Choose another --workdir') from error
 
 
 def _same_run(workdir, there, here):
@@ -50,24 +51,32 @@ def _same_run(workdir, there, here):
 
 
 class Checkpoints:
-  """The checkpoints of one work directory. Use it as a context: leaving it waits for the last save.
+  """The checkpoints of one run in its work directory. Use it as a context: leaving it waits for the last save.
 
   Kept are the latest, those at multiples of `keep_every_steps` and the one with the best metric.
   """
 
-  def __init__(self, *, workdir, every_steps: int, keep_latest: int = 2, keep_every_steps: int | None = None,
-               best: str | None = None):
-    """
+  def __init__(self, *, workdir, run: dict, metrics: Sequence[str], every_steps: int, keep_latest: int = 2,
+               keep_every_steps: int | None = None, best: str | None = None):
+    """Claims `workdir` for a run.
+
     Args:
       workdir: of the run; the checkpoints lie in its folder `checkpoints`.
-      every_steps: how often a checkpoint is due; `due`.
+      run: the run's resolved config.
+      metrics: the names that `best` may have.
+      every_steps: how often a checkpoint is due.
       keep_latest: how many of the latest to keep.
       keep_every_steps: those at multiples of it are kept too.
       best: the name of a metric, such as 'test/top1'; the checkpoint where it is highest is kept too.
+
+    Raises:
+      ValueError, OSError: as `claim` does, or if a field has no sense.
     """
-    if every_steps <= 0 or keep_latest <= 0:
-      raise ValueError(f'config.checkpoint.every_steps is {every_steps} and keep_latest is {keep_latest}; both must '
-                       'be at least 1')
+    if keep_latest < 1:
+      raise ValueError(f'config.checkpoint.keep_latest is {keep_latest}; it must be at least 1')
+    if best is not None:
+      configuration.choose('checkpoint', 'best', best, dict.fromkeys(metrics))
+    claim(workdir, run)
     self.every_steps = every_steps
     self._folder = pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
     keep = [preservation_policy.LatestN(n=keep_latest)]
@@ -86,9 +95,6 @@ class Checkpoints:
 
   def __exit__(self, kind, error, trace):
     self._manager.close()
-
-  def due(self, step: int) -> bool:
-    return step % self.every_steps == 0
 
   def save(self, step: int, state, metrics: dict | None = None):
     """Saves a replicated state, while training goes on.
@@ -136,8 +142,8 @@ class Checkpoints:
       self._set_aside(damaged, step)
       return restored
     if steps:
-      raise ValueError(f'none of the checkpoints in {self._folder} can be read (steps '
-                       f'{", ".join(map(str, steps))}); the latest: {damaged[0][1]}\nMove the folder away to start anew')
+      raise ValueError(f'none of the checkpoints in {self._folder} can be read (steps {", ".join(map(str, steps))}); '
+                       f'the latest: {damaged[0][1]}\nMove the folder away to start anew')
     return state
 
   def _set_aside(self, damaged, good):

@@ -9,6 +9,7 @@ import difflib
 import inspect
 import math
 import pathlib
+import typing
 
 import ml_collections
 
@@ -37,7 +38,8 @@ def call(function, section: str, fields, hidden=(), **given):
     function: takes keywords; its parameters in `hidden` are no fields of the section.
 
   Raises:
-    ValueError: naming the section and the field, if the function does not take a field or lacks one.
+    ValueError: naming the section and the field, if the function does not take a field, lacks one, or wants it of
+      another type.
   """
   fields = dict(fields)
   known = {name: p for name, p in inspect.signature(function).parameters.items()
@@ -47,7 +49,18 @@ def call(function, section: str, fields, hidden=(), **given):
   for name, p in known.items():
     if p.default is p.empty and p.kind is not p.VAR_KEYWORD and name not in fields:
       raise ValueError(f'config.{section}.{name} is missing; give it in the config or by --config.{section}.{name}=')
+    if name in fields:
+      _check_type(f'config.{section}.{name}', fields[name], p.annotation)
   return function(**fields, **given)
+
+
+def _check_type(path, value, annotation):
+  kinds = typing.get_args(annotation) or (annotation,)
+  if set(kinds) <= {int, float, str, bool, type(None)}:
+    accepted = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, accepted) or isinstance(value, bool) and bool not in kinds:
+      wanted = ' or '.join('None' if kind is type(None) else kind.__name__ for kind in kinds)
+      raise ValueError(f'{path} is {value!r}, of type {type(value).__name__}; it must be {wanted}')
 
 
 def choose(section: str, field: str, name: str, table: dict):
@@ -67,26 +80,28 @@ def check_names(section: str, fields, known):
       raise ValueError(f'nothing reads {path(name)}. {hint}Fields there: {", ".join(sorted(known))}')
 
 
-def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float) -> ml_collections.ConfigDict:
+def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float,
+             path: str = 'config') -> ml_collections.ConfigDict:
   """A copy in which every duration is in steps: each field `x_epochs` has become `x_steps`, rounded up.
 
-  This is the one place where epochs become steps.
+  This is the one place where epochs become steps. `path` is that of the config, for messages.
 
   Raises:
-    ValueError: if a section gives a duration both ways, or a negative one.
+    ValueError: if a section gives a duration both ways, or one of less than a step; a warmup may have none.
   """
   resolved = ml_collections.ConfigDict()
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
-      value = in_steps(value, steps_per_epoch)
+      value = in_steps(value, steps_per_epoch, f'{path}.{name}')
     elif name.endswith('_epochs'):
       in_epochs, name = name, name.removesuffix('epochs') + 'steps'
       if name in config:
-        raise ValueError(f'the config gives both {in_epochs} = {value} and {name} = {config[name]}; drop one of them')
+        raise ValueError(f'{path} gives both {in_epochs} = {value} and {name} = {config[name]}; drop one of them')
       # The small slack keeps 0.1 epochs of 1,000 steps at 100, whatever the binary fractions.
       value = math.ceil(value * steps_per_epoch - 1e-6)
-    if name.endswith('_steps') and value is not None and value < 0:
-      raise ValueError(f'{name} is {value} in the config; a duration cannot be negative')
+    least = 0 if name == 'warmup_steps' else 1
+    if name.endswith('_steps') and value is not None and value < least:
+      raise ValueError(f'{path}.{name} is {value}; it must be at least {least}')
     resolved[name] = value
   return resolved
 

@@ -60,6 +60,7 @@ def predictions(images, labels, logits, class_names, path, rows: int = 6, column
   for axes, k in zip(grid.flat, order):
     right = guesses[k] == labels[k]
     axes.imshow(images[k], interpolation='nearest')
-    text = f'{class_names[guesses[k]]}  {shares[k, guesses[k]]:.0%}' + ('' if right else f'\nis {class_names[labels[k]]}')
-    axes.set_title(text, fontsize=8, color=RIGHT if right else WRONG, pad=2)
+    truth = '' if right else f'\nis {class_names[labels[k]]}'
+    axes.set_title(f'{class_names[guesses[k]]}  {shares[k, guesses[k]]:.0%}{truth}', fontsize=8, pad=2,
+                   color=RIGHT if right else WRONG)
   canvas.savefig(path, dpi=110)

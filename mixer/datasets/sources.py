@@ -65,12 +65,12 @@ def _prepared_builder(name, data_dir):
   except tfds.core.DatasetNotFoundError as error:
     raise ValueError(
         f'dataset {name!r} is neither a directory here nor a dataset that TFDS {tfds.__version__} has a builder for. '
-        f'Give the directory of a prepared copy or of an image folder, or one of {", ".join(SELF_PREPARING)}') from error
+        f'Give the directory of a prepared copy or of an image folder, or {", ".join(SELF_PREPARING)}') from error
   if not builder.is_prepared():
     raise ValueError(
         f'dataset {name!r} is not prepared: {builder.data_path} has no finished copy. Prepare it with\n'
-        f'  tfds build {name} --file_format=array_record --data_dir={builder.data_path.parent.parent}\n'
-        'or name the directory where it is in data.data_dir')
+        f'  python -m tools.prepare {name} --data_dir={builder.data_dir_root}\n'
+        'or set data.data_dir to where TFDS keeps it')
   return builder
 
 
@@ -93,8 +93,8 @@ class TfdsSource:
       raise ValueError(f'split {split!r} is not in {name}; it has {", ".join(sorted(info.splits))}') from error
     if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
       raise ValueError(
-          f'{name} is stored as {info.file_format.value}, which cannot be read by index. Convert it with\n'
-          f'  tfds convert_format --dataset_dir={builder.data_path} --out_file_format=array_record --out_dir=NEW\n'
+          f'{name} is stored as {info.file_format.value}, which cannot be read by index. Rewrite it with\n'
+          f'  python -m tools.prepare {builder.data_path} --out=NEW\n'
           'and give NEW as the dataset')
     missing = [key for key in ('image', 'label') if key not in info.features]
     if missing:

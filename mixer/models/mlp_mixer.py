@@ -34,8 +34,8 @@ def variant_fields(variant: str) -> dict:
   """The fields of `MlpMixer` for a name such as 'B/16': a size of Table 1 and a patch size in pixels."""
   size, _, patch_size = variant.partition('/')
   if size not in SIZES or not patch_size.isdecimal() or int(patch_size) == 0:
-    raise ValueError(f"config.model.variant is {variant!r}; it must be one of the sizes {', '.join(SIZES)}, a slash and the "
-                     "patch size in pixels: 'B/16'")
+    raise ValueError(f"config.model.variant is {variant!r}; it must be one of the sizes {', '.join(SIZES)}, a slash "
+                     "and the patch size in pixels: 'B/16'")
   return dict(SIZES[size], patch_size=int(patch_size))
 
 

@@ -23,7 +23,7 @@ def dropout(x, rate: float, keys):
 
 
 def drop_branch(x, rate: float, keys, rescale: bool):
-  """Zeroes an example's whole branch with probability `rate` (stochastic depth). [B, ...], [B] keys or None -> [B, ...].
+  """Stochastic depth: zeroes an example's whole branch with probability `rate`. [B, ...], [B] keys or None -> same.
 
   With `rescale`, kept branches are divided by 1 - rate, so that their expectation stays.
   """

@@ -1,0 +1,58 @@
+"""The paper's pre-training recipes (section 3, App. B, Table 4), shared by the configs of its models.
+
+What the paper leaves open, and what stands here for it: the README's list of deviations.
+"""
+
+import ml_collections
+
+
+def imagenet(variant: str):
+  """300 epochs of ImageNet-1k, 1.28 M images: 300 * 1,268,355 / 4,096 = 92.9 k steps on the first 99 %."""
+  config = _common(variant, learning_rate=1e-3, weight_decay=0.1, stochastic_depth=0.1)
+  config.total_epochs = 300.
+  # -log(1000): every class starts at a probability of 1/1000.
+  config.model.update(num_classes=1000, head_bias_init=-6.9)
+  config.data.update(dataset='imagenet2012', split='train[:99%]')
+  config.evals = dict(minival=_evaluation('imagenet2012', 'train[99%:]'),
+                      val=_evaluation('imagenet2012', 'validation'))
+  return config
+
+
+def imagenet21k(variant: str):
+  """300 epochs of ImageNet-21k, about 14.2 M images: 300 * 14.2 M / 4,096 = 1.04 M steps."""
+  config = _common(variant, learning_rate=1e-3, weight_decay=0.1, stochastic_depth=0.1)
+  config.total_epochs = 300.
+  # The synsets of the release of fall 2011. -10 is the ViT authors' choice for so many classes.
+  config.model.update(num_classes=21_841, head_bias_init=-10.)
+  config.data.update(dataset='imagenet21k', split='train')
+  config.evals = dict(val=_evaluation('imagenet21k', 'validation'))
+  return config
+
+
+def jft(variant: str, learning_rate: float, total_epochs: int):
+  """5, 7 or 14 epochs of JFT-300M, about 303 M images: 0.37, 0.52 or 1.04 M steps. No regularisation but decay."""
+  config = _common(variant, learning_rate=learning_rate, weight_decay=0.03, stochastic_depth=0.)
+  config.total_epochs = float(total_epochs)
+  # JFT-300M has some 18 thousand classes; set it to those of your data.
+  config.model.update(num_classes=18_000, head_bias_init=-10.)
+  config.data.update(dataset='multilabel', split='train')
+  config.evals = dict(val=_evaluation('multilabel', 'validation'))
+  return config
+
+
+def _common(variant, learning_rate, weight_decay, stochastic_depth):
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.log_every_steps = 50
+  config.eval_every_steps = 5_000
+  config.model = dict(name='mlp_mixer', variant=variant, stochastic_depth=stochastic_depth, dtype='bfloat16')
+  config.data = dict(batch_size=4096, resolution=224)
+  config.step = dict(loss='sigmoid_xent')
+  config.optimizer = dict(name='adamw', learning_rate=learning_rate, weight_decay=weight_decay, clip_norm=1.,
+                          schedule=dict(name='linear', warmup_steps=10_000, end=1e-5))
+  config.checkpoint = dict(every_steps=1_000, keep_latest=2, keep_every_steps=100_000)
+  return config
+
+
+def _evaluation(dataset, split):
+  return dict(dataset=dataset, split=split, batch_size=2048, resolution=224, crop='resmall_crop', resize=256)

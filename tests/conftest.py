@@ -1,0 +1,25 @@
+"""Eight simulated devices, for all tests. The environment must be set before JAX starts."""
+
+import os
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+os.environ.update(
+    JAX_PLATFORMS='cpu',
+    XLA_FLAGS='--xla_force_host_platform_device_count=8',
+    NPROC='32',  # with fewer threads the devices' collectives deadlock
+    TF_CPP_MIN_LOG_LEVEL='2',
+    # Many tests compile the same step; it is compiled once.
+    JAX_COMPILATION_CACHE_DIR=str(ROOT / '.pytest_cache' / 'compiled'),
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0.3')
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+  """An empty directory for TFDS, so that tests prepare what they read."""
+  return str(tmp_path_factory.mktemp('tensorflow_datasets'))

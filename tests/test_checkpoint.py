@@ -1,0 +1,177 @@
+import functools
+import json
+import os
+import shutil
+
+import flax.jax_utils
+import jax
+import numpy as np
+import pytest
+
+from mixer import checkpoint
+from mixer import models
+from mixer import optim
+from mixer import train_step
+
+
+CONFIG = {'seed': 0, 'total_steps': 10, 'log_every_steps': 1, 'data': {'batch_size': 8, 'data_dir': None},
+          'model': {'name': 'mlp_mixer'}}
+
+
+@functools.cache
+def first_state(num_classes=10):
+  model = models.build(name='mlp_mixer', num_classes=num_classes, patch_size=4, num_blocks=1, hidden_dim=8,
+                       tokens_mlp_dim=4, channels_mlp_dim=16)
+  optimizer, _ = optim.build(name='adamw', learning_rate=0.1, schedule=dict(name='linear'), total_steps=10,
+                             weight_decay=0.1, clip_norm=1.)
+  return jax.device_get(train_step.init(model, optimizer, (8, 8, 3), seed=0))
+
+
+def at(step, state=None):
+  """A state that tells its step, replicated over the devices."""
+  state = first_state() if state is None else state
+  return flax.jax_utils.replicate(jax.tree.map(lambda x: x + step, state).replace(step=np.int32(step)))
+
+
+def open_run(workdir, **fields):
+  return checkpoint.Checkpoints(workdir=workdir, run=CONFIG, metrics=['test/top1'], every_steps=1, **fields)
+
+
+def save(workdir, steps, metrics=lambda step: None, **fields):
+  with open_run(workdir, **fields) as checkpoints:
+    for step in steps:
+      checkpoints.save(step, at(step), metrics(step))
+
+
+def restore(workdir, state=None):
+  with open_run(workdir) as checkpoints:
+    return checkpoints.restore(first_state() if state is None else state)
+
+
+def kept(workdir):
+  return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdecimal())
+
+
+def equal(one, other):
+  return jax.tree.structure(one) == jax.tree.structure(other) and jax.tree.all(
+      jax.tree.map(lambda x, y: x.dtype == y.dtype and np.array_equal(x, y), one, other))
+
+
+def test_what_is_restored_is_what_was_saved_without_the_axis_of_devices(tmp_path):
+  save(tmp_path, [1, 2])
+  assert equal(restore(tmp_path), flax.jax_utils.unreplicate(jax.device_get(at(2))))
+
+
+def test_without_a_checkpoint_the_state_stays(tmp_path):
+  state = first_state()
+  assert restore(tmp_path, state) is state
+
+
+def test_kept_are_the_latest_the_regular_and_the_best(tmp_path):
+  # Only the even steps were evaluated; the best of them is the second.
+  scores = lambda step: {'test/top1': 1. if step == 2 else 0.5} if step % 2 == 0 else None
+  save(tmp_path, range(1, 13), scores, keep_latest=2, keep_every_steps=5, best='test/top1')
+  assert kept(tmp_path) == [2, 5, 10, 11, 12]
+
+
+def test_saving_does_not_wait_for_the_disk_nor_see_later_changes(tmp_path):
+  state = at(1)
+  bump = jax.pmap(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+  with open_run(tmp_path) as checkpoints:
+    checkpoints.save(1, state)
+    for _ in range(5):
+      state = bump(state)
+  assert equal(restore(tmp_path), jax.device_get(flax.jax_utils.unreplicate(at(1))))
+
+
+def damage(folder, how):
+  files = [path for path in folder.rglob('*') if path.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  if how == 'truncated':
+    os.truncate(largest, 30)
+  elif how == 'empty directory':
+    shutil.rmtree(folder)
+    folder.mkdir()
+  else:
+    shutil.rmtree(folder / 'default')
+
+
+@pytest.mark.parametrize('how', ['truncated', 'empty directory', 'arrays gone'])
+def test_a_damaged_latest_checkpoint_falls_back_and_says_so(tmp_path, how, caplog):
+  save(tmp_path, [1, 2, 3], keep_latest=3)
+  damage(tmp_path / 'checkpoints' / '3', how)
+  assert int(restore(tmp_path).step) == 2
+  assert 'the checkpoint of step 3 cannot be read' in caplog.text
+  assert 'damaged-3, and the run goes on from step 2' in caplog.text
+  assert (tmp_path / 'checkpoints' / 'damaged-3').exists()
+  save(tmp_path, [3])  # the run takes the step again
+  assert int(restore(tmp_path).step) == 3
+
+
+def test_when_none_can_be_read_nothing_is_started_anew(tmp_path):
+  save(tmp_path, [1])
+  damage(tmp_path / 'checkpoints' / '1', 'truncated')
+  with pytest.raises(ValueError, match=r'none of the checkpoints in .* can be read \(steps 1\)'):
+    restore(tmp_path)
+  assert kept(tmp_path) == [1]
+
+
+def test_another_shape_is_an_error_that_shows_both_sides(tmp_path):
+  save(tmp_path, [1])
+  with pytest.raises(ValueError, match=r'params/head/bias +\(10,\) +\(11,\)\n'):
+    restore(tmp_path, first_state(num_classes=11))
+  assert kept(tmp_path) == [1]
+
+
+def test_leftovers_of_a_killed_save_are_no_checkpoint(tmp_path):
+  save(tmp_path, [1])
+  leftover = tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp'
+  shutil.copytree(tmp_path / 'checkpoints' / '1', leftover)
+  assert int(restore(tmp_path).step) == 1
+  save(tmp_path, [2])
+  assert int(restore(tmp_path).step) == 2
+
+
+def test_a_full_disk_is_named_and_costs_no_checkpoint(tmp_path, monkeypatch):
+  save(tmp_path, [1])
+  monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10, 10, 0))
+  with pytest.raises(OSError, match=r'no room for the checkpoint of step 2: it takes .* MiB, and .* has 0 MiB left'):
+    save(tmp_path, [2])
+  monkeypatch.undo()
+  assert int(restore(tmp_path).step) == 1
+
+
+def test_a_directory_of_another_run_is_refused_with_both_sides(tmp_path):
+  checkpoint.claim(tmp_path, CONFIG)
+  save(tmp_path, [1])
+  other = {**CONFIG, 'seed': 1, 'data': {'batch_size': 16, 'data_dir': None}}
+  with pytest.raises(ValueError, match=r'data.batch_size: 8 there, 16 here\n  seed: 0 there, 1 here\nChoose another'):
+    checkpoint.claim(tmp_path, other)
+  assert json.loads((tmp_path / 'config.json').read_text()) == CONFIG
+
+
+def test_a_changed_batch_size_is_refused_with_the_way_out(tmp_path):
+  checkpoint.claim(tmp_path, CONFIG)
+  save(tmp_path, [1])
+  with pytest.raises(ValueError, match='8 there, 16 here(.|\n)*raise config.step.accumulate'):
+    checkpoint.claim(tmp_path, {**CONFIG, 'data': {'batch_size': 16, 'data_dir': None}})
+
+
+def test_fields_that_change_no_step_may_change(tmp_path):
+  checkpoint.claim(tmp_path, CONFIG)
+  save(tmp_path, [1])
+  later = {**CONFIG, 'log_every_steps': 7, 'data': {'batch_size': 8, 'data_dir': '/elsewhere'}}
+  checkpoint.claim(tmp_path, later)
+  assert json.loads((tmp_path / 'config.json').read_text()) == later
+
+
+def test_before_the_first_checkpoint_the_config_may_change(tmp_path):
+  checkpoint.claim(tmp_path, CONFIG)
+  checkpoint.claim(tmp_path, {**CONFIG, 'seed': 1})
+  assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
+
+
+def test_a_work_directory_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / 'file').write_text('in the way')
+  with pytest.raises(OSError, match=r'cannot write to the work directory .*/file/run: .* Choose another'):
+    checkpoint.claim(tmp_path / 'file' / 'run', CONFIG)

@@ -1,0 +1,162 @@
+"""What a config may say, and the text of the error where it says something else."""
+
+import ml_collections
+import pytest
+
+from mixer import configuration
+
+
+def section(a, b=2, *, parent=None, given=None):
+  return a, b, parent, given
+
+
+def a_config(**fields):
+  sections = dict.fromkeys(('model', 'data', 'step', 'optimizer', 'checkpoint', 'evals'), {})
+  durations = dict(total_steps=10, log_every_steps=1, eval_every_epochs=0.5)
+  return ml_collections.ConfigDict({'seed': 0, **durations, **sections, **fields})
+
+
+# A section is a callable's keywords
+
+
+def test_call():
+  fields = ml_collections.ConfigDict(dict(a=1))
+  assert configuration.call(section, 'data', fields, given=4) == (1, 2, None, 4)
+  assert configuration.call(section, 'data', dict(a=1, b=3)) == (1, 3, None, None)
+
+
+@pytest.mark.parametrize('fields, given, message', [
+    (dict(a=1, bb=3), {}, r'nothing reads config\.data\.bb\. Did you mean config\.data\.b\? Fields there: a, b, g'),
+    (dict(a=1, unlike=3), {}, r'nothing reads config\.data\.unlike\. Fields there: a, b, given$'),
+    (dict(a=1, parent=3), {}, r'nothing reads config\.data\.parent\.'),
+    (dict(a=1, given=3), dict(given=4), r'nothing reads config\.data\.given\. Fields there: a, b$'),
+    (dict(b=1), {}, r'config\.data\.a is missing; give it in the config or by --config\.data\.a=$'),
+])
+def test_call_with_wrong_fields(fields, given, message):
+  with pytest.raises(ValueError, match=message):
+    configuration.call(section, 'data', fields, hidden=('parent',), **given)
+
+
+def test_call_of_a_function_that_passes_fields_on():
+  """It names what it lacks, and leaves the rest to whatever it passes them on to."""
+  def passes_on(*, name, **fields):
+    return name, fields
+  assert configuration.call(passes_on, 'model', dict(name='x', other=1)) == ('x', {'other': 1})
+  with pytest.raises(ValueError, match=r'config\.model\.name is missing'):
+    configuration.call(passes_on, 'model', dict(other=1))
+
+
+def test_choose():
+  assert configuration.choose('step', 'loss', 'x', {'x': 1, 'y': 2}) == 1
+  with pytest.raises(ValueError, match=r"^config\.step\.loss is 'z'; it must be one of 'x', 'y'$"):
+    configuration.choose('step', 'loss', 'z', {'x': 1, 'y': 2})
+
+
+# The fields of a config itself
+
+
+def test_check():
+  configuration.check(a_config())
+
+
+def test_check_finds_a_wrong_field():
+  with pytest.raises(ValueError, match=r'nothing reads config\.modle\. Did you mean config\.model\?'):
+    configuration.check(a_config(modle={}))
+
+
+@pytest.mark.parametrize('field, message', [
+    ('model', r'config\.model is missing$'),
+    ('seed', r'config\.seed is missing$'),
+    ('total_steps', r'config\.total_steps \(or config\.total_epochs\) is missing$'),
+    ('eval_every_epochs', r'config\.eval_every_steps \(or config\.eval_every_epochs\) is missing$'),
+])
+def test_check_finds_a_missing_field(field, message):
+  config = a_config()
+  del config[field]
+  with pytest.raises(ValueError, match=message):
+    configuration.check(config)
+
+
+# Durations
+
+
+@pytest.mark.parametrize('epochs, steps_per_epoch, steps', [
+    (3, 100, 300), (0.5, 11, 6), (2, 10.01, 21), (0.1, 1000, 100), (0.7, 10, 7), (1.1, 10, 11), (0, 10, 0),
+    (300, 1_281_167 / 4096, 93_836)])
+def test_epochs_become_steps_rounded_up(epochs, steps_per_epoch, steps):
+  config = ml_collections.ConfigDict(dict(total_epochs=epochs))
+  assert configuration.in_steps(config, steps_per_epoch).to_dict() == dict(total_steps=steps)
+
+
+def test_durations_in_sections():
+  config = a_config(total_epochs=2, checkpoint=dict(every_epochs=0.5), optimizer=dict(
+      learning_rate=0.1, schedule=dict(warmup_epochs=1.5, name='linear')), evals=dict(test=dict(every_steps=7)))
+  del config['total_steps']
+  before = config.to_dict()
+  resolved = configuration.in_steps(config, 10).to_dict()
+  assert resolved['total_steps'] == 20 and resolved['eval_every_steps'] == 5 and resolved['log_every_steps'] == 1
+  assert resolved['checkpoint'] == dict(every_steps=5)
+  assert resolved['optimizer'] == dict(learning_rate=0.1, schedule=dict(warmup_steps=15, name='linear'))
+  assert resolved['evals'] == dict(test=dict(every_steps=7))
+  assert not any(name.endswith('_epochs') for name in configuration.flat(resolved))
+  assert config.to_dict() == before
+
+
+@pytest.mark.parametrize('fields, message', [
+    (dict(total_epochs=2), r'gives both total_epochs = 2 and total_steps = 10; drop one of them'),
+    (dict(checkpoint=dict(every_epochs=2, every_steps=3)), r'gives both every_epochs = 2 and every_steps = 3'),
+    (dict(checkpoint=dict(every_steps=-3)), r'every_steps is -3 in the config; a duration cannot be negative'),
+    (dict(checkpoint=dict(every_epochs=-3)), r'every_steps is -30 in the config; a duration cannot be negative'),
+])
+def test_wrong_durations(fields, message):
+  with pytest.raises(ValueError, match=message):
+    configuration.in_steps(a_config(**fields), 10)
+
+
+def test_no_duration_is_none():
+  config = ml_collections.ConfigDict(dict(checkpoint=dict(keep_every_steps=None)))
+  assert configuration.in_steps(config, 10).checkpoint.keep_every_steps is None
+
+
+# Which runs are the same
+
+
+def test_flat():
+  config = ml_collections.ConfigDict(dict(seed=0, model=dict(name='x', sizes=(1, 2))))
+  assert configuration.flat(config) == {'seed': 0, 'model.name': 'x', 'model.sizes': [1, 2]}
+
+
+def test_differences_show_both_sides():
+  old = dict(seed=0, model=dict(name='x', sizes=[1, 2], rate=None))
+  new = ml_collections.ConfigDict(dict(seed=1, model=dict(name='x', sizes=(1, 2), dtype='bfloat16')))
+  assert configuration.differences(old, new) == [
+      "model.dtype: not set there, 'bfloat16' here", 'model.rate: None there, not set here', 'seed: 0 there, 1 here']
+  assert configuration.differences(new, new) == []
+
+
+@pytest.mark.parametrize('path, free', [
+    ('log_every_steps', True), ('eval_every_steps', True), ('checkpoint.keep_latest', True), ('evals.test.split', True),
+    ('data.data_dir', True), ('data.threads', True), ('data.split', False), ('data.batch_size', False), ('seed', False),
+    ('total_steps', False), ('optimizer.learning_rate', False), ('step.loss', False), ('model.checkpoint', False),
+    ('data.data_dirs', False)])
+def test_fields_that_may_change_when_a_run_goes_on(path, free):
+  old, new = {}, {}
+  for side, value in ((old, 1), (new, 2)):
+    *sections, name = path.split('.')
+    for part in sections:
+      side = side.setdefault(part, {})
+    side[name] = value
+  assert configuration.differences(old, new) == ([] if free else [f'{path}: 1 there, 2 here'])
+
+
+# The list of configs
+
+
+def test_describe_all(tmp_path):
+  """None is imported: these would raise."""
+  (tmp_path / 'b.py').write_text('"""B on digits.\n\nMore."""\nraise SystemExit\ndef get_config(): pass\n')
+  (tmp_path / 'a.py').write_text('raise SystemExit\ndef get_config(): pass\n')
+  (tmp_path / 'recipes.py').write_text('"""Shared."""\ndef imagenet(): pass\n')
+  (tmp_path / 'notes.txt').write_text('def get_config(): pass\n')
+  assert configuration.describe_all(str(tmp_path)) == [
+      ((tmp_path / 'a.py').as_posix(), ''), ((tmp_path / 'b.py').as_posix(), 'B on digits.')]

@@ -1,0 +1,194 @@
+import itertools
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+import sklearn.datasets
+import tensorflow as tf
+
+import input_pipeline
+from input_pipeline import Hosts
+from mixer.datasets import digits
+from mixer.datasets import sources
+
+
+def train(data_dir, hosts=Hosts(0, 1, 1), **fields):
+  return input_pipeline.train_batches(**{
+      'dataset': 'digits', 'split': 'train', 'batch_size': 100, 'resolution': 8, 'seed': 0, 'data_dir': data_dir,
+      'min_area': 0.5, 'hosts': hosts, **fields})
+
+
+def evaluation(data_dir, hosts=Hosts(0, 1, 1), **fields):
+  return input_pipeline.eval_batches(**{'name': 'test',
+      'dataset': 'digits', 'split': 'test', 'batch_size': 100, 'resolution': 8, 'resize': 8, 'data_dir': data_dir,
+      'hosts': hosts, **fields})
+
+
+def take(batches, number, start=0):
+  return list(itertools.islice(batches.start(start), number))
+
+
+def equal(one, other):
+  return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), one, other))
+
+
+def test_each_epoch_is_a_permutation_and_no_two_are_alike(data_dir):
+  batches = train(data_dir)
+  number = batches.source.num_examples
+  epochs = [batches.index(np.arange(number * k, number * (k + 1))).numpy() for k in range(3)]
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(number))
+  agree = [np.mean(epochs[i] == epochs[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+  assert max(agree) < 0.01
+  assert not np.array_equal(epochs[0], train(data_dir, seed=1).index(np.arange(number)).numpy())
+
+
+def test_neighbours_in_the_order_lie_at_all_distances(data_dir):
+  """Four rounds of the cipher, TensorFlow's default, give a chi2 of thousands here."""
+  number = 1_281_167
+  source = sources.FakeSource()
+  order = input_pipeline.TrainBatches(source, 1, 8, 0, Hosts(0, 1, 1), 0.5, True, 1).index(np.arange(65_536)).numpy()
+  counts = np.bincount(np.diff(order) % number * 256 // number, minlength=256)
+  expected = counts.sum() / 256
+  assert ((counts - expected)**2 / expected).sum() < 400  # 255 degrees of freedom: 346 at p = 0.0001
+
+
+def test_labels_of_an_epoch_are_the_dataset(data_dir):
+  batches = train(data_dir, batch_size=479)  # three batches are an epoch of 1,437
+  labels = np.concatenate([batch['label'].ravel() for batch in take(batches, 3)])
+  wanted = sklearn.datasets.load_digits().target[digits.split_indices()[0]]
+  assert np.array_equal(np.bincount(labels), np.bincount(wanted))
+
+
+def test_starting_at_a_step_gives_what_reading_up_to_it_gives(data_dir):
+  batches = train(data_dir)
+  assert equal(take(batches, 2, start=20), take(batches, 22)[20:])
+
+
+def test_a_start_far_away_replays_nothing(data_dir):
+  batch, = take(train(data_dir), 1, start=10_000_000)
+  assert batch['image'].shape == (1, 100, 8, 8, 3)
+
+
+def test_batches_are_the_same_for_any_number_of_threads(data_dir):
+  assert equal(take(train(data_dir, threads=1), 3), take(train(data_dir, threads=7), 3))
+
+
+def test_processes_and_devices_share_out_the_batches_of_one(data_dir):
+  whole = take(train(data_dir), 3)
+  parts = [take(train(data_dir, Hosts(index, 2, 5)), 3) for index in range(2)]
+  for k in range(3):
+    joined = {name: np.concatenate([part[k][name].reshape(-1, *part[k][name].shape[2:]) for part in parts])
+              for name in ('image', 'label')}
+    assert parts[0][k]['image'].shape == (5, 10, 8, 8, 3)
+    assert equal(joined, {name: x[0] for name, x in whole[k].items()})
+
+
+def test_a_process_reads_only_its_part(data_dir, monkeypatch):
+  read = []
+  original = sources.TfdsSource.read
+  def spy(self, indices):
+    tf.py_function(lambda i: read.extend(i.numpy().tolist()), [indices], [])
+    return original(self, indices)
+  monkeypatch.setattr(sources.TfdsSource, 'read', spy)
+  next(train(data_dir, Hosts(1, 2, 1), batch_size=128, threads=1).start(0))
+  part = lambda index: {int(i) for k in range(11) for i in train(data_dir, batch_size=128).index(
+      Hosts(index, 2, 1).positions(128, k)).numpy()}  # 11 batches are not yet an epoch
+  assert len(read) >= 64 and set(read) <= part(1) and not set(read) & part(0)
+
+
+def test_augmentation_differs_between_epochs_and_seeds(data_dir):
+  def epoch(seed, number):
+    """The augmented images of an epoch, in the order of the dataset."""
+    batches = train(data_dir, seed=seed, batch_size=1437)
+    batch, = take(batches, 1, start=number)
+    return batch['image'][0][np.argsort(batches.index(np.arange(1437) + 1437 * number).numpy())]
+  alike = lambda one, other: np.mean((one == other).all(axis=(1, 2, 3)))
+  first = epoch(0, 0)
+  assert alike(first, epoch(0, 0)) == 1
+  # On 8 x 8 pixels there are few different crops, so some agree by chance.
+  assert alike(first, epoch(0, 1)) < 0.1 and alike(first, epoch(1, 0)) < 0.1
+
+
+@pytest.mark.parametrize('batch_size, hosts', [(100, 1), (360, 1), (7, 1), (512, 1), (40, 2)])
+def test_evaluation_sees_each_example_once(data_dir, batch_size, hosts):
+  seen = []
+  for index in range(hosts):
+    batches = evaluation(data_dir, Hosts(index, hosts, 1), batch_size=batch_size)
+    got = list(batches)
+    assert len(got) == len(batches) == -(-360 // batch_size)
+    for batch in got:
+      seen += [(label, image.tobytes()) for image, label, mask in zip(*(
+          batch[name].reshape(-1, *batch[name].shape[2:]) for name in ('image', 'label', 'mask'))) if mask]
+  reference, = list(evaluation(data_dir, batch_size=360))
+  assert sorted(seen) == sorted((label, image.tobytes()) for image, label in zip(reference['image'][0],
+                                                                                reference['label'][0]))
+
+
+def test_evaluation_pixels_are_those_of_the_files(data_dir):
+  batch, = list(evaluation(data_dir, batch_size=360))
+  values = {np.round(image * 255 / 16).astype(np.uint8).tobytes() for image in sklearn.datasets.load_digits().images}
+  assert all(image[:, :, 0].tobytes() in values for image in batch['image'][0])
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused(data_dir):
+  with pytest.raises(ValueError, match=r'config.data.batch_size is 100; it must be a multiple of the 8 devices here '
+                                       r'\(96 or 104\)'):
+    train(data_dir, Hosts(0, 1, 8))
+  with pytest.raises(ValueError, match=r'batch_size is 5; .* the 8 devices here \(8\)'):
+    evaluation(data_dir, Hosts(0, 2, 4), batch_size=5)
+
+
+def test_a_class_count_that_does_not_fit_is_refused(data_dir):
+  with pytest.raises(ValueError, match=r'num_classes is 7, and digits.* has 10 classes; set --config.model.num_cl'):
+    input_pipeline.check_classes(train(data_dir), 7)
+
+
+def test_a_crop_larger_than_the_resized_image_is_refused(data_dir):
+  with pytest.raises(ValueError, match='resize is 6, smaller than the crop: resolution is 8'):
+    evaluation(data_dir, resize=6)
+  with pytest.raises(ValueError, match="crop is 'middle'; it must be one of 'resize_crop', 'resmall_crop'"):
+    evaluation(data_dir, crop='middle')
+
+
+@pytest.mark.parametrize('content', [b'', b'no image at all', 'truncated'])
+def test_a_broken_file_is_named(tmp_path, content):
+  for k in range(6):
+    path = tmp_path / f'train/class/{k}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.full((9, 9, 3), k, np.uint8)).save(path)
+  broken = tmp_path / 'train/class/3.png'
+  broken.write_bytes(broken.read_bytes()[:40] if content == 'truncated' else content)
+  fields = dict(dataset=str(tmp_path), split='train', batch_size=2, resolution=8, hosts=Hosts(0, 1, 1))
+  with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png: .* Mend or remove it'):
+    list(itertools.islice(input_pipeline.train_batches(**fields, seed=0).start(0), 4))
+  with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png'):
+    list(input_pipeline.eval_batches(**fields, name='test'))
+
+
+def test_fake_images_need_no_files():
+  hosts = Hosts(0, 1, 2)
+  batches = input_pipeline.train_batches(dataset='fake', split='train', batch_size=8, resolution=16, seed=0,
+                                         hosts=hosts)
+  batch = next(batches.start(3))
+  assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+      name: (x.shape, x.dtype) for name, x in batches.shapes.items()}
+  scored = input_pipeline.eval_batches(name='test', dataset='fake', split='test', batch_size=1_000_000, resolution=1,
+                                       hosts=hosts)
+  assert sum(batch['mask'].sum() for batch in scored) == 1_281_167
+
+
+def test_shapes_are_those_of_the_batches(data_dir):
+  batches = train(data_dir, Hosts(0, 1, 4))
+  batch, = take(batches, 1)
+  assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+      name: (x.shape, x.dtype) for name, x in batches.shapes.items()}
+
+
+def test_prefetch_keeps_the_order_and_lays_out_over_the_devices(data_dir):
+  batches = train(data_dir, Hosts.here(), batch_size=80)
+  host = take(batches, 3)
+  device = list(input_pipeline.prefetch(itertools.islice(batches.start(0), 3)))
+  assert equal(host, [jax.device_get(batch) for batch in device])
+  assert len(device[0]['image'].sharding.device_set) == 8

@@ -1,0 +1,136 @@
+"""The optimizer, step by step against numpy."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import golden
+from mixer import models
+from mixer import optim
+
+CONSTANT = dict(name='linear', end=0.1)  # at a learning rate of 0.1
+PARAMS = {'layer': {'kernel': jnp.array([[1., -2.], [3., 4.]]), 'bias': jnp.array([0.5, -0.5])},
+          'norm': {'scale': jnp.array([1., 2.]), 'bias': jnp.array([3., 4.])}}
+
+
+def trajectory(grads, **fields):
+  """The parameters after each step."""
+  optimizer, _ = optim.build(**{'learning_rate': 0.1, 'schedule': CONSTANT, 'total_steps': 100, **fields})
+  params, state, after = PARAMS, optimizer.init(PARAMS), []
+  for grad in grads:
+    changes, state = optimizer.update(grad, state, params)
+    params = optax.apply_updates(params, changes)
+    after.append(params)
+  return after
+
+
+def random_grads(number, size=1.):
+  rng = np.random.default_rng(0)
+  draw = lambda x: jnp.asarray(size * rng.normal(size=x.shape), jnp.float32)
+  return [jax.tree.map(draw, PARAMS) for _ in range(number)]
+
+
+def assert_same(tree, expected, rtol=1e-5):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-7), tree, expected)
+
+
+@pytest.mark.parametrize('name', optim.ALGORITHMS)
+def test_weight_decay_is_a_share_of_the_learning_rate(name):
+  """AdamW's units: without gradients a kernel loses weight_decay * learning rate of itself, and nothing else moves."""
+  zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+  falling = dict(name='linear', end=0.)
+  first, second = trajectory([zeros] * 2, name=name, weight_decay=0.2, schedule=falling, total_steps=2)
+  np.testing.assert_allclose(first['layer']['kernel'], PARAMS['layer']['kernel'] * (1 - 0.2 * 0.1), rtol=1e-6)
+  np.testing.assert_allclose(second['layer']['kernel'], PARAMS['layer']['kernel'] * 0.98 * (1 - 0.2 * 0.05), rtol=1e-6)
+  np.testing.assert_array_equal(second['layer']['bias'], PARAMS['layer']['bias'])
+  jax.tree.map(np.testing.assert_array_equal, second['norm'], PARAMS['norm'])
+
+
+def test_decay_mask_of_b16():
+  model = models.build(name='mlp_mixer', variant='B/16', num_classes=1000)
+  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))['params']
+  mask = flax.traverse_util.flatten_dict(optim.decay_mask(params), sep='/')
+  lines = [f'{name:<48} {"decays" if decays else "-"}\n' for name, decays in mask.items()]
+  golden.check('decay_mask_b16', ''.join(lines))
+
+
+def test_adamw():
+  grads = random_grads(4)
+  after = trajectory(grads, name='adamw', weight_decay=0.2, b1=0.8, b2=0.9, eps=1e-3)
+  for section, name, decay in (('layer', 'kernel', 0.2), ('norm', 'scale', 0.)):
+    w = np.asarray(PARAMS[section][name], np.float64)
+    m = v = np.zeros_like(w)
+    for t, grad in enumerate(grads, 1):
+      g = np.asarray(grad[section][name], np.float64)
+      m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+      w = w - 0.1 * (m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.9**t)) + 1e-3) + decay * w)
+      np.testing.assert_allclose(after[t - 1][section][name], w, rtol=1e-5)
+
+
+def test_adamw_has_the_papers_moments():
+  """B1 = 0.9, B2 = 0.999 (section 3)."""
+  grads = random_grads(3)
+  assert_same(trajectory(grads, name='adamw'), trajectory(grads, name='adamw', b1=0.9, b2=0.999, eps=1e-8))
+
+
+def test_sgd_with_momentum_clipping_and_decay():
+  """Each gradient is cut before it enters the momentum, and the decay does not enter it."""
+  grads = random_grads(4)
+  grads[2] = jax.tree.map(lambda g: 0.01 * g, grads[2])  # too short to be cut
+  after = trajectory(grads, name='sgd', momentum=0.8, clip_norm=1.5, weight_decay=0.2)
+  w = np.asarray(PARAMS['layer']['kernel'], np.float64)
+  m = np.zeros_like(w)
+  for t, grad in enumerate(grads):
+    norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(grad)))
+    assert (norm > 1.5) == (t != 2)
+    m = 0.8 * m + np.asarray(grad['layer']['kernel']) * min(1, 1.5 / norm)
+    w = w - 0.1 * (m + 0.2 * w)
+    np.testing.assert_allclose(after[t]['layer']['kernel'], w, rtol=1e-5)
+
+
+def test_momentum_is_nine_tenths_unless_given():
+  grads = random_grads(3)
+  assert_same(trajectory(grads, name='sgd'), trajectory(grads, name='sgd', momentum=0.9))
+
+
+def test_without_a_norm_nothing_is_cut():
+  grad, = random_grads(1, size=1000.)
+  after, = trajectory([grad], name='sgd')
+  assert_same(after, jax.tree.map(lambda w, g: w - 0.1 * g, PARAMS, grad))
+
+
+def test_the_rate_that_is_returned_is_the_one_applied():
+  schedule = dict(name='cosine', warmup_steps=2)
+  grads = [jax.tree.map(jnp.ones_like, PARAMS)] * 6
+  after = [PARAMS, *trajectory(grads, name='sgd', momentum=0., schedule=schedule, total_steps=6)]
+  _, rate = optim.build(name='sgd', learning_rate=0.1, schedule=schedule, total_steps=6)
+  lost = [float((a['norm']['bias'] - b['norm']['bias'])[0]) for a, b in zip(after, after[1:])]
+  np.testing.assert_allclose(lost, [float(rate(step)) for step in range(6)], atol=1e-6)
+  np.testing.assert_allclose(lost[:3], [0, 0.05, 0.1], atol=1e-6)
+
+
+@pytest.mark.parametrize('fields, message', [
+    (dict(name='adam'), r"optimizer\.name is 'adam'; it must be one of 'adamw', 'sgd'"),
+    (dict(momentm=0.9), r'nothing reads config\.optimizer\.momentm\. Did you mean config\.optimizer\.momentum\?'),
+    (dict(b1=0.9), r'nothing reads config\.optimizer\.b1\.'),
+    (dict(schedule=dict(name='cosin')), r"optimizer\.schedule\.name is 'cosin'; it must be one of 'linear', 'cosine'"),
+    (dict(schedule=dict(warmup_steps=1)), r'optimizer\.schedule\.name is None; it must be one of'),
+    (dict(schedule=dict(name='linear', warmup_step=1)),
+     r'reads config\.optimizer\.schedule\.warmup_step\. Did you mean config\.optimizer\.schedule\.warmup_steps\?'),
+    (dict(schedule=dict(name='linear', peak=1.)), r'nothing reads config\.optimizer\.schedule\.peak\.'),
+    (dict(schedule=dict(name='linear', warmup_steps=10)),
+     r'schedule\.warmup_steps is 10, and the run has 10 steps in all; shorten the warmup'),
+])
+def test_wrong_fields(fields, message):
+  with pytest.raises(ValueError, match=message):
+    optim.build(**{'name': 'sgd', 'learning_rate': 0.1, 'schedule': CONSTANT, 'total_steps': 10, **fields})
+
+
+def test_a_config_is_left_as_it_is():
+  schedule = dict(name='cosine', warmup_steps=2)
+  for _ in range(2):
+    optim.build(name='sgd', learning_rate=0.1, schedule=schedule, total_steps=6)
+  assert schedule == dict(name='cosine', warmup_steps=2)

@@ -1,0 +1,79 @@
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from mixer import preprocess
+
+
+def image(height, width):
+  """A smooth image, so that resizing changes little. [H, W, 3] uint8."""
+  y, x = np.mgrid[:height, :width]
+  return np.stack([255 * y / height, 255 * x / width, 127 + 0 * x], -1).astype(np.uint8)
+
+
+def encode(pixels, kind, **options):
+  file = io.BytesIO()
+  PIL.Image.fromarray(pixels).save(file, kind, **options)
+  return file.getvalue()
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP'])
+def test_decode_gives_rgb_whatever_the_file(kind):
+  pixels = image(20, 30)
+  options = {} if kind == 'PNG' else {'quality': 100}
+  got = preprocess.decode(encode(pixels, kind, **options)).numpy()
+  assert got.shape == (20, 30, 3)
+  assert np.abs(got.astype(int) - pixels).max() <= (0 if kind == 'PNG' else 12)
+  grey = preprocess.decode(encode(pixels[:, :, 0], kind, **options)).numpy()
+  assert (grey[:, :, 0] == grey[:, :, 2]).all()
+
+
+def test_inception_crop_of_jpeg_and_png_take_the_same_part():
+  pixels = image(80, 120)
+  for seed in ([0, 1], [0, 2]):
+    of_jpeg, of_png = (preprocess.inception_crop(encode(pixels, kind, **options), 32, 0.1, seed).numpy().astype(int)
+                       for kind, options in (('JPEG', {'quality': 100, 'subsampling': 0}), ('PNG', {})))
+    assert np.abs(of_jpeg - of_png).max() <= 4
+
+
+def test_inception_crop_depends_on_the_seed_alone_and_covers_the_area_asked_for():
+  pixels = encode(image(100, 100), 'PNG')
+  crops = [preprocess.inception_crop(pixels, 50, 0.25, [7, k]).numpy().astype(int) for k in range(200)]
+  again = preprocess.inception_crop(pixels, 50, 0.25, [7, 3]).numpy()
+  assert (crops[3] == again).all()
+  # The image's brightness rises by 2.55 a pixel, so a crop's range tells its height and width.
+  height, width = (np.array([np.ptp(crop[:, :, axis]) / 250 for crop in crops]) for axis in (0, 1))
+  area, ratio = height * width, width / height
+  assert 0.2 < area.min() < 0.3 and 0.85 < area.max()
+  assert 0.7 < ratio.min() < 0.85 and 1.2 < ratio.max() < 1.4
+
+
+def test_flip_mirrors_about_half_of_the_images():
+  pixels = image(4, 6)
+  flipped = [preprocess.flip(pixels, [0, k]).numpy() for k in range(200)]
+  mirrored = sum((f == pixels[:, ::-1]).all() for f in flipped)
+  assert mirrored + sum((f == pixels).all() for f in flipped) == 200
+  assert 70 < mirrored < 130
+
+
+def test_the_two_evaluation_crops_of_appendix_c():
+  # A wide image: (i) squeezes it and so sees nearly all of its width, (ii) keeps its shape and sees the middle.
+  wide = tf.constant(image(100, 300))
+  squeezed = preprocess.resize_crop(wide, 64, 56).numpy().astype(int)
+  kept = preprocess.resmall_crop(wide, 64, 56).numpy().astype(int)
+  assert squeezed.shape == kept.shape == (56, 56, 3)
+  seen = lambda crop, axis: np.ptp(crop[:, :, axis]) / 255
+  assert seen(squeezed, 1) == pytest.approx(56 / 64, abs=0.03)
+  assert seen(kept, 1) == pytest.approx(56 / 192, abs=0.03)
+  assert seen(squeezed, 0) == pytest.approx(seen(kept, 0), abs=0.03) == pytest.approx(56 / 64, abs=0.03)
+  for crop in (squeezed, kept):
+    assert np.abs(crop[:, ::-1, 1] + crop[:, :, 1] - 254).max() <= 6  # from the centre
+
+
+def test_an_image_of_the_size_asked_for_stays_as_it_is():
+  pixels = tf.constant(image(32, 32))
+  for crop in preprocess.EVALUATION_CROPS.values():
+    assert (crop(pixels, 32, 32).numpy() == pixels.numpy()).all()

@@ -1,0 +1,63 @@
+"""The numbers of a run survive its interruptions."""
+
+import json
+
+from mixer import records
+
+
+def write(path, last_step, steps):
+  writer = records.Writer(path, last_step)
+  for step in steps:
+    writer.write(step, {'loss': step / 10})
+  writer.close()
+
+
+def steps_in(path):
+  return [record['step'] for record in records.read(path)]
+
+
+def test_what_is_written_is_read(tmp_path):
+  path = tmp_path / 'records.jsonl'
+  write(path, 0, [1, 2])
+  assert list(records.read(path)) == [{'step': 1, 'loss': 0.1}, {'step': 2, 'loss': 0.2}]
+  assert path.read_text() == '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.2}\n'
+
+
+def test_no_file_no_records(tmp_path):
+  assert list(records.read(tmp_path / 'records.jsonl')) == []
+
+
+def test_each_record_is_on_disk_at_once(tmp_path):
+  """A run that is killed has told what it said."""
+  writer = records.Writer(tmp_path / 'records.jsonl', 0)
+  writer.write(1, {})
+  assert steps_in(tmp_path / 'records.jsonl') == [1]
+  writer.close()
+
+
+def test_a_half_written_line_is_passed_over(tmp_path):
+  path = tmp_path / 'records.jsonl'
+  write(path, 0, [1, 2])
+  path.write_text(path.read_text() + '{"step": 3, "lo')
+  assert steps_in(path) == [1, 2]
+  write(path, 2, [3, 4])
+  assert steps_in(path) == [1, 2, 3, 4]
+  assert [json.loads(line)['step'] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_going_on_from_a_checkpoint_leaves_each_step_once(tmp_path):
+  path = tmp_path / 'records.jsonl'
+  write(path, 0, range(1, 8))  # killed after step 7; the last checkpoint was that of step 4
+  write(path, 4, range(5, 10))
+  assert steps_in(path) == list(range(1, 10))
+  write(path, 9, [])
+  assert steps_in(path) == list(range(1, 10))
+  write(path, 0, [1])  # without a checkpoint the run begins anew
+  assert steps_in(path) == [1]
+  assert [file.name for file in tmp_path.iterdir()] == ['records.jsonl']
+
+
+def test_a_process_without_a_path_writes_nothing(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  write(None, 0, [1])
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,130 @@
+import re
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import sklearn.datasets
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from conftest import ROOT
+from mixer.datasets import digits
+from mixer.datasets import sources
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Two classes in two splits, of which the test split holds one; names and formats of all kinds."""
+  rng = np.random.default_rng(0)
+  for name in ('train/cat/b.PNG', 'train/cat/a.jpg', 'train/dog/c.Jpeg', 'train/dog/d.webp', 'test/dog/e.png'):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(rng.integers(0, 256, (12, 9, 3), np.uint8)).save(path)
+  (tmp_path / 'train/cat/notes.txt').write_text('no image')
+  (tmp_path / 'train/cat/.hidden.png').write_text('no image')
+  return tmp_path
+
+
+def encoded(source):
+  indices = tf.range(source.num_examples, dtype=tf.int64)
+  return [tuple(part.numpy() for part in source.parse(record, index))
+          for record, index in zip(source.read(indices), indices)]
+
+
+def test_digits_prepare_themselves_and_hold_every_digit_once(data_dir):
+  train, test = (sources.open_split('digits', split, data_dir) for split in ('train', 'test'))
+  assert (train.num_examples, test.num_examples) == (1437, 360)
+  assert train.class_names == [str(k) for k in range(10)]
+  wanted = sorted((label, *np.round(image * 255 / 16).astype(int).ravel())
+                  for image, label in zip(sklearn.datasets.load_digits().images, sklearn.datasets.load_digits().target))
+  got = sorted((label, *tf.io.decode_png(image).numpy().astype(int).ravel())
+               for source in (train, test) for image, label in encoded(source))
+  assert got == wanted
+
+
+def test_digits_are_split_alike_in_every_class():
+  labels = sklearn.datasets.load_digits().target
+  train, test = digits.split_indices()
+  assert not set(train) & set(test)
+  share = np.bincount(labels[test]) / np.bincount(labels)
+  assert np.abs(share - 360 / 1797).max() < 0.005
+
+
+def test_a_directory_names_the_same_dataset_as_its_name(data_dir):
+  by_name = sources.open_split('digits', 'test', data_dir)
+  by_directory = sources.open_split(f'{data_dir}/digits/1.0.0', 'test')
+  assert encoded(by_name) == encoded(by_directory)
+
+
+def test_parts_of_splits_are_disjoint_and_complete(data_dir):
+  parts = [encoded(sources.open_split('digits', split, data_dir)) for split in ('train[:90%]', 'train[90%:]', 'train')]
+  assert len(parts[0]) == 1293
+  assert parts[0] + parts[1] == parts[2]
+
+
+def test_folder_takes_any_case_and_numbers_classes_over_all_splits(folder):
+  train, test = sources.open_split(str(folder), 'train'), sources.open_split(str(folder), 'test')
+  assert train.class_names == test.class_names == ['cat', 'dog']
+  assert [path.split('/')[-1] for path in train.paths] == ['a.jpg', 'b.PNG', 'c.Jpeg', 'd.webp']
+  assert [label for _, label in encoded(train)] == [0, 0, 1, 1]
+  assert [label for _, label in encoded(test)] == [1]
+  assert encoded(test)[0][0] == (folder / 'test/dog/e.png').read_bytes()
+
+
+@pytest.mark.parametrize('dataset, split, text', [
+    ('digits', 'validation', r"split 'validation' is not in digits/1.0.0 at .*; it has test, train"),
+    ('no_such_dataset', 'train', r"'no_such_dataset' is neither a directory here nor a dataset that TFDS .* has"),
+    ('./nowhere', 'train', r"dataset './nowhere' is not a directory that can be read here"),
+    ('cifar10', 'train', r"'cifar10' is not prepared: .*\n  python -m tools.prepare cifar10 --data_dir="),
+])
+def test_what_is_not_there_is_named_with_the_way_out(data_dir, dataset, split, text):
+  with pytest.raises(ValueError, match=text):
+    sources.open_split(dataset, split, data_dir)
+
+
+def test_folder_errors_name_what_is_there(folder):
+  with pytest.raises(ValueError, match=r"split 'val' is not in the image folder .*; it has the folders test, train"):
+    sources.open_split(str(folder), 'val')
+  for path in (folder / 'test/dog').iterdir():
+    path.unlink()
+  with pytest.raises(ValueError, match=r'test holds no images: .* ends in .jpg, .jpeg, .png, .webp'):
+    sources.open_split(str(folder), 'test')
+
+
+class Oddities(tfds.core.GeneratorBasedBuilder):
+  """A dataset without labels."""
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({'image': tfds.features.Image()}))
+
+  def _split_generators(self, _):
+    return {'train': self._generate_examples()}
+
+  def _generate_examples(self):
+    yield 0, {'image': np.zeros((4, 4, 3), np.uint8)}
+
+
+@pytest.mark.parametrize('file_format, text', [
+    ('array_record', r"oddities/1.0.0 at .* has no feature 'label'; it has image"),
+    ('tfrecord', r'stored as tfrecord, which cannot be read by index. Rewrite it with\n  python -m tools.prepare'),
+])
+def test_copies_that_do_not_fit_are_refused(tmp_path, file_format, text):
+  builder = Oddities(data_dir=tmp_path, file_format=file_format)
+  builder.download_and_prepare()
+  with pytest.raises(ValueError, match=text):
+    sources.open_split(str(builder.data_path), 'train')
+
+
+def test_the_command_that_the_error_names_rewrites_a_copy(tmp_path):
+  digits.Digits(data_dir=tmp_path, file_format='tfrecord').download_and_prepare()
+  directory, new = tmp_path / 'digits/1.0.0', tmp_path / 'new'
+  with pytest.raises(ValueError) as refused:
+    sources.open_split(str(directory), 'test')
+  command = re.search(r'python -m (tools.prepare .*) --out=NEW', str(refused.value))[1].split()
+  subprocess.run([sys.executable, '-m', *command, f'--out={new}'], cwd=ROOT, check=True)
+  rewritten = sources.open_split(str(new), 'test')
+  there = tfds.builder_from_directory(directory).as_dataset('test', decoders={'image': tfds.decode.SkipDecoding()})
+  assert encoded(rewritten) == [(example['image'], example['label']) for example in there.as_numpy_iterator()]

@@ -1,0 +1,224 @@
+"""The program as a whole, on the embedded digits."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import flax.jax_utils
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+
+from configs import mixer_digits
+from conftest import ROOT
+import input_pipeline
+from mixer import models
+from mixer import records
+from mixer import report
+from mixer.evaluators import classification
+import train
+
+
+def config(data_dir, **fields):
+  """The demo, small and short, with all kinds of noise on; `fields` by their path: {'data.batch_size': 32}."""
+  config = mixer_digits.get_config()
+  fields = {'total_steps': 6, 'log_every_steps': 2, 'eval_every_steps': 3, 'optimizer.schedule.warmup_steps': 2,
+            'checkpoint.every_steps': 2, 'data.data_dir': data_dir, 'evals.test.data_dir': data_dir,
+            'data.batch_size': 32, 'evals.test.batch_size': 120, 'data.flip': True, 'step.accumulate': 2,
+            'model.dropout_rate': 0.1, 'model.stochastic_depth': 0.2, 'model.num_blocks': 1, 'model.hidden_dim': 16,
+            'model.tokens_mlp_dim': 8, 'model.channels_mlp_dim': 32, **fields}
+  for path, value in fields.items():
+    *sections, name = path.split('.')
+    section = config
+    for part in sections:
+      section = section[part]
+    epochs = name.removesuffix('steps') + 'epochs'
+    if name.endswith('steps') and epochs in section:
+      del section[epochs]
+    section[name] = value
+  return config
+
+
+def last_state(workdir):
+  """All arrays of the latest checkpoint, by their path."""
+  with ocp.CheckpointManager(workdir / 'checkpoints', item_handlers=ocp.StandardCheckpointHandler()) as manager:
+    tree = manager.restore(manager.latest_step())
+  return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def told(workdir):
+  """The records, without what depends on the machine's speed."""
+  return [{name: x for name, x in record.items() if name != 'images_per_s_per_core'}
+          for record in records.read(workdir / 'records.jsonl')]
+
+
+@pytest.fixture(scope='module')
+def whole(data_dir, tmp_path_factory):
+  """The work directory and the result of a run that nothing stopped."""
+  workdir = tmp_path_factory.mktemp('whole')
+  return workdir, train.train(config(data_dir), str(workdir))
+
+
+def test_a_run_leaves_all_that_it_promises(whole):
+  workdir, results = whole
+  assert results['test/examples'] == 360
+  lines = told(workdir)
+  assert [line['step'] for line in lines] == [2, 3, 4, 6]
+  assert {name: lines[-1][name] for name in results} == results
+  assert {'train/loss', 'train/grad_norm', 'train/learning_rate'} <= lines[0].keys()
+  assert json.loads((workdir / 'config.json').read_text())['total_steps'] == 6
+  assert sorted(path.name for path in (workdir / 'checkpoints').iterdir() if path.name.isdecimal()) == ['4', '6']
+  for name in ('learning_curves.png', 'predictions_test.png'):
+    assert (workdir / name).read_bytes()[:4] == b'\x89PNG'
+  events = event_accumulator.EventAccumulator(str(workdir / 'tensorboard'))
+  events.Reload()
+  tags = events.Tags()
+  assert {'train/loss', 'test/top1'} <= set(tags['scalars'] + tags['tensors'])
+
+
+@pytest.mark.parametrize('stop', [1, 3, 5])
+def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_one_that_never_stopped(whole, data_dir, tmp_path, monkeypatch,
+                                                                            stop):
+  class Stop(Exception):
+    pass
+  def write(self, original=report.Report.write):
+    original(self)
+    if self._step == stop:
+      raise Stop
+  with monkeypatch.context() as patched:
+    patched.setattr(report.Report, 'write', write)
+    with pytest.raises(Stop):
+      train.train(config(data_dir), str(tmp_path))
+  results = train.train(config(data_dir), str(tmp_path))
+  assert results == whole[1]
+  assert told(tmp_path) == told(whole[0])
+  one, other = last_state(tmp_path), last_state(whole[0])
+  assert one.keys() == other.keys()
+  assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_finished_run_only_scores_again(whole, data_dir):
+  before = (whole[0] / 'records.jsonl').read_text()
+  assert train.train(config(data_dir), str(whole[0])) == whole[1]
+  assert (whole[0] / 'records.jsonl').read_text() == before
+
+
+def test_another_seed_is_another_run(whole, data_dir, tmp_path):
+  train.train(config(data_dir, seed=1, eval_every_steps=6), str(tmp_path))
+  assert told(tmp_path)[-1]['train/loss'] != told(whole[0])[-1]['train/loss']
+  with pytest.raises(ValueError, match='holds the run of another config:\n  seed: 1 there, 2 here'):
+    train.train(config(data_dir, seed=2), str(tmp_path))
+
+
+@pytest.mark.parametrize('path, value, text', [
+    ('data.reslution', 8, r'nothing reads config.data.reslution. Did you mean config.data.resolution\?'),
+    ('model.depth', 8, 'nothing reads config.model.depth. Fields there: '),
+    ('optimizer.schedule.warm', 8, 'nothing reads config.optimizer.schedule.warm'),
+    ('optimizer.momentum', 0.9, 'nothing reads config.optimizer.momentum'),
+    ('step.loss', 'mse', "config.step.loss is 'mse'; it must be one of 'softmax_xent', 'sigmoid_xent'"),
+    ('checkpoint.best_of', 8, 'nothing reads config.checkpoint.best_of'),
+    ('batch_size', 8, 'nothing reads config.batch_size'),
+    ('model.dropout_rate', 'much', "config.model.dropout_rate is 'much', of type str; it must be float"),
+    ('data.batch_size', 36, r'config.data.batch_size is 36; it must be a multiple of the 8 devices here \(32 or 40\)'),
+    ('step.accumulate', 3, r'config.step.accumulate is 3; it must divide the 4 images a device'),
+    ('model.num_classes', 11, r'config.model.num_classes is 11, and digits/1.0.0 .* has 10 classes'),
+    ('model.patch_size', 3, 'the images are 8 x 8 pixels, which patches of 3 x 3 do not tile'),
+    ('evals.test.split', 'val', "split 'val' is not in digits/1.0.0"),
+    ('evals.test.batch_size', 20, 'config.evals.test.batch_size is 20; it must be a multiple of the 8 devices'),
+    ('log_every_steps', 0, 'config.log_every_steps is 0; it must be at least 1'),
+    ('checkpoint.best', 'val/top1', "config.checkpoint.best is 'val/top1'; it must be one of"),
+])
+def test_a_config_that_does_not_fit_is_refused_before_anything_is_written(data_dir, tmp_path, path, value, text):
+  with pytest.raises(ValueError, match=text):
+    train.train(config(data_dir, **{path: value}), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(data_dir, tmp_path):
+  # Each step multiplies the weights; after a few, float32 overflows.
+  broken = config(data_dir, total_steps=60, log_every_steps=7, eval_every_steps=60,
+                  **{'optimizer.learning_rate': 1e8, 'optimizer.clip_norm': None})
+  with pytest.raises(FloatingPointError, match=r'step \d+: the loss is .*Lower the learning rate') as stopped:
+    train.train(broken, str(tmp_path))
+  step = int(re.search(r'step (\d+):', str(stopped.value))[1])
+  state = last_state(tmp_path)
+  assert state["['step']"] < step
+  assert all(np.isfinite(x).all() for name, x in state.items() if 'params' in name)
+
+
+def split(data_dir, batch_size, devices):
+  return input_pipeline.eval_batches(name='test', dataset='digits', split='test', batch_size=batch_size, resolution=8,
+                                     resize=8, data_dir=data_dir, hosts=input_pipeline.Hosts(0, 1, devices))
+
+
+@pytest.fixture(scope='module')
+def scorer_and_params():
+  model = models.build(name='mlp_mixer', num_classes=10, patch_size=2, num_blocks=1, hidden_dim=16, tokens_mlp_dim=8,
+                       channels_mlp_dim=32)
+  params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 3), 'float32'))['params']
+  params['head']['kernel'] = jax.random.normal(jax.random.key(1), (16, 10))
+  return classification.Scorer(model, 'softmax_xent'), jax.device_get(params)
+
+
+@pytest.mark.parametrize('devices, batch_size', [(1, 7), (2, 360), (4, 100), (8, 512)])
+def test_evaluations_agree_to_the_example(data_dir, scorer_and_params, devices, batch_size):
+  scorer, params = scorer_and_params
+  def score(devices, batch_size):
+    batches = split(data_dir, batch_size, devices)
+    return scorer(flax.jax_utils.replicate(params, jax.devices()[:devices]), batches, batches.source.num_examples)
+  reference, got = score(1, 360), score(devices, batch_size)
+  for name in ('top1', 'top5', 'examples'):
+    assert got[name] == reference[name], name
+  assert 0 < got['top1'] < got['top5'] < 1
+  assert got['loss'] == pytest.approx(reference['loss'], rel=1e-5)
+
+
+def test_an_evaluation_that_misses_examples_is_an_error(data_dir, scorer_and_params):
+  scorer, params = scorer_and_params
+  batches = split(data_dir, batch_size=120, devices=1)
+  with pytest.raises(RuntimeError, match='the evaluation scored 240 examples, and the split has 360'):
+    scorer(flax.jax_utils.replicate(params, jax.devices()[:1]), list(batches)[:2], 360)
+
+
+def command(data_dir, workdir, devices, *flags):
+  """The command line of the demo, shortened, on some simulated devices."""
+  environment = dict(os.environ, XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}')
+  return [sys.executable, 'train.py', '--config=configs/mixer_digits.py', f'--workdir={workdir}',
+          f'--config.data.data_dir={data_dir}', f'--config.evals.test.data_dir={data_dir}', '--config.total_epochs=3',
+          '--config.optimizer.schedule.warmup_epochs=1', '--config.log_every_epochs=0.2',
+          '--config.checkpoint.every_epochs=0.2', *flags], environment
+
+
+def test_the_demo_killed_in_the_middle_goes_on_also_on_other_devices(data_dir, tmp_path):
+  """The shortened demo, killed after its first checkpoint, then gone on with on two devices."""
+  arguments, environment = command(data_dir, tmp_path / 'run', 1)
+  running = subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+  while not any(path.name.isdecimal() for path in tmp_path.glob('run/checkpoints/*')):
+    assert running.poll() is None, running.stderr.read()
+    time.sleep(0.05)
+  running.send_signal(signal.SIGKILL)
+  running.wait()
+  arguments, environment = command(data_dir, tmp_path / 'run', 2)
+  done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert re.search(r'steps +34, 3.0 epochs; \d+ are done', done.stderr)
+  assert re.search(r'^test: top-1 \d+.\d+%, top-5 .* on 360 images$', done.stdout, re.MULTILINE)
+  steps = [line['step'] for line in told(tmp_path / 'run')]
+  assert steps == sorted(set(steps)) and steps[-1] == 34
+  arguments, environment = command(data_dir, tmp_path / 'whole', 1)
+  subprocess.run(arguments, cwd=ROOT, env=environment, check=True, capture_output=True)
+  one, other = last_state(tmp_path / 'run'), last_state(tmp_path / 'whole')
+  for name in one:
+    np.testing.assert_allclose(one[name], other[name], rtol=0.05, atol=5e-3, err_msg=name)
+
+
+def test_a_missing_config_is_a_usage_error():
+  done = subprocess.run([sys.executable, 'train.py'], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert '--config is missing: --config=configs/mixer_digits.py; --list names them all' in done.stdout + done.stderr

@@ -1,0 +1,170 @@
+"""The training step: one function of seed, step and global batch, however the batch is divided."""
+
+import functools
+
+import flax.jax_utils
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer import models
+from mixer import optim
+from mixer import train_step
+
+SHAPE = (8, 8, 3)
+
+# LLVM takes 20 s over the random numbers of dropout, which are soon computed without its care.
+FAST = {'xla_backend_optimization_level': 0}
+BATCH = 16
+
+
+def a_model(**fields):
+  return models.build(name='mlp_mixer', num_classes=5, patch_size=4, num_blocks=1, hidden_dim=8, tokens_mlp_dim=6,
+                      channels_mlp_dim=12, **fields)
+
+
+class Noise(nn.Module):
+  """A model that sees nothing but its keys."""
+
+  @nn.compact
+  def __call__(self, images, keys=None):
+    logits = jnp.zeros((len(images), 5)) + self.param('bias', nn.initializers.zeros, (5,))
+    return logits if keys is None else logits + jax.vmap(lambda key: jax.random.normal(key, (5,)))(keys)
+
+
+def a_batch(seed=0, labels=1):
+  rng = np.random.default_rng(seed)
+  label = rng.integers(0, 5, BATCH) if labels == 1 else rng.integers(-1, 5, (BATCH, labels))
+  return {'image': rng.integers(0, 256, (BATCH, *SHAPE), np.uint8), 'label': label.astype(np.int32)}
+
+
+def an_optimizer(**fields):
+  fields = {'learning_rate': 0.1, 'schedule': dict(name='linear'), **fields}
+  return optim.build(name='sgd', total_steps=10, **fields)
+
+
+def start(model, optimizer):
+  """The state before the first step, with random parameters: past a head of zeros no gradient would go."""
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))['params']
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(lambda x: rng.normal(scale=0.4, size=x.shape).astype(np.float32), shapes)
+  opt_state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(optimizer.init, params))
+  return train_step.TrainState(np.zeros((), np.int32), params, opt_state)
+
+
+def take(model, batches, devices, optimizer=None, accumulate=1, seed=0, loss='softmax_xent'):
+  """(parameters after the steps, the metrics of each) on so many devices."""
+  optimizer, learning_rate = optimizer or an_optimizer()
+  devices = jax.devices()[:devices]
+  given = dict(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
+               accumulate=accumulate)
+  if len(devices) == jax.device_count():
+    step = train_step.parallel(**given)
+  else:
+    step = jax.pmap(functools.partial(train_step.update, **given), 'batch', out_axes=(0, None), devices=devices)
+  state = flax.jax_utils.replicate(start(model, optimizer), devices)
+  batches = [jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch) for batch in batches]
+  step = step.lower(state, batches[0]).compile(FAST)
+  metrics = []
+  for batch in batches:
+    state, values = step(state, batch)
+    train_step.settle(values)
+    metrics.append(jax.device_get(values))
+  # Not flax's `unreplicate`, which keeps the axis where one device of several is in use.
+  return jax.tree.map(lambda x: x[0], jax.device_get(state.params)), metrics
+
+
+def assert_same(result, expected, atol=1e-6):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol), result, expected)
+
+
+def largest_difference(a, b):
+  return max(np.abs(x - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def mean_loss(params, model, batch):
+  """Softmax cross-entropy without noise, by the sum of exponentials."""
+  logits = model.apply({'params': params}, batch['image'] / np.float32(255) * 2 - 1)
+  mine = jnp.take_along_axis(logits, batch['label'][:, None], axis=1)[:, 0]
+  return (jax.scipy.special.logsumexp(logits, axis=1) - mine).mean()
+
+
+@functools.cache
+def noisy_steps(devices, accumulate=1):
+  model = a_model(dropout_rate=0.3, stochastic_depth=0.5)
+  return take(model, [a_batch(0), a_batch(1)], devices, accumulate=accumulate)
+
+
+def test_devices_take_the_step_that_one_takes():
+  """With dropout and stochastic depth: an example's noise goes with its place in the global batch."""
+  assert_same(noisy_steps(8), noisy_steps(1))
+
+
+def test_parts_of_a_batch_add_up_to_the_step_of_the_whole():
+  assert_same(noisy_steps(2, accumulate=4), noisy_steps(1))
+
+
+def test_noise_depends_on_seed_step_and_place():
+  """Images and parameters stay as they are, so that nothing but the noise can change the loss."""
+  still = an_optimizer(learning_rate=1e-30)
+
+  def losses(size, seed=0):
+    alike = {name: np.repeat(x[:1], size, axis=0) for name, x in a_batch(0).items()}
+    return [values['loss'] for values in take(Noise(), [alike] * 2, 1, still, seed=seed)[1]]
+
+  all_losses = [*losses(BATCH), *losses(BATCH, seed=1), *losses(1)]
+  assert len(set(np.round(all_losses, 3))) == 6
+
+
+def test_metrics_are_those_of_the_whole_batch():
+  """The loss is a mean over the examples of all devices; the norm is that of the mean gradient, before it is cut."""
+  model, batch = a_model(), a_batch(0)
+  optimizer = an_optimizer(clip_norm=1e-3, schedule=dict(name='linear', warmup_steps=5))
+  before = start(model, optimizer[0]).params
+  after, metrics = take(model, [batch] * 2, 2, optimizer)
+  gradient = jax.jit(jax.value_and_grad(lambda params: mean_loss(params, model, batch)), compiler_options=FAST)
+  value, grads = jax.device_get(gradient(before))
+  norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(grads)))
+  assert norm > 0.1
+  # The first learning rate of a warmup is zero, so both steps see the same parameters.
+  for values, rate in zip(metrics, [0, 0.02]):
+    assert set(values) == {'loss', 'grad_norm', 'learning_rate'}
+    assert values['loss'] == pytest.approx(value, rel=1e-5)
+    assert values['grad_norm'] == pytest.approx(norm, rel=1e-5)
+    assert values['learning_rate'] == pytest.approx(rate, abs=1e-8)
+  # Cut to a norm of 1e-3; the momentum of 0.9 holds the first step's gradient too.
+  expected = jax.tree.map(lambda w, g: w - 0.02 * 1.9 * 1e-3 / norm * g, before, grads)
+  assert_same(after, expected, atol=1e-7)
+  assert largest_difference(after, before) > 1e-6
+
+
+def test_several_labels():
+  model, batch = a_model(), a_batch(2, labels=3)
+  params = start(model, an_optimizer()[0]).params
+  pixels = batch['image'] / np.float32(255) * 2 - 1
+  logits = np.asarray(jax.jit(model.apply, compiler_options=FAST)({'params': params}, pixels), np.float64)
+  yes = np.array([[k in row for k in range(5)] for row in batch['label']])
+  shares = 1 / (1 + np.exp(-logits))
+  expected = -np.log(np.where(yes, shares, 1 - shares)).sum(axis=1).mean()
+  _, metrics = take(model, [batch], devices=2, accumulate=4, loss='sigmoid_xent')
+  assert metrics[0]['loss'] == pytest.approx(expected, rel=1e-5)
+
+
+def test_wrong_loss():
+  with pytest.raises(ValueError, match=r"config\.step\.loss is 'xent'; it must be one of 'softmax_xent', "):
+    take(a_model(), [a_batch(0)], 1, loss='xent')
+
+
+def test_init():
+  optimizer, _ = an_optimizer()
+  state, again, other = (jax.device_get(train_step.init(nn.Dense(5), optimizer, SHAPE, seed)) for seed in (0, 0, 1))
+  assert state.step == 0 and state.step.dtype == 'int32'
+  jax.tree.map(np.testing.assert_array_equal, state, again)
+  assert np.any(state.params['kernel'] != other.params['kernel'])
+
+
+def test_scale():
+  np.testing.assert_allclose(train_step.scale(np.array([0, 51, 255], np.uint8)), [-1, -0.6, 1], atol=1e-6)
+  assert train_step.scale(np.zeros(1, np.uint8)).dtype == 'float32'
