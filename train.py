@@ -24,6 +24,7 @@ import input_pipeline
 from input_pipeline import prefetch
 from mixer import checkpoint
 from mixer import configuration
+from mixer import devices
 from mixer import models
 from mixer import optim
 from mixer import pictures
@@ -49,10 +50,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   config = configuration.in_steps(config, data.source.num_examples / data.batch_size)
   total_steps = config.total_steps
 
-  model = models.build(**config.model)
+  model = configuration.call(models.build, 'model', config.model)
   for batches in (data, *evals.values()):
     input_pipeline.check_classes(batches, model.num_classes)
-  optimizer, learning_rate = optim.build(**config.optimizer, total_steps=total_steps)
+  optimizer, learning_rate = configuration.call(optim.build, 'optimizer', config.optimizer, total_steps=total_steps)
   init = functools.partial(train_step.init, model, optimizer, data.image_shape, config.seed)
   update = configuration.call(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
                               learning_rate=learning_rate, seed=config.seed)
@@ -63,7 +64,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
 
   with configuration.call(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir,
                           run=config.to_dict(), metrics=[f'{name}/top1' for name in evals]) as checkpoints:
-    state = checkpoints.restore(jax.device_get(init()))
+    state = checkpoints.restore(train_step.on_host(init))
     first_step = int(state.step)
     state = flax.jax_utils.replicate(state)
     update = update.compile()
@@ -73,7 +74,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
       results = {} if first_step < total_steps else told.evaluated(score(state))
       for step, batch in zip(range(first_step + 1, total_steps + 1), prefetch(data.start(first_step))):
         state, metrics = update(state, batch)
-        train_step.settle(metrics)
+        devices.settle(metrics)
         told.step(step, metrics)
         due = lambda every_steps: step % every_steps == 0 or step == total_steps
         if due(config.log_every_steps):

@@ -98,7 +98,7 @@ def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float,
       if name in config:
         raise ValueError(f'{path} gives both {in_epochs} = {value} and {name} = {config[name]}; drop one of them')
       # The small slack keeps 0.1 epochs of 1,000 steps at 100, whatever the binary fractions.
-      value = math.ceil(value * steps_per_epoch - 1e-6)
+      value = value if value is None else math.ceil(value * steps_per_epoch - 1e-6)
     least = 0 if name == 'warmup_steps' else 1
     if name.endswith('_steps') and value is not None and value < least:
       raise ValueError(f'{path}.{name} is {value}; it must be at least {least}')

@@ -3,6 +3,7 @@
 import math
 
 import jax
+from jax.extend import core
 
 
 def macs(function, *arguments) -> int:
@@ -26,5 +27,5 @@ def _macs(jaxpr) -> int:
       total += equation.outvars[0].aval.size * kernel.size // kernel.shape[out_features]
     else:
       times = equation.params.get('length', 1) if equation.primitive.name == 'scan' else 1
-      total += times * sum(map(_macs, jax.core.jaxprs_in_params(equation.params)))
+      total += times * sum(map(_macs, core.jaxprs_in_params(equation.params)))
   return total

@@ -1,5 +1,7 @@
 """The optimizer of a config: an optax chain in the order of application."""
 
+import inspect
+
 import jax
 import optax
 
@@ -33,7 +35,12 @@ def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight
       authors' released config multiplies by the schedule alone: its 1e-4 is our 0.1 at learning rate 1e-3.)
     clip_norm: the global norm to which longer gradients are cut; None: never.
   """
-  algorithm = configuration.call(configuration.choose('optimizer', 'name', name, ALGORITHMS), 'optimizer', fields)
+  make = configuration.choose('optimizer', 'name', name, ALGORITHMS)
+  configuration.check_names('optimizer', fields, {**inspect.signature(build).parameters,
+                                                  **inspect.signature(make).parameters})
+  algorithm = configuration.call(make, 'optimizer', fields)
+  if isinstance(schedule, str):
+    raise ValueError(f"config.optimizer.schedule is {schedule!r}; it must be a section: dict(name={schedule!r}, ...)")
   schedule = dict(schedule)
   rates = configuration.choose('optimizer.schedule', 'name', schedule.pop('name', None), schedules.SCHEDULES)
   if schedule.get('warmup_steps', 0) >= total_steps:

@@ -11,30 +11,34 @@ def decode(encoded):
   return tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), [None, None, 3])
 
 
-def inception_crop(encoded, resolution: int, min_area: float, seed):
+def inception_crop(encoded, resolution: int, min_area: float, pad: int, seed):
   """Decodes a random part of an image and resizes it (bilinear). [] bytes -> [resolution, resolution, 3] uint8.
 
   The part covers `min_area` to all of the image's area, at an aspect ratio of 3/4 to 4/3 (paper, section 3). Of a JPEG
   only that part is decoded.
 
   Args:
+    pad: black pixels to add on each side before, so that small images are also shifted and shrunk.
     seed: [2] ints.
   """
   def box(shape):
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+    _, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         shape, tf.zeros([0, 0, 4]), seed, min_object_covered=0., area_range=(min_area, 1.),
         aspect_ratio_range=(3 / 4, 4 / 3), use_image_if_no_bounding_boxes=True)
-    return tf.concat([begin[:2], size[:2]], 0)
+    # Its place is drawn here: that function never reaches the last row and column, which tells on small images.
+    room = tf.cast(shape[:2] - size[:2] + 1, tf.float32)
+    corner = tf.cast(tf.random.stateless_uniform([2], seed) * room, tf.int32)
+    return tf.concat([corner, size[:2]], 0)
 
   def of_jpeg():
     return tf.io.decode_and_crop_jpeg(encoded, box(tf.io.extract_jpeg_shape(encoded)), channels=3)
 
   def of_any():
-    pixels = decode(encoded)
+    pixels = tf.pad(decode(encoded), [[pad, pad], [pad, pad], [0, 0]])
     window = box(tf.shape(pixels))
     return tf.slice(pixels, tf.pad(window[:2], [[0, 1]]), tf.pad(window[2:], [[0, 1]], constant_values=3))
 
-  crop = tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_any)
+  crop = of_any() if pad else tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_any)
   return _resize(crop, (resolution, resolution), 'bilinear')
 
 

@@ -10,7 +10,7 @@ def linear(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float =
 
 def cosine(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float = 0.) -> optax.Schedule:
   """From 0 up to `peak` over the warmup, then half a cosine down to `end`: the paper's fine-tuning (section 3)."""
-  decay = optax.cosine_decay_schedule(peak, total_steps - warmup_steps, alpha=end / peak)
+  decay = optax.cosine_decay_schedule(peak, total_steps - warmup_steps, alpha=end / peak if peak else 0.)
   return _after_warmup(decay, peak, warmup_steps)
 
 

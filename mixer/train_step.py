@@ -13,6 +13,8 @@ import optax
 
 from mixer import configuration
 from mixer import losses
+from mixer import mixup as mixing
+from mixer import models
 
 
 @flax.struct.dataclass
@@ -25,36 +27,37 @@ class TrainState:
 
 def init(model, optimizer, image_shape, seed: int) -> TrainState:
   """The state before the first step. `image_shape` is (H, W, 3)."""
-  def first(key):
-    params = model.init(key, jnp.zeros((1, *image_shape)))['params']
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  params = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape)))['params']
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
+
+def on_host(init) -> TrainState:
+  """init(), computed on one device and brought to the host."""
   # XLA's CPU compiler takes a second for each random array; at this level a third of it, with the same numbers.
   options = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
-  return jax.jit(first, compiler_options=options)(jax.random.key(seed))
+  return jax.device_get(jax.jit(init, compiler_options=options)())
 
 
-def replicated_shapes(init):
+def replicated_shapes(init) -> TrainState:
   """The shapes and types of init(), replicated over this host's devices; nothing is computed."""
   devices = jax.local_device_count()
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), jax.eval_shape(init))
 
 
-def scale(images):
-  """Pixels as the models take them. [...] uint8 in [0, 255] -> float32 in [-1, 1]."""
-  return images.astype(jnp.float32) / 127.5 - 1
-
-
-def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: int, loss: str, accumulate: int):
+def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: int, loss: str, mixup: float,
+           accumulate: int):
   """The next state, and the step's metrics, on one device under the mapped axis 'batch'.
 
+  All randomness is a function of the seed, the step and an example's place in the global batch: it does not depend on
+  the number of devices.
+
   Args:
-    batch: this device's part: 'image' [B, H, W, 3] uint8, 'label' [B] or [B, L] class numbers padded with -1.
+    batch: this device's part: 'image' [b, H, W, 3] uint8, 'label' [b] or [b, L] class numbers padded with -1.
     learning_rate: the optimizer's, by step; a metric only.
-    seed: of dropout and stochastic depth. An example's noise depends on it, the step and the example's place in the
-      global batch, not on the device that computes it.
+    seed: of dropout, stochastic depth and mixup.
     loss: 'softmax_xent' or 'sigmoid_xent'.
-    accumulate: in how many parts to take the batch, one after the other, to save memory; it must divide B.
+    mixup: its strength, p of Table 4; 0 for none.
+    accumulate: in how many parts to take the batch, one after the other, to save memory; it must divide b.
 
   Returns:
     The state, and {'loss', 'grad_norm', 'learning_rate'}: means over all devices; the norm is that before clipping.
@@ -63,18 +66,21 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
   size = batch['image'].shape[0]
   if accumulate < 1 or size % accumulate:
     raise ValueError(f'config.step.accumulate is {accumulate}; it must divide the {size} images a device')
+  key = jax.random.fold_in(jax.random.key(seed), state.step)
   places = jax.lax.axis_index('batch') * size + jnp.arange(size)
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(jax.random.key(seed), state.step), places)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), places)
+  images, targets = models.scale(batch['image']), losses.targets(batch['label'], model.num_classes)
+  if mixup:
+    images, targets = mixing.mix(images, targets, mixup, jax.random.fold_in(key, 1), 'batch')
 
-  def mean_loss(params, images, labels, keys):
-    logits = model.apply({'params': params}, scale(images), keys)
-    return loss_function(logits, losses.targets(labels, logits.shape[-1])).mean()
+  def mean_loss(params, images, targets, keys):
+    return loss_function(model.apply({'params': params}, images, keys), targets).mean()
 
   grad = jax.value_and_grad(mean_loss)
   if accumulate == 1:
-    value, grads = grad(state.params, batch['image'], batch['label'], keys)
+    value, grads = grad(state.params, images, targets, keys)
   else:
-    parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch['image'], batch['label'], keys))
+    parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (images, targets, keys))
     add = lambda total, part: (jax.tree.map(jnp.add, total, grad(state.params, *part)), None)
     zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
     value, grads = jax.tree.map(lambda x: x / accumulate, jax.lax.scan(add, zero, parts)[0])
@@ -85,20 +91,11 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
   return TrainState(state.step + 1, optax.apply_updates(state.params, changes), opt_state), metrics
 
 
-def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, accumulate: int = 1):
+def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: float = 0., accumulate: int = 1):
   """`update` over all devices: state and batch have a leading axis of devices, the metrics have none.
 
   The state is donated whole. The batch is not: none of the results could take its memory.
   """
   step = functools.partial(update, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
-                           accumulate=accumulate)
+                           mixup=mixup, accumulate=accumulate)
   return jax.pmap(step, axis_name='batch', out_axes=(0, None), donate_argnums=0)
-
-
-def settle(metrics):
-  """Waits for a step where several devices are simulated on a CPU.
-
-  Queued collectives can take up all the threads of XLA's CPU client and then wait for one another for ever.
-  """
-  if jax.default_backend() == 'cpu' and jax.local_device_count() > 1:
-    jax.block_until_ready(metrics)

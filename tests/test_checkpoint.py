@@ -24,7 +24,7 @@ def first_state(num_classes=10):
                        tokens_mlp_dim=4, channels_mlp_dim=16)
   optimizer, _ = optim.build(name='adamw', learning_rate=0.1, schedule=dict(name='linear'), total_steps=10,
                              weight_decay=0.1, clip_norm=1.)
-  return jax.device_get(train_step.init(model, optimizer, (8, 8, 3), seed=0))
+  return train_step.on_host(functools.partial(train_step.init, model, optimizer, (8, 8, 3), seed=0))
 
 
 def at(step, state=None):

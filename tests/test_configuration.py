@@ -37,6 +37,29 @@ def test_call_with_wrong_fields(fields, given, message):
     configuration.call(section, 'data', fields, hidden=('parent',), **given)
 
 
+def typed(rate: float = 0., number: int | None = None, name: str = '', flag: bool = False, anything=None):
+  return rate, number, name, flag, anything
+
+
+@pytest.mark.parametrize('fields', [
+    dict(rate=1), dict(rate=0.5), dict(number=None), dict(number=3), dict(flag=True), dict(anything='x'),
+    dict(anything=3)])
+def test_call_with_types(fields):
+  assert configuration.call(typed, 'data', fields) == typed(**fields)
+
+
+@pytest.mark.parametrize('fields, message', [
+    (dict(rate='0.1'), r"^config\.data\.rate is '0\.1', of type str; it must be float$"),
+    (dict(number=1.5), r'^config\.data\.number is 1\.5, of type float; it must be int or None$'),
+    (dict(number=True), r'^config\.data\.number is True, of type bool; it must be int or None$'),
+    (dict(name=3), r'^config\.data\.name is 3, of type int; it must be str$'),
+    (dict(flag=0), r'^config\.data\.flag is 0, of type int; it must be bool$'),
+])
+def test_call_with_wrong_types(fields, message):
+  with pytest.raises(ValueError, match=message):
+    configuration.call(typed, 'data', fields)
+
+
 def test_call_of_a_function_that_passes_fields_on():
   """It names what it lacks, and leaves the rest to whatever it passes them on to."""
   def passes_on(*, name, **fields):
@@ -81,7 +104,7 @@ def test_check_finds_a_missing_field(field, message):
 
 
 @pytest.mark.parametrize('epochs, steps_per_epoch, steps', [
-    (3, 100, 300), (0.5, 11, 6), (2, 10.01, 21), (0.1, 1000, 100), (0.7, 10, 7), (1.1, 10, 11), (0, 10, 0),
+    (3, 100, 300), (0.5, 11, 6), (2, 10.01, 21), (0.1, 1000, 100), (0.07, 100, 7),
     (300, 1_281_167 / 4096, 93_836)])
 def test_epochs_become_steps_rounded_up(epochs, steps_per_epoch, steps):
   config = ml_collections.ConfigDict(dict(total_epochs=epochs))
@@ -103,19 +126,21 @@ def test_durations_in_sections():
 
 
 @pytest.mark.parametrize('fields, message', [
-    (dict(total_epochs=2), r'gives both total_epochs = 2 and total_steps = 10; drop one of them'),
-    (dict(checkpoint=dict(every_epochs=2, every_steps=3)), r'gives both every_epochs = 2 and every_steps = 3'),
-    (dict(checkpoint=dict(every_steps=-3)), r'every_steps is -3 in the config; a duration cannot be negative'),
-    (dict(checkpoint=dict(every_epochs=-3)), r'every_steps is -30 in the config; a duration cannot be negative'),
+    (dict(total_epochs=2), r'^config gives both total_epochs = 2 and total_steps = 10; drop one of them$'),
+    (dict(checkpoint=dict(every_epochs=2, every_steps=3)), r'^config\.checkpoint gives both every_epochs = 2 and ev'),
+    (dict(checkpoint=dict(every_steps=0)), r'^config\.checkpoint\.every_steps is 0; it must be at least 1$'),
+    (dict(checkpoint=dict(every_epochs=-3)), r'^config\.checkpoint\.every_steps is -30; it must be at least 1$'),
+    (dict(optimizer=dict(schedule=dict(warmup_steps=-1))), r'schedule\.warmup_steps is -1; it must be at least 0$'),
 ])
 def test_wrong_durations(fields, message):
   with pytest.raises(ValueError, match=message):
     configuration.in_steps(a_config(**fields), 10)
 
 
-def test_no_duration_is_none():
-  config = ml_collections.ConfigDict(dict(checkpoint=dict(keep_every_steps=None)))
-  assert configuration.in_steps(config, 10).checkpoint.keep_every_steps is None
+def test_durations_that_may_be_nothing():
+  config = ml_collections.ConfigDict(dict(keep_every_steps=None, schedule=dict(warmup_epochs=0.)))
+  resolved = configuration.in_steps(config, 10).to_dict()
+  assert resolved == dict(keep_every_steps=None, schedule=dict(warmup_steps=0))
 
 
 # Which runs are the same

@@ -48,7 +48,7 @@ def test_neighbours_in_the_order_lie_at_all_distances(data_dir):
   """Four rounds of the cipher, TensorFlow's default, give a chi2 of thousands here."""
   number = 1_281_167
   source = sources.FakeSource()
-  order = input_pipeline.TrainBatches(source, 1, 8, 0, Hosts(0, 1, 1), 0.5, True, 1).index(np.arange(65_536)).numpy()
+  order = input_pipeline.TrainBatches(source, 1, 8, 0, Hosts(0, 1, 1), 0.5, 0, True, 1).index(np.arange(65_536)).numpy()
   counts = np.bincount(np.diff(order) % number * 256 // number, minlength=256)
   expected = counts.sum() / 256
   assert ((counts - expected)**2 / expected).sum() < 400  # 255 degrees of freedom: 346 at p = 0.0001
@@ -92,10 +92,11 @@ def test_a_process_reads_only_its_part(data_dir, monkeypatch):
     tf.py_function(lambda i: read.extend(i.numpy().tolist()), [indices], [])
     return original(self, indices)
   monkeypatch.setattr(sources.TfdsSource, 'read', spy)
+  monkeypatch.setattr(input_pipeline, 'READ_AT_ONCE', 32)
   next(train(data_dir, Hosts(1, 2, 1), batch_size=128, threads=1).start(0))
   part = lambda index: {int(i) for k in range(11) for i in train(data_dir, batch_size=128).index(
       Hosts(index, 2, 1).positions(128, k)).numpy()}  # 11 batches are not yet an epoch
-  assert len(read) >= 64 and set(read) <= part(1) and not set(read) & part(0)
+  assert len(read) >= 32 and set(read) <= part(1) and not set(read) & part(0)
 
 
 def test_augmentation_differs_between_epochs_and_seeds(data_dir):

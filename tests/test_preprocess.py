@@ -34,21 +34,29 @@ def test_decode_gives_rgb_whatever_the_file(kind):
 def test_inception_crop_of_jpeg_and_png_take_the_same_part():
   pixels = image(80, 120)
   for seed in ([0, 1], [0, 2]):
-    of_jpeg, of_png = (preprocess.inception_crop(encode(pixels, kind, **options), 32, 0.1, seed).numpy().astype(int)
+    of_jpeg, of_png = (preprocess.inception_crop(encode(pixels, kind, **options), 32, 0.1, 0, seed).numpy().astype(int)
                        for kind, options in (('JPEG', {'quality': 100, 'subsampling': 0}), ('PNG', {})))
     assert np.abs(of_jpeg - of_png).max() <= 4
 
 
 def test_inception_crop_depends_on_the_seed_alone_and_covers_the_area_asked_for():
   pixels = encode(image(100, 100), 'PNG')
-  crops = [preprocess.inception_crop(pixels, 50, 0.25, [7, k]).numpy().astype(int) for k in range(200)]
-  again = preprocess.inception_crop(pixels, 50, 0.25, [7, 3]).numpy()
+  crops = [preprocess.inception_crop(pixels, 50, 0.25, 0, [7, k]).numpy().astype(int) for k in range(200)]
+  again = preprocess.inception_crop(pixels, 50, 0.25, 0, [7, 3]).numpy()
   assert (crops[3] == again).all()
   # The image's brightness rises by 2.55 a pixel, so a crop's range tells its height and width.
   height, width = (np.array([np.ptp(crop[:, :, axis]) / 250 for crop in crops]) for axis in (0, 1))
   area, ratio = height * width, width / height
   assert 0.2 < area.min() < 0.3 and 0.85 < area.max()
   assert 0.7 < ratio.min() < 0.85 and 1.2 < ratio.max() < 1.4
+
+
+def test_padded_crops_also_shift_and_shrink():
+  white = encode(np.full((8, 8, 3), 255, np.uint8), 'PNG')
+  crops = np.stack([preprocess.inception_crop(white, 8, 0.64, 1, [0, k]).numpy()[:, :, 0] for k in range(100)])
+  sides = crops[:, 0].max(1), crops[:, -1].max(1), crops[:, :, 0].max(1), crops[:, :, -1].max(1)
+  black = np.stack(sides, 1) < 255  # which sides show some of the padding
+  assert {tuple(row) for row in black} >= {(True, False, True, False), (False, True, False, True), (True,) * 4}
 
 
 def test_flip_mirrors_about_half_of_the_images():

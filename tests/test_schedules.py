@@ -34,4 +34,4 @@ def test_without_a_warmup_it_starts_at_the_peak_and_ends_at_zero(name):
 def test_the_papers_pretraining():
   """10k steps of warmup to 1e-3, then straight down (section 3); 1e-5 at the end as in the authors' code."""
   rate = schedules.SCHEDULES['linear'](peak=1e-3, total_steps=93_000, warmup_steps=10_000, end=1e-5)
-  np.testing.assert_allclose(at(rate, [0, 5_000, 10_000, 51_500, 93_000]), [0, 5e-4, 1e-3, 5.05e-4, 1e-5], rtol=1e-4)
+  np.testing.assert_allclose(at(rate, [0, 5_000, 10_000, 30_750, 93_000]), [0, 5e-4, 1e-3, 7.525e-4, 1e-5], rtol=1e-4)

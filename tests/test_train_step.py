@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mixer.devices import settle
 from mixer import models
 from mixer import optim
 from mixer import train_step
@@ -27,6 +28,7 @@ def a_model(**fields):
 
 class Noise(nn.Module):
   """A model that sees nothing but its keys."""
+  num_classes: int = 5
 
   @nn.compact
   def __call__(self, images, keys=None):
@@ -54,12 +56,13 @@ def start(model, optimizer):
   return train_step.TrainState(np.zeros((), np.int32), params, opt_state)
 
 
-def take(model, batches, devices, optimizer=None, accumulate=1, seed=0, loss='softmax_xent'):
+def take(model, batches, devices, optimizer=None, accumulate=1, seed=0, loss='softmax_xent',
+         mixup=0.):
   """(parameters after the steps, the metrics of each) on so many devices."""
   optimizer, learning_rate = optimizer or an_optimizer()
   devices = jax.devices()[:devices]
   given = dict(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
-               accumulate=accumulate)
+               mixup=mixup, accumulate=accumulate)
   if len(devices) == jax.device_count():
     step = train_step.parallel(**given)
   else:
@@ -70,13 +73,14 @@ def take(model, batches, devices, optimizer=None, accumulate=1, seed=0, loss='so
   metrics = []
   for batch in batches:
     state, values = step(state, batch)
-    train_step.settle(values)
+    settle(values)
     metrics.append(jax.device_get(values))
   # Not flax's `unreplicate`, which keeps the axis where one device of several is in use.
   return jax.tree.map(lambda x: x[0], jax.device_get(state.params)), metrics
 
 
 def assert_same(result, expected, atol=1e-6):
+  assert jax.tree.map(np.shape, result) == jax.tree.map(np.shape, expected)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol), result, expected)
 
 
@@ -94,11 +98,11 @@ def mean_loss(params, model, batch):
 @functools.cache
 def noisy_steps(devices, accumulate=1):
   model = a_model(dropout_rate=0.3, stochastic_depth=0.5)
-  return take(model, [a_batch(0), a_batch(1)], devices, accumulate=accumulate)
+  return take(model, [a_batch(0), a_batch(1)], devices, accumulate=accumulate, mixup=0.5)
 
 
 def test_devices_take_the_step_that_one_takes():
-  """With dropout and stochastic depth: an example's noise goes with its place in the global batch."""
+  """With dropout, stochastic depth and mixup: all noise goes with a place in the global batch."""
   assert_same(noisy_steps(8), noisy_steps(1))
 
 
@@ -116,6 +120,11 @@ def test_noise_depends_on_seed_step_and_place():
 
   all_losses = [*losses(BATCH), *losses(BATCH, seed=1), *losses(1)]
   assert len(set(np.round(all_losses, 3))) == 6
+
+
+def test_mixup_changes_the_targets():
+  plain, mixed = (take(Noise(), [a_batch(0)], 1, mixup=mixup)[1][0]['loss'] for mixup in (0., 0.5))
+  assert abs(plain - mixed) > 1e-3
 
 
 def test_metrics_are_those_of_the_whole_batch():
@@ -157,14 +166,24 @@ def test_wrong_loss():
     take(a_model(), [a_batch(0)], 1, loss='xent')
 
 
+@pytest.mark.parametrize('accumulate', [0, 3])
+def test_wrong_accumulate(accumulate):
+  message = rf'config\.step\.accumulate is {accumulate}; it must divide the 16 images a device'
+  with pytest.raises(ValueError, match=message):
+    take(a_model(), [a_batch(0)], 1, accumulate=accumulate)
+
+
 def test_init():
   optimizer, _ = an_optimizer()
-  state, again, other = (jax.device_get(train_step.init(nn.Dense(5), optimizer, SHAPE, seed)) for seed in (0, 0, 1))
+  inits = [functools.partial(train_step.init, nn.Dense(5), optimizer, SHAPE, seed) for seed in (0, 0, 1)]
+  state, again, other = map(train_step.on_host, inits)
   assert state.step == 0 and state.step.dtype == 'int32'
   jax.tree.map(np.testing.assert_array_equal, state, again)
   assert np.any(state.params['kernel'] != other.params['kernel'])
+  shapes = train_step.replicated_shapes(inits[0])
+  assert jax.tree.map(lambda x: x.shape, shapes) == jax.tree.map(lambda x: (8, *np.shape(x)), state)
 
 
 def test_scale():
-  np.testing.assert_allclose(train_step.scale(np.array([0, 51, 255], np.uint8)), [-1, -0.6, 1], atol=1e-6)
-  assert train_step.scale(np.zeros(1, np.uint8)).dtype == 'float32'
+  np.testing.assert_allclose(models.scale(np.array([0, 51, 255], np.uint8)), [-1, -0.6, 1], atol=1e-6)
+  assert models.scale(np.zeros(1, np.uint8)).dtype == 'float32'

@@ -1,13 +1,14 @@
 """Top-1, top-5 and loss over a split, each example counted once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 import numpy as np
 
+from mixer import devices
 from mixer import losses
 from mixer import metrics
-from mixer import train_step
+from mixer import models
 
 
 class Scorer:
@@ -18,7 +19,7 @@ class Scorer:
 
   def __init__(self, model, loss: str):
     loss_function = losses.LOSSES[loss]
-    predict = lambda params, images: model.apply({'params': params}, train_step.scale(images))
+    predict = lambda params, images: model.apply({'params': params}, models.scale(images))
 
     def sums(params, batch):
       logits, labels, mask = predict(params, batch['image']), batch['label'], batch['mask']
@@ -39,7 +40,7 @@ class Scorer:
     under_way = []  # one batch, so that the devices go on while its sums are fetched
     for batch in batches:
       under_way.append(self._sums(params, batch))
-      train_step.settle(under_way)
+      devices.settle(under_way)
       if len(under_way) > 1:
         _add(totals, under_way.pop(0))
     for sums in under_way:

@@ -1,11 +1,17 @@
 """Models. `build` turns a config's `model` section into one, here and nowhere else."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from mixer import configuration
 from mixer.models import mlp_mixer
 
 MODELS = {'mlp_mixer': (mlp_mixer.MlpMixer, mlp_mixer.variant_fields)}
+
+
+def scale(images):
+  """Pixels as the models take them. [...] uint8 in [0, 255] -> float32 in [-1, 1]."""
+  return images.astype(jnp.float32) / 127.5 - 1
 
 
 def build(*, name: str, variant: str | None = None, **fields) -> nn.Module:

@@ -1,0 +1,28 @@
+"""Mixup (Zhang et al., 2018): each example becomes a mean of itself and another one, and so do its targets."""
+
+import jax
+import jax.numpy as jnp
+
+
+def mix(images, targets, strength: float, key, axis_name: str):
+  """Mixes each example with the one before it in the global batch. [b, H, W, 3], [b, K] floats -> the same.
+
+  One weight serves the whole batch: drawn from Beta(strength, strength) and, as in the authors' code, the larger of
+  it and its complement. The result does not depend on how the batch lies over the devices.
+
+  Args:
+    strength: p of Table 4.
+    key: the same on all devices.
+    axis_name: of the mapped axis of devices.
+  """
+  weight = jax.random.beta(key, strength, strength)
+  weight = jnp.maximum(weight, 1 - weight)
+  blend = lambda x: weight * x + (1 - weight) * _previous(x, axis_name)
+  return blend(images), blend(targets)
+
+
+def _previous(x, axis_name):
+  """The example before each; the first one's is the last of the device before."""
+  devices = jax.lax.axis_size(axis_name)
+  first = jax.lax.ppermute(x[-1:], axis_name, [(k, (k + 1) % devices) for k in range(devices)])
+  return jnp.concatenate([first, x[:-1]])
