@@ -17,7 +17,7 @@ def learning_curves(records: list[dict], path):
       series.setdefault(name, []).append((record['step'], value))
   losses = [name for name in series if name.endswith('/loss')]
   accuracies = [name for name in series if name.endswith('/top1')]
-  panels = [('loss', losses, 'log'), ('top-1 error', accuracies, 'log'),
+  panels = [('loss', losses, 'log'), ('top-1 error', accuracies, 'linear'),
             ('learning rate', ['train/learning_rate'], 'linear'), ('gradient norm', ['train/grad_norm'], 'log')]
   canvas = figure.Figure(figsize=(11, 6.5), layout='constrained')
   for axes, (title, names, scale) in zip(canvas.subplots(2, 2).flat, panels):
