@@ -15,7 +15,7 @@ def inception_crop(encoded, resolution: int, min_area: float, pad: int, seed):
   """Decodes a random part of an image and resizes it (bilinear). [] bytes -> [resolution, resolution, 3] uint8.
 
   The part covers `min_area` to all of the image's area, at an aspect ratio of 3/4 to 4/3 (paper, section 3). Of a JPEG
-  only that part is decoded.
+  that is not padded, only that part is decoded.
 
   Args:
     pad: black pixels to add on each side before, so that small images are also shifted and shrunk.

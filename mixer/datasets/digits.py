@@ -5,6 +5,8 @@ needs no download, so it prepares itself on first use.
 """
 
 import numpy as np
+import sklearn.datasets
+import sklearn.model_selection
 import tensorflow_datasets as tfds
 
 
@@ -28,7 +30,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     return {'train': self._generate_examples(train), 'test': self._generate_examples(test)}
 
   def _generate_examples(self, indices):
-    import sklearn.datasets  # here, for it is needed once and takes seconds
     images, labels = sklearn.datasets.load_digits(return_X_y=True)
     # The values are 0 to 16, and PNG's are 0 to 255.
     pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
@@ -38,8 +39,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 def split_indices():
   """Which of scikit-learn's rows are for training and which for testing. -> [1437], [360] ints."""
-  import sklearn.datasets
-  import sklearn.model_selection
   labels = sklearn.datasets.load_digits().target
   return sklearn.model_selection.train_test_split(np.arange(len(labels)), test_size=360, stratify=labels,
                                                   random_state=0)
