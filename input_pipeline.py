@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 import collections
 import dataclasses
 import functools
+import itertools
+import os
 import weakref
 
 import jax
@@ -136,11 +138,11 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
     min_area: the smallest part of an image's area that a training crop may cover.
     pad: black pixels to add on each side before the crop.
     flip: whether to mirror half of the images.
-    threads: that decode and augment; by default tf.data chooses. The batches are the same.
+    threads: that decode and augment; by default one a core. The batches are the same.
   """
   hosts.check('config.data.batch_size', batch_size)
   source = sources.open_split(dataset, split, data_dir)
-  return TrainBatches(source, batch_size, resolution, seed, hosts, min_area, pad, flip, threads or tf.data.AUTOTUNE)
+  return TrainBatches(source, batch_size, resolution, seed, hosts, min_area, pad, flip, threads or os.cpu_count())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +211,7 @@ def eval_batches(*, name: str, dataset: str, split: str, batch_size: int, resolu
   if resize < resolution:
     raise ValueError(f'config.evals.{name}.resize is {resize}, smaller than the crop: resolution is {resolution}')
   source = sources.open_split(dataset, split, data_dir)
-  return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or tf.data.AUTOTUNE)
+  return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or os.cpu_count())
 
 
 def check_classes(batches: TrainBatches | EvalBatches, num_classes: int):
@@ -221,20 +223,24 @@ def check_classes(batches: TrainBatches | EvalBatches, num_classes: int):
 
 
 def prefetch(batches: Iterable[dict], depth: int = 2) -> Iterator[dict]:
-  """The same batches on this host's devices, `depth` of them sent ahead of use."""
+  """The same batches on this host's devices. The first `depth` are sent by this call, and each further one in time."""
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ('batch',))
   sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('batch'))
-  queue = collections.deque()
-  for batch in batches:
-    queue.append(jax.device_put(batch, sharding))
-    if len(queue) == depth:
+  sent = (jax.device_put(batch, sharding) for batch in batches)
+  queue = collections.deque(itertools.islice(sent, depth))
+
+  def draw():
+    while queue:
       yield queue.popleft()
-  yield from queue
+      queue.extend(itertools.islice(sent, 1))
+
+  return draw()
 
 
 def _finish(examples, number):
   options = tf.data.Options()
   options.deterministic = True
+  options.autotune.enabled = False  # ending an iterator can wait a minute for the thread that tunes it
   return examples.batch(number, drop_remainder=True).prefetch(2).with_options(options)
 
 

@@ -4,6 +4,7 @@
   python train.py --list
 """
 
+from concurrent import futures
 import functools
 import os
 import pathlib
@@ -62,17 +63,24 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   score = lambda state: {f'{name}/{key}': value for name, batches in evals.items()
                          for key, value in scorer(state.params, prefetch(batches), batches.source.num_examples).items()}
 
-  with configuration.call(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir,
-                          run=config.to_dict(), metrics=[f'{name}/top1' for name in evals]) as checkpoints:
+  with (configuration.call(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir,
+                           run={**config.to_dict(), 'contents': data.source.contents},
+                           metrics=[f'{name}/top1' for name in evals]) as checkpoints,
+        futures.ThreadPoolExecutor() as pool):
+    compiling = pool.submit(update.compile)  # meanwhile the state and the first images are fetched
     state = checkpoints.restore(train_step.on_host(init))
     first_step = int(state.step)
     state = flax.jax_utils.replicate(state)
-    update = update.compile()
+    batches = prefetch(data.start(first_step))
+    update = compiling.result()
     with report.Report(workdir, first_step, total_steps, data.batch_size) as told:
       told.say(summary.describe(model=model, state=state, compiled=update, source=data.source, first_step=first_step,
                                 batch_size=data.batch_size, resolution=data.resolution, total_steps=total_steps))
-      results = {} if first_step < total_steps else told.evaluated(score(state))
-      for step, batch in zip(range(first_step + 1, total_steps + 1), prefetch(data.start(first_step))):
+      results = {}
+      if first_step >= total_steps:
+        results = told.evaluated(score(state))
+        told.write()
+      for step, batch in zip(range(first_step + 1, total_steps + 1), batches):
         state, metrics = update(state, batch)
         devices.settle(metrics)
         told.step(step, metrics)
@@ -98,16 +106,19 @@ def draw(workdir: str, scorer: classification.Scorer, state, evals):
       pictures.predictions(images, labels, logits, evals[name].source.class_names, workdir / f'predictions_{name}.png')
 
 
-def main(_):
+def main(arguments):
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
   if LIST.value:
     for path, line in configuration.describe_all('configs'):
       print(f'{path:<32} {line}')
     return
+  if arguments[1:]:
+    raise app.UsageError(f'nothing reads {" ".join(arguments[1:])}; a field of the config is set by --config.FIELD=VALUE')
   if CONFIG.value is None:
     raise app.UsageError('--config is missing: --config=configs/mixer_digits.py; --list names them all')
-  workdir = WORKDIR.value or f'runs/{pathlib.Path(flags.FLAGS["config"].config_filename).stem}'
+  workdir = os.path.expanduser(WORKDIR.value or f'runs/{pathlib.Path(flags.FLAGS["config"].config_filename).stem}')
+  configuration.prefer(CONFIG.value, config_flags.get_override_values(flags.FLAGS['config']))
   results = train(CONFIG.value, workdir)
   print(f'{report.describe(results)}\nrecords, checkpoints and pictures: {workdir}')
 

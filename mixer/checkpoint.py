@@ -23,6 +23,8 @@ def claim(workdir, resolved: dict):
     ValueError: if a run of another config has begun there; it lists the fields that differ, with both sides.
     OSError: if the directory cannot be written.
   """
+  if '://' in str(workdir):
+    raise ValueError(f'the work directory {workdir} is not on a disk of this machine. Choose a local --workdir')
   workdir = pathlib.Path(workdir)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -112,7 +114,7 @@ class Checkpoints:
       raise OSError(f'no room for the checkpoint of step {step}: it takes {size / 2**20:,.0f} MiB, and '
                     f'{self._folder} has {free / 2**20:,.0f} MiB left. Make room and start again: the run goes on '
                     f'from step {self._manager.latest_step() or 0}')
-    self._manager.save(step, args=ocp.args.StandardSave(host), metrics=metrics)
+    self._manager.save(step, args=ocp.args.StandardSave(host), metrics=metrics or None)
 
   def restore(self, state):
     """The latest state that can be read, on the host; `state` itself where there is no checkpoint.

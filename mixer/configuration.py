@@ -6,6 +6,7 @@ misspelt or superfluous field is an error, and a default stands in the callable'
 
 import ast
 import difflib
+import functools
 import inspect
 import math
 import pathlib
@@ -29,6 +30,13 @@ def check(config: ml_collections.ConfigDict):
     if field not in config and durations.get(field) not in config:
       also = f' (or config.{durations[field]})' if field in durations else ''
       raise ValueError(f'config.{field}{also} is missing')
+  for field, in_epochs in durations.items():
+    for name, kind in ((field, int), (in_epochs, float)):
+      if name in config:
+        _check_type(f'config.{name}', config[name], kind)
+  _check_type('config.seed', config.seed, int)
+  if 'train' in config.evals:
+    raise ValueError("config.evals.train: 'train' is what the metrics of the steps are called; choose another name")
 
 
 def call(function, section: str, fields, hidden=(), **given):
@@ -56,6 +64,8 @@ def call(function, section: str, fields, hidden=(), **given):
 
 def _check_type(path, value, annotation):
   kinds = typing.get_args(annotation) or (annotation,)
+  if typing.get_origin(annotation) is typing.Literal and value not in kinds:
+    raise ValueError(f'{path} is {value!r}; it must be one of {", ".join(map(repr, kinds))}')
   if set(kinds) <= {int, float, str, bool, type(None)}:
     accepted = (*kinds, int) if float in kinds else kinds
     if not isinstance(value, accepted) or isinstance(value, bool) and bool not in kinds:
@@ -104,6 +114,17 @@ def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float,
       raise ValueError(f'{path}.{name} is {value}; it must be at least {least}')
     resolved[name] = value
   return resolved
+
+
+def prefer(config: ml_collections.ConfigDict, overrides):
+  """Drops `x_epochs` where `overrides` has the path of `x_steps`, and the reverse, so that the command line wins."""
+  for path in overrides:
+    *sections, name = path.split('.')
+    stem, _, unit = name.rpartition('_')
+    other = f'{stem}_{dict(steps="epochs", epochs="steps").get(unit)}'
+    section = functools.reduce(getattr, sections, config)
+    if other in section and '.'.join([*sections, other]) not in overrides:
+      del section[other]
 
 
 def flat(config, prefix: str = '') -> dict:

@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.special
 
 
 def mix(images, targets, strength: float, key, axis_name: str):
@@ -15,8 +17,9 @@ def mix(images, targets, strength: float, key, axis_name: str):
     key: the same on all devices.
     axis_name: of the mapped axis of devices.
   """
-  weight = jax.random.beta(key, strength, strength)
-  weight = jnp.maximum(weight, 1 - weight)
+  # By its quantiles, in the upper half of the symmetric distribution: jax.random.beta takes seconds to compile on CPU.
+  shares = np.linspace(0.5, 1, 4097)
+  weight = jnp.interp(jax.random.uniform(key, minval=0.5), shares, scipy.special.betaincinv(strength, strength, shares))
   blend = lambda x: weight * x + (1 - weight) * _previous(x, axis_name)
   return blend(images), blend(targets)
 

@@ -21,7 +21,7 @@ def learning_curves(records: list[dict], path):
             ('learning rate', ['train/learning_rate'], 'linear'), ('gradient norm', ['train/grad_norm'], 'log')]
   canvas = figure.Figure(figsize=(11, 6.5), layout='constrained')
   for axes, (title, names, scale) in zip(canvas.subplots(2, 2).flat, panels):
-    for name in names:
+    for name in (name for name in names if name in series):
       steps, values = np.array(series[name], float).T
       values = 1 - values if title == 'top-1 error' else values
       axes.plot(steps, values, '.-' if len(steps) < 100 else '-', linewidth=1.2, label=name.split('/')[0])
@@ -44,8 +44,9 @@ def predictions(images, labels, logits, class_names, path, rows: int = 6, column
     images: [B, H, W, 3] uint8.
     labels: [B] ints.
     logits: [B, K].
-    class_names: K strings.
+    class_names: K strings, or None for the numbers of the classes.
   """
+  class_names = class_names or range(logits.shape[-1])
   shares = np.exp(logits - logits.max(-1, keepdims=True))
   shares /= shares.sum(-1, keepdims=True)
   guesses = logits.argmax(-1)
@@ -64,5 +65,5 @@ def predictions(images, labels, logits, class_names, path, rows: int = 6, column
     axes.imshow(images[k], interpolation='nearest', extent=(left, left + 1, bottom, bottom - 1), aspect='auto')
     truth = '' if right else f'\nis {class_names[labels[k]]}'
     axes.text(left, bottom - 1.03, f'{class_names[guesses[k]]}  {shares[k, guesses[k]]:.0%}{truth}', fontsize=9,
-              color=RIGHT if right else WRONG, va='bottom')
+              color=RIGHT if right else WRONG, va='bottom', parse_math=False)
   canvas.savefig(path, dpi=100)

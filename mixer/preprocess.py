@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 def decode(encoded):
-  """An image file's pixels, as RGB; of an animation, the first frame. [] bytes -> [H, W, 3] uint8."""
+  """An image file's pixels, as RGB; of an animated GIF, the first frame. [] bytes -> [H, W, 3] uint8."""
   return tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), [None, None, 3])
 
 
@@ -27,7 +27,8 @@ def inception_crop(encoded, resolution: int, min_area: float, pad: int, seed):
         aspect_ratio_range=(3 / 4, 4 / 3), use_image_if_no_bounding_boxes=True)
     # Its place is drawn here: that function never reaches the last row and column, which tells on small images.
     room = tf.cast(shape[:2] - size[:2] + 1, tf.float32)
-    corner = tf.cast(tf.random.stateless_uniform([2], seed) * room, tf.int32)
+    place = tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 0))  # size took `seed`
+    corner = tf.cast(place * room, tf.int32)
     return tf.concat([corner, size[:2]], 0)
 
   def of_jpeg():

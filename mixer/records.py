@@ -22,20 +22,29 @@ class Writer:
 
   def __init__(self, path, last_step: int):
     """Goes on after `last_step`: later records, from a run that was stopped after its last checkpoint, are dropped."""
-    self._file = None
-    if path is None:
-      return
-    kept = [record for record in read(path) if record['step'] <= last_step]
-    partial = f'{path}.partial'
-    with open(partial, 'w') as file:
-      file.writelines(json.dumps(record) + '\n' for record in kept)
-    os.replace(partial, path)
-    self._file = open(path, 'a')
+    self._file, self._path = None, path
+    if path is not None:
+      self._kept = [record for record in read(path) if record['step'] <= last_step]
+      self._rewrite()
 
   def write(self, step: int, values: dict):
-    if self._file:
+    """Appends the values of a step; those of the last step before the writer was opened are added to its record."""
+    if not self._file:
+      return
+    if self._kept and self._kept[-1]['step'] == step:
+      self._kept[-1] |= values
+      self._rewrite()
+    else:
       self._file.write(json.dumps({'step': step, **values}) + '\n')
       self._file.flush()
+
+  def _rewrite(self):
+    self.close()
+    partial = f'{self._path}.partial'
+    with open(partial, 'w') as file:
+      file.writelines(json.dumps(record) + '\n' for record in self._kept)
+    os.replace(partial, self._path)
+    self._file = open(self._path, 'a')
 
   def close(self):
     if self._file:

@@ -11,6 +11,8 @@ import tqdm
 
 from mixer import records
 
+ADVICE = 'Lower the learning rate, lengthen the warmup or clip the gradients'
+
 
 class Report:
   """Takes the metrics of every step and of the evaluations, and tells them when asked to.
@@ -65,7 +67,7 @@ class Report:
       if not (math.isfinite(self._latest['loss']) and math.isfinite(self._latest['grad_norm'])):
         raise FloatingPointError(
             f'step {step}: the loss is {self._latest["loss"]} and the gradient norm {self._latest["grad_norm"]}. '
-            'No checkpoint was written since. Lower the learning rate, lengthen the warmup or clip the gradients')
+            f'No checkpoint was written since. {ADVICE}')
 
   def log(self):
     """Tells the latest step's metrics and the speed since the clock was last set."""
@@ -83,9 +85,18 @@ class Report:
     self._restart_clock()
 
   def evaluated(self, metrics: dict[str, float]) -> dict[str, float]:
-    """Tells the metrics of evaluations, by names such as 'test/top1', and returns them."""
+    """Tells the metrics of evaluations, by names such as 'test/top1', and returns them.
+
+    Raises:
+      FloatingPointError: naming the first step, or else the metric, that is not finite.
+    """
+    self.check()
+    for name, value in metrics.items():
+      if not math.isfinite(value):
+        raise FloatingPointError(f'after step {self._step}: {name} is {value}. No checkpoint was written since. {ADVICE}')
     self._values |= metrics
-    self.say(f'step {self._step:,}, ' + describe(metrics))
+    if metrics:
+      self.say(f'step {self._step:,}, ' + describe(metrics))
     self._restart_clock()
     return metrics
 

@@ -69,7 +69,7 @@ def test_without_a_checkpoint_the_state_stays(tmp_path):
 
 def test_kept_are_the_latest_the_regular_and_the_best(tmp_path):
   # Only the even steps were evaluated; the best of them is the second.
-  scores = lambda step: {'test/top1': 1. if step == 2 else 0.5} if step % 2 == 0 else None
+  scores = lambda step: {'test/top1': 1. if step == 2 else 0.5} if step % 2 == 0 else {}
   save(tmp_path, range(1, 13), scores, keep_latest=2, keep_every_steps=5, best='test/top1')
   assert kept(tmp_path) == [2, 5, 10, 11, 12]
 

@@ -137,6 +137,16 @@ def test_wrong_durations(fields, message):
     configuration.in_steps(a_config(**fields), 10)
 
 
+def test_a_duration_of_the_command_line_replaces_the_other_unit():
+  config = a_config(total_epochs=2., checkpoint=dict(every_epochs=2., every_steps=3))
+  configuration.prefer(config, {'total_epochs': 2., 'checkpoint.every_steps': 3, 'model.depth': 1})
+  assert 'total_steps' not in config and config.total_epochs == 2
+  assert config.checkpoint.to_dict() == {'every_steps': 3}
+  both = a_config(total_epochs=2.)
+  configuration.prefer(both, {'total_epochs': 2., 'total_steps': 3})
+  assert 'total_epochs' in both and 'total_steps' in both
+
+
 def test_durations_that_may_be_nothing():
   config = ml_collections.ConfigDict(dict(keep_every_steps=None, schedule=dict(warmup_epochs=0.)))
   resolved = configuration.in_steps(config, 10).to_dict()

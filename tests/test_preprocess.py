@@ -51,6 +51,16 @@ def test_inception_crop_depends_on_the_seed_alone_and_covers_the_area_asked_for(
   assert 0.7 < ratio.min() < 0.85 and 1.2 < ratio.max() < 1.4
 
 
+def test_where_a_crop_lies_has_nothing_to_do_with_its_shape():
+  pixels = encode(image(100, 100), 'PNG')
+  crops = np.array([preprocess.inception_crop(pixels, 20, 0.1, 0, [7, k]).numpy() for k in range(300)], int)
+  top, left = crops[:, 0, 0, 0] / 255, crops[:, 0, 0, 1] / 255
+  height, width = np.ptp(crops[..., 0], axis=(1, 2)) / 255, np.ptp(crops[..., 1], axis=(1, 2)) / 255
+  for place, side in ((top, height), (left, width)):
+    place = place / np.maximum(1 - side * 20 / 19, 0.05)  # its share of the room that there is
+    assert abs(np.corrcoef(place, width / height)[0, 1]) < 0.25  # 4.3 standard deviations
+
+
 def test_padded_crops_also_shift_and_shrink():
   white = encode(np.full((8, 8, 3), 255, np.uint8), 'PNG')
   crops = np.stack([preprocess.inception_crop(white, 8, 0.64, 1, [0, k]).numpy()[:, :, 0] for k in range(100)])

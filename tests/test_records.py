@@ -57,6 +57,17 @@ def test_going_on_from_a_checkpoint_leaves_each_step_once(tmp_path):
   assert [file.name for file in tmp_path.iterdir()] == ['records.jsonl']
 
 
+def test_values_of_the_step_it_goes_on_after_are_added_to_its_record(tmp_path):
+  path = tmp_path / 'records.jsonl'
+  write(path, 0, [1, 2])
+  writer = records.Writer(path, 2)
+  writer.write(2, {'test/top1': 0.5})
+  writer.write(3, {'loss': 0.3})
+  writer.close()
+  assert list(records.read(path)) == [{'step': 1, 'loss': 0.1}, {'step': 2, 'loss': 0.2, 'test/top1': 0.5},
+                                      {'step': 3, 'loss': 0.3}]
+
+
 def test_a_process_without_a_path_writes_nothing(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   write(None, 0, [1])

@@ -28,13 +28,22 @@ def test_the_first_step_that_is_not_finite_is_named(told, bad):
     told.check()
 
 
+def test_an_evaluation_is_not_told_of_a_run_that_is_lost(told):
+  scores = {'test/top1': 0.1, 'test/top5': 0.5, 'test/loss': np.nan, 'test/examples': 7}
+  told.step(1, metrics())
+  with pytest.raises(FloatingPointError, match='^after step 1: test/loss is nan'):
+    told.evaluated(scores)
+  told.step(2, metrics(loss=np.nan))
+  with pytest.raises(FloatingPointError, match='^step 2: the loss is nan'):
+    told.evaluated(scores)
+
+
 def test_a_step_tells_what_was_logged_and_evaluated_then_and_nothing_else(told, tmp_path):
   for step in range(1, 5):
     told.step(step, metrics(loss=step))
     if step == 2:
       told.log()
     if step == 4:
-      told.check()
       told.evaluated({'test/top1': 0.5, 'test/top5': 1., 'test/loss': 3., 'test/examples': 7})
     told.write()
   two, four = records.read(tmp_path / 'records.jsonl')
@@ -69,6 +78,9 @@ def test_pictures_show_what_they_are_given(tmp_path):
   images[2] = 255  # the wrong one is drawn first: its panel is the only white one
   logits = np.eye(3)[[0, 1, 2, 0, 1]] * 5
   pictures.predictions(images, np.array([0, 1, 0, 0, 1]), logits, ['a', 'b', 'c'], tmp_path / 'p.png', 1, 5)
+  pictures.predictions(images, np.array([0, 1, 0, 0, 1]), logits, ['$a_$', 'b', 'c'], tmp_path / 'odd_names.png')
+  pictures.predictions(images, np.array([0, 1, 0, 0, 1]), logits, None, tmp_path / 'no_names.png')
+  pictures.learning_curves([{'step': 1, 'test/top1': 0.5, 'test/loss': 1.}], tmp_path / 'few_records.png')
   assert PIL.Image.open(tmp_path / 'curves.png').size[0] > 500
   pixels = np.asarray(PIL.Image.open(tmp_path / 'p.png').convert('L'))
   strip = pixels[pixels.shape[0] * 3 // 4]

@@ -1,4 +1,5 @@
 import re
+import shutil
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ from mixer.datasets import sources
 def folder(tmp_path):
   """Two classes in two splits, of which the test split holds one; names and formats of all kinds."""
   rng = np.random.default_rng(0)
-  for name in ('train/cat/b.PNG', 'train/cat/a.jpg', 'train/dog/c.Jpeg', 'train/dog/d.webp', 'test/dog/e.png'):
+  for name in ('train/cat/b.PNG', 'train/cat/a.jpg', 'train/dog/c.Jpeg', 'train/dog/d é.webp', 'test/dog/e.png'):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.fromarray(rng.integers(0, 256, (12, 9, 3), np.uint8)).save(path)
@@ -67,10 +68,20 @@ def test_parts_of_splits_are_disjoint_and_complete(data_dir):
 def test_folder_takes_any_case_and_numbers_classes_over_all_splits(folder):
   train, test = sources.open_split(str(folder), 'train'), sources.open_split(str(folder), 'test')
   assert train.class_names == test.class_names == ['cat', 'dog']
-  assert [path.split('/')[-1] for path in train.paths] == ['a.jpg', 'b.PNG', 'c.Jpeg', 'd.webp']
+  assert [path.split('/')[-1] for path in train.paths] == ['a.jpg', 'b.PNG', 'c.Jpeg', 'd é.webp']
   assert [label for _, label in encoded(train)] == [0, 0, 1, 1]
   assert [label for _, label in encoded(test)] == [1]
   assert encoded(test)[0][0] == (folder / 'test/dog/e.png').read_bytes()
+
+
+def test_contents_tell_of_files_and_classes_but_not_of_where_they_lie(folder, data_dir, tmp_path_factory):
+  contents = lambda root: sources.open_split(str(root), 'train').contents
+  before = contents(folder)
+  moved = shutil.copytree(folder, tmp_path_factory.mktemp('moved') / 'copy')
+  assert contents(moved) == before
+  (moved / 'train/dog/d é.webp').rename(moved / 'train/cat/d é.webp')
+  assert contents(moved) != before
+  assert sources.open_split('digits', 'train[:90%]', data_dir).contents == 'digits/1.0.0, 1293 examples'
 
 
 @pytest.mark.parametrize('dataset, split, text', [

@@ -12,6 +12,7 @@ import flax.jax_utils
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import PIL.Image
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
@@ -109,6 +110,31 @@ def test_a_finished_run_only_scores_again(whole, data_dir):
   assert (whole[0] / 'records.jsonl').read_text() == before
 
 
+def test_a_finished_run_records_the_scores_of_a_new_evaluation(data_dir, tmp_path):
+  train.train(config(data_dir, total_steps=2, **{'optimizer.schedule.warmup_steps': 1}), str(tmp_path))
+  before = told(tmp_path)
+  more = config(data_dir, total_steps=2, **{'optimizer.schedule.warmup_steps': 1})
+  more.evals.again = more.evals.test.copy_and_resolve_references()
+  results = train.train(more, str(tmp_path))
+  assert results['again/top1'] == results['test/top1']
+  assert told(tmp_path) == [*before[:-1], {**before[-1], **results}]
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+  rng = np.random.default_rng(0)
+  for name in range(40):
+    path = tmp_path / f'data/{"test" if name % 5 == 0 else "train"}/{"ab"[name % 2]}/{name}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+  own = config(None, total_steps=2, **{'data.dataset': str(tmp_path / 'data'), 'evals.test.batch_size': 8,
+                                       'evals.test.dataset': str(tmp_path / 'data'), 'model.num_classes': 2,
+                                       'optimizer.schedule.warmup_steps': 1})
+  train.train(own, str(tmp_path / 'run'))
+  (tmp_path / 'data/train/a/2.png').unlink()
+  with pytest.raises(ValueError, match='(?s)holds the run of another config:\n  contents: .32 files.* there, .31 files'):
+    train.train(own, str(tmp_path / 'run'))
+
+
 def test_another_seed_is_another_run(whole, data_dir, tmp_path):
   train.train(config(data_dir, seed=1, eval_every_steps=6), str(tmp_path))
   assert told(tmp_path)[-1]['train/loss'] != told(whole[0])[-1]['train/loss']
@@ -132,6 +158,9 @@ def test_another_seed_is_another_run(whole, data_dir, tmp_path):
     ('evals.test.split', 'val', "split 'val' is not in digits/1.0.0"),
     ('evals.test.batch_size', 20, 'config.evals.test.batch_size is 20; it must be a multiple of the 8 devices'),
     ('log_every_steps', 0, 'config.log_every_steps is 0; it must be at least 1'),
+    ('eval_every_steps', 2.5, 'config.eval_every_steps is 2.5, of type float; it must be int'),
+    ('model.dtype', 'bf16', "config.model.dtype is 'bf16'; it must be one of 'float32', 'bfloat16'"),
+    ('evals.train', dict(dataset='digits'), "config.evals.train: 'train' is what the metrics of the steps are called"),
     ('checkpoint.best', 'val/top1', "config.checkpoint.best is 'val/top1'; it must be one of"),
 ])
 def test_a_config_that_does_not_fit_is_refused_before_anything_is_written(data_dir, tmp_path, path, value, text):
@@ -218,7 +247,18 @@ def test_the_demo_killed_in_the_middle_goes_on_also_on_other_devices(data_dir, t
     np.testing.assert_allclose(one[name], other[name], rtol=0.05, atol=5e-3, err_msg=name)
 
 
-def test_a_missing_config_is_a_usage_error():
-  done = subprocess.run([sys.executable, 'train.py'], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize('arguments, text', [
+    ([], '--config is missing: --config=configs/mixer_digits.py; --list names them all'),
+    (['--config=configs/mixer_digits.py', 'total_epochs=3'], 'nothing reads total_epochs=3; a field of the config is set'),
+])
+def test_usage_errors(arguments, text):
+  done = subprocess.run([sys.executable, 'train.py', *arguments], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 1
-  assert '--config is missing: --config=configs/mixer_digits.py; --list names them all' in done.stdout + done.stderr
+  assert text in done.stdout + done.stderr
+
+
+def test_a_work_directory_in_a_bucket_is_refused(data_dir, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match='gs://bucket/run is not on a disk of this machine'):
+    train.train(config(data_dir), 'gs://bucket/run')
+  assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 `open_split` finds out what a config's `dataset` names. Each source has
 
   name, num_examples        for messages and for the order
+  contents                  what a run that goes on must find again, wherever it lies
   class_names               a list, or None where the source has no classes of its own
   read([n] ints)            -> [n] strings: the records at these indices, in a graph
   parse([] string, [] int)  -> ([] string, [] int): a record's encoded image and its label, in a graph
@@ -10,6 +11,7 @@
 """
 
 import dataclasses
+import hashlib
 import pathlib
 from typing import Any
 
@@ -79,7 +81,8 @@ class TfdsSource:
   """A split, or a part of one, of a prepared TFDS dataset in array_record files."""
   name: str
   num_examples: int
-  class_names: list[str]
+  contents: str
+  class_names: list[str] | None
   records: Any
   features: Any
 
@@ -103,7 +106,8 @@ class TfdsSource:
     if not part.num_examples:
       raise ValueError(f'split {split!r} of {name} is empty')
     records = array_record_data_source.ArrayRecordDataSource(part.file_instructions)
-    return cls(f'{name}, split {split}', part.num_examples, info.features['label'].names, records, wanted)
+    return cls(f'{name}, split {split}', part.num_examples, f'{info.full_name}, {part.num_examples} examples',
+               getattr(info.features['label'], 'names', None), records, wanted)
 
   def read(self, indices):
     get = lambda numbers: np.array(self.records.__getitems__(numbers.tolist()), dtype=object)
@@ -122,6 +126,7 @@ class FolderSource:
   """The images of root/split/class/, in the order of their paths. Classes are numbered over all splits."""
   name: str
   num_examples: int
+  contents: str
   class_names: list[str]
   paths: np.ndarray
   labels: np.ndarray
@@ -140,11 +145,13 @@ class FolderSource:
       raise ValueError(f'{splits[split]} holds no images: none of its folders has a file that ends in '
                        f'{", ".join(IMAGE_SUFFIXES)}. The layout is root/split/class/image.jpg')
     paths, labels = zip(*files)
-    return cls(f'{root}, split {split}', len(files), class_names, np.array([str(p) for p in paths], dtype=object),
-               np.array(labels))
+    listing = '\n'.join(f'{path.relative_to(root)} {label}' for path, label in files)
+    contents = f'{len(files)} files, sha256 of their names {hashlib.sha256(listing.encode()).hexdigest()[:16]}'
+    return cls(f'{root}, split {split}', len(files), contents, class_names,
+               np.array([str(path) for path in paths], dtype=object), np.array(labels))
 
   def read(self, indices):
-    return tf.map_fn(tf.io.read_file, tf.gather(self.paths.astype(bytes), indices), fn_output_signature=tf.string)
+    return tf.map_fn(tf.io.read_file, tf.gather(self.paths, indices), fn_output_signature=tf.string)
 
   def parse(self, record, index):
     return record, tf.gather(self.labels, index)
@@ -158,4 +165,5 @@ class FakeSource:
   """No files: as many examples as ImageNet has, all alike, to time a loop without its data."""
   name: str = 'fake'
   num_examples: int = 1_281_167
+  contents: str = 'fake'
   class_names: None = None

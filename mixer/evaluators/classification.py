@@ -19,16 +19,15 @@ class Scorer:
 
   def __init__(self, model, loss: str):
     loss_function = losses.LOSSES[loss]
-    predict = lambda params, images: model.apply({'params': params}, models.scale(images))
 
-    def sums(params, batch):
-      logits, labels, mask = predict(params, batch['image']), batch['label'], batch['mask']
+    def score(params, batch):
+      logits = model.apply({'params': params}, models.scale(batch['image']))
+      labels, mask = batch['label'], batch['mask']
       values = {'top1': metrics.top_k_hit(logits, labels, 1), 'top5': metrics.top_k_hit(logits, labels, 5),
                 'loss': loss_function(logits, losses.targets(labels, logits.shape[-1])), 'examples': mask}
-      return jax.lax.psum({name: (mask * value).sum() for name, value in values.items()}, 'batch')
+      return jax.lax.psum({name: (mask * value).sum() for name, value in values.items()}, 'batch'), logits
 
-    self._sums = jax.pmap(sums, axis_name='batch', out_axes=None)
-    self._predict = jax.pmap(predict, axis_name='batch')
+    self._score = jax.pmap(score, axis_name='batch', out_axes=(None, 0))
 
   def __call__(self, params, batches: Iterable[dict], num_examples: int) -> dict[str, float]:
     """{'top1', 'top5', 'loss', 'examples'}: sums over all batches, divided once by the number of examples.
@@ -39,7 +38,7 @@ class Scorer:
     totals = dict.fromkeys(('top1', 'top5', 'loss', 'examples'), 0.)
     under_way = []  # one batch, so that the devices go on while its sums are fetched
     for batch in batches:
-      under_way.append(self._sums(params, batch))
+      under_way.append(self._score(params, batch)[0])
       devices.settle(under_way)
       if len(under_way) > 1:
         _add(totals, under_way.pop(0))
@@ -52,7 +51,7 @@ class Scorer:
 
   def predictions(self, params, batch: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """This host's (images, labels, logits) of one batch, without the filling."""
-    logits = self._predict(params, batch['image'])
+    _, logits = self._score(params, batch)
     real = np.asarray(batch['mask']).reshape(-1) > 0
     flat = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[real]
     return flat(batch['image']), flat(batch['label']), flat(logits)

@@ -12,11 +12,15 @@ Shapes: B images, H x W pixels, P x P patches, S = HW/P^2 tokens, C hidden_dim, 
 D_C channels_mlp_dim, K classes.
 """
 
+import typing
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from mixer import configuration
 from mixer.models import stochastic
+
+FloatType = typing.Literal['float32', 'bfloat16']
 
 SIZES = {  # Table 1. The paper's seven models are S/32, S/16, B/32, B/16, L/32, L/16 and H/14.
     'S': dict(num_blocks=8, hidden_dim=512, tokens_mlp_dim=256, channels_mlp_dim=2048),
@@ -59,8 +63,8 @@ class MlpBlock(nn.Module):
   """
   mlp_dim: int
   dropout_rate: float = 0.
-  dtype: str = 'float32'
-  param_dtype: str = 'float32'
+  dtype: FloatType = 'float32'
+  param_dtype: FloatType = 'float32'
 
   @nn.compact
   def __call__(self, x, keys=None):
@@ -78,8 +82,8 @@ class MixerBlock(nn.Module):
   dropout_rate: float = 0.
   drop_rates: tuple[float, float] = (0., 0.)
   rescale: bool = False
-  dtype: str = 'float32'
-  param_dtype: str = 'float32'
+  dtype: FloatType = 'float32'
+  param_dtype: FloatType = 'float32'
 
   @nn.compact
   def __call__(self, x, keys=None):
@@ -106,7 +110,7 @@ class MlpMixer(nn.Module):
     stochastic_depth: the probability of dropping the last residual branch (Table 4).
     stochastic_depth_rule: how that probability rises with depth, and what becomes of kept branches: `drop_rates`.
     head_bias_init: the head's first bias; about -log(K) for a sigmoid loss. Its kernel starts at zero.
-    dtype: of the blocks' computation, 'float32' or 'bfloat16'. The features' mean and the head are float32.
+    dtype: of the blocks' computation. The features' mean and the head are float32.
     param_dtype: of the parameters.
   """
   num_classes: int | None
@@ -119,8 +123,8 @@ class MlpMixer(nn.Module):
   stochastic_depth: float = 0.
   stochastic_depth_rule: str = 'paper'
   head_bias_init: float = 0.
-  dtype: str = 'float32'
-  param_dtype: str = 'float32'
+  dtype: FloatType = 'float32'
+  param_dtype: FloatType = 'float32'
 
   @nn.compact
   def __call__(self, images, keys=None):
