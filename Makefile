@@ -17,7 +17,7 @@ test: .venv/test
 	$(PIP) install --quiet --requirement requirements.txt --constraint requirements.lock
 	@touch $@
 
-.venv/test: .venv/run requirements-test.txt
+.venv/test: .venv/run requirements-test.txt requirements-beam.txt
 	$(PIP) install --quiet --requirement requirements-test.txt --constraint requirements.lock
 	@touch $@
 

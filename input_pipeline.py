@@ -3,7 +3,9 @@
 How the order works: example `i` of batch `k` has the position p = k * batch_size + i, in epoch p // N of a split of N
 examples. In each epoch a permutation that depends on (seed, epoch) alone maps p % N to an example, and the example's
 augmentation depends on (seed, p) alone. So batch k is a function of the seed and k: a run goes on at step k without
-replaying anything, and the batches are the same for any number of threads, processes and devices.
+replaying anything, and the batches are the same for any number of threads, processes and devices. Where the examples
+cannot be read by index, they come as a stream, whose order also depends on (seed, epoch) alone; a run that goes on
+passes over the records that it has seen.
 """
 
 import atexit
@@ -15,17 +17,25 @@ import itertools
 import os
 import weakref
 
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # read when TensorFlow is imported
+
 import jax
 import numpy as np
 import tensorflow as tf
 
 from mixer import configuration
 from mixer import preprocess
+from mixer import randaugment
+from mixer.datasets import folders
+from mixer.datasets import prepared
 from mixer.datasets import sources
+from mixer.datasets import subset
 
 tf.config.set_visible_devices([], 'GPU')  # jax wants all of its memory
 
 READ_AT_ONCE = 256  # records per read: they share its overhead
+
+Source = prepared.TfdsByIndex | prepared.TfdsStream | folders.FolderSource | subset.Subset | sources.FakeSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Hosts:
 @dataclasses.dataclass(frozen=True)
 class TrainBatches:
   """Batches without end over shuffled epochs of `source`; `start(k)` begins at batch k."""
-  source: sources.TfdsSource | sources.FolderSource | sources.FakeSource
+  source: Source
   batch_size: int
   resolution: int
   seed: int
@@ -73,6 +83,7 @@ class TrainBatches:
   min_area: float
   pad: int
   flip: bool
+  augment: Callable | None  # of (image, seed), after the flip
   threads: int
 
   @property
@@ -83,16 +94,21 @@ class TrainBatches:
   def shapes(self) -> dict:
     """The shapes and types of a batch, as `start` yields it."""
     leading = self.hosts.local_devices, self.batch_size // (self.hosts.count * self.hosts.local_devices)
-    return {'image': jax.ShapeDtypeStruct((*leading, *self.image_shape), 'uint8'),
-            'label': jax.ShapeDtypeStruct(leading, 'int32')}
+    of_one = {'image': (self.image_shape, 'uint8'), **self.source.labels}
+    return {name: jax.ShapeDtypeStruct((*leading, *shape), dtype) for name, (shape, dtype) in of_one.items()}
 
   def start(self, step: int) -> Iterator[dict]:
-    """Yields {'image': [D, b, R, R, 3] uint8, 'label': [D, b] int32}, from batch `step` on, D this host's devices."""
+    """Yields the batches from batch `step` on: of D devices, b images each of R x R pixels and at most L classes,
+
+    {'image': [D, b, R, R, 3] uint8, 'label': [D, b] or [D, b, L] int32, and where there are any 'weight': [D, b, L]}.
+    Labels are padded with -1.
+    """
     if isinstance(self.source, sources.FakeSource):
       batches = _fake(self.hosts.part(self.batch_size)[1], self.resolution)
     else:
-      batches = _Explained(self._dataset(step).as_numpy_iterator(), self.source,
-                         lambda k: self.index(self.hosts.positions(self.batch_size, step + k)).numpy())
+      examples = self.records(step).map(self._augment, num_parallel_calls=self.threads)
+      batches = _Explained(finish(examples, self.hosts.part(self.batch_size)[1]).as_numpy_iterator(), self.source,
+                           lambda k: self.index(self.hosts.positions(self.batch_size, step + k)).numpy())
     return map(self.hosts.lay_out, batches)
 
   def index(self, positions):
@@ -105,50 +121,80 @@ class TrainBatches:
     return tf.raw_ops.RandomIndexShuffle(index=places, seed=seeds, rounds=16,
                                          max_index=tf.constant(self.source.num_examples - 1, tf.int64))
 
-  def _dataset(self, step):
+  def records(self, step: int) -> tf.data.Dataset:
+    """(position, index, record) of each example of this process from batch `step` on; the index is -1 in a stream."""
+    return self._stream(step) if isinstance(self.source, prepared.TfdsStream) else self._by_index(step)
+
+  def _by_index(self, step):
     first, number = self.hosts.part(self.batch_size)
     # It counts the examples of this process; the k-th is at place k % number of its part of batch k // number.
     counter = tf.data.Dataset.range(step * number, np.iinfo(np.int64).max).batch(READ_AT_ONCE)
     positions = counter.map(lambda n: n // number * self.batch_size + first + n % number)
     indices = positions.map(lambda p: (p, self.index(p)))
-    records = indices.map(lambda p, i: (p, i, self.source.read(i)), num_parallel_calls=4).unbatch()
-    return _finish(records.map(self._augment, num_parallel_calls=self.threads), number)
+    return indices.map(lambda p, i: (p, i, self.source.read(i)), num_parallel_calls=4).unbatch()
+
+  def _stream(self, step):
+    first, number = self.hosts.part(self.batch_size)
+    start = step * self.batch_size
+    positions = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
+    records = tf.data.Dataset.zip(positions, self.source.stream(self.seed, start))
+    mine = records.filter(lambda p, _: (p % self.batch_size >= first) & (p % self.batch_size < first + number))
+    return mine.map(lambda p, record: (p, tf.constant(-1, tf.int64), record))
 
   def _augment(self, position, index, record):
-    encoded, label = self.source.parse(record, index)
+    encoded, labels = self.source.parse(record, index)
     base = tf.stack([tf.constant(self.seed, tf.int64), position])
     seed = lambda use: tf.random.experimental.stateless_fold_in(base, use)
     image = preprocess.inception_crop(encoded, self.resolution, self.min_area, self.pad, seed(0))
     if self.flip:
       image = preprocess.flip(image, seed(1))
-    return {'image': image, 'label': tf.cast(label, tf.int32)}
+    if self.augment:
+      image = self.augment(image, base)  # which draws in its own way, and so needs no fold
+    return {'image': image, **labels}
 
 
 def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int, seed: int, hosts: Hosts,
-                  data_dir: str | None = None, min_area: float = 0.05, pad: int = 0, flip: bool = True,
+                  data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
+                  fraction: float = 1., min_area: float = 0.05, pad: int = 0, flip: bool = True,
+                  randaugment_magnitude: float | None = None, randaugment_layers: int = 2,
                   threads: int | None = None) -> TrainBatches:
   """The training batches of a config's `data` section.
 
   Args:
-    dataset, split, data_dir: which images: `sources.open_split`.
+    dataset, split, data_dir, label, max_labels: which images and labels: `sources.open_split`.
     batch_size: of all devices of all processes together.
     resolution: of the images, in pixels.
+    fraction: how much of the split to use, chosen by content: `subset.Subset`.
     seed: of order and augmentation.
     hosts: this process among all.
     min_area: the smallest part of an image's area that a training crop may cover.
     pad: black pixels to add on each side before the crop.
     flip: whether to mirror half of the images.
+    randaugment_magnitude, randaugment_layers: m of Table 4, None for no RandAugment, and how many operations.
     threads: that decode and augment; by default one a core. The batches are the same.
   """
   hosts.check('config.data.batch_size', batch_size)
-  source = sources.open_split(dataset, split, data_dir)
-  return TrainBatches(source, batch_size, resolution, seed, hosts, min_area, pad, flip, threads or os.cpu_count())
+  source = sources.open_split(dataset, split, data_dir, label, max_labels)
+  if fraction != 1:
+    source = subset.Subset.of(source, fraction)
+  augment = None if randaugment_magnitude is None else _randaugment(randaugment_layers, randaugment_magnitude)
+  return TrainBatches(source, batch_size, resolution, seed, hosts, min_area, pad, flip, augment,
+                      threads or os.cpu_count())
+
+
+def _randaugment(layers, magnitude):
+  def apply(image, seed):
+    # In numpy and OpenCV, which let go of Python's lock: TensorFlow's operations take four times as long.
+    augmented = tf.numpy_function(lambda image, seed: randaugment.apply(image, seed, layers, magnitude),
+                                  [image, seed], tf.uint8, stateful=False)
+    return tf.ensure_shape(augmented, image.shape)
+  return apply
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
   """Every example of `source` once, in order; the last batch is filled up with masked repetitions."""
-  source: sources.TfdsSource | sources.FolderSource | sources.FakeSource
+  source: Source
   batch_size: int
   resolution: int
   hosts: Hosts
@@ -157,13 +203,13 @@ class EvalBatches:
   threads: int
 
   def __iter__(self) -> Iterator[dict]:
-    """Yields {'image': [D, b, R, R, 3] uint8, 'label': [D, b] int32, 'mask': [D, b] float32, 1 for real examples}."""
+    """Yields batches as TrainBatches does, with 'mask': [D, b] float32, 1 for real examples."""
     if isinstance(self.source, sources.FakeSource):
       batch = next(_fake(self.hosts.part(self.batch_size)[1], self.resolution))
       batches = (dict(batch, mask=self.mask(k)) for k in range(len(self)))
     else:
       decoded = _Explained(self._dataset.as_numpy_iterator(), self.source,
-                         lambda k: self.index(self.hosts.positions(self.batch_size, k)))
+                           lambda k: self.index(self.hosts.positions(self.batch_size, k)))
       batches = (dict(batch, mask=self.mask(k)) for k, batch in enumerate(decoded))
     return map(self.hosts.lay_out, batches)
 
@@ -179,39 +225,79 @@ class EvalBatches:
 
   @functools.cached_property
   def _dataset(self):
+    records = self._stream() if isinstance(self.source, prepared.TfdsStream) else self._by_index()
+    return finish(records.map(self._prepare, num_parallel_calls=self.threads), self.hosts.part(self.batch_size)[1])
+
+  def _by_index(self):
     indices = np.concatenate([self.index(self.hosts.positions(self.batch_size, k)) for k in range(len(self))])
-    examples = tf.data.Dataset.from_tensor_slices(indices).batch(READ_AT_ONCE)
-    examples = examples.map(lambda i: (i, self.source.read(i)), num_parallel_calls=4).unbatch()
-    return _finish(examples.map(self._prepare, num_parallel_calls=self.threads), self.hosts.part(self.batch_size)[1])
+    indices = tf.data.Dataset.from_tensor_slices(indices).batch(READ_AT_ONCE)
+    return indices.map(lambda i: (i, self.source.read(i)), num_parallel_calls=4).unbatch()
+
+  def _stream(self):
+    first, number = self.hosts.part(self.batch_size)
+    filling = len(self) * self.batch_size - self.source.num_examples
+    records = self.source.in_order()
+    records = records.concatenate(records.take(1).repeat(filling)).enumerate()
+    return records.filter(lambda p, _: (p % self.batch_size >= first) & (p % self.batch_size < first + number))
 
   def _prepare(self, index, record):
-    encoded, label = self.source.parse(record, index)
+    encoded, labels = self.source.parse(record, index)
     crop = preprocess.EVALUATION_CROPS[self.crop]
-    return {'image': crop(preprocess.decode(encoded), self.resize, self.resolution), 'label': tf.cast(label, tf.int32)}
+    return {'image': crop(preprocess.decode(encoded), self.resize, self.resolution), **labels}
 
 
 def eval_batches(*, name: str, dataset: str, split: str, batch_size: int, resolution: int, hosts: Hosts,
-                 data_dir: str | None = None, crop: str = 'resmall_crop', resize: int | None = None,
-                 threads: int | None = None) -> EvalBatches:
+                 data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
+                 crop: str = 'resmall_crop', resize: int | None = None, threads: int | None = None) -> EvalBatches:
   """The batches of one of a config's `evals`.
 
   Args:
     name: of the evaluation, for messages.
-    dataset, split, data_dir: which images: `sources.open_split`.
+    dataset, split, data_dir, label, max_labels: which images and labels: `sources.open_split`.
     batch_size: of all devices of all processes together; what is scored does not depend on it.
     resolution: of the images, in pixels.
     hosts: this process among all.
     crop: 'resize_crop' or 'resmall_crop': (i) or (ii) of the paper's App. C.
     resize: the side before the crop, in pixels; by default 8/7 of the resolution, as in 256 for 224 (App. C).
-    threads: that decode; by default tf.data chooses.
+    threads: that decode; by default one a core.
   """
   hosts.check(f'config.evals.{name}.batch_size', batch_size)
   configuration.choose(f'evals.{name}', 'crop', crop, preprocess.EVALUATION_CROPS)
   resize = resize or round(resolution * 8 / 7)
   if resize < resolution:
     raise ValueError(f'config.evals.{name}.resize is {resize}, smaller than the crop: resolution is {resolution}')
-  source = sources.open_split(dataset, split, data_dir)
+  source = sources.open_split(dataset, split, data_dir, label, max_labels)
   return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or os.cpu_count())
+
+
+def open_all(config, num_classes: int, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches]]:
+  """The training batches of a config and of each of its evaluations, for a model of `num_classes` classes.
+
+  Raises:
+    ValueError: that tells of every dataset that is not there, or whose classes the model does not fit.
+  """
+  opened, problems = {}, []
+  for name, attempt in attempts(config, num_classes, hosts).items():
+    try:
+      opened[name] = attempt()
+    except ValueError as error:
+      problems.append(str(error))
+  if problems:
+    raise ValueError('\n'.join(dict.fromkeys(problems)))  # two sections may have the same one
+  return opened.pop('data'), {name.removeprefix('evals.'): batches for name, batches in opened.items()}
+
+
+def attempts(config, num_classes: int, hosts: Hosts) -> dict[str, Callable]:
+  """{'data', 'evals.NAME', ...}: for each section of a config that names a dataset, what opens it."""
+  def opener(function, path, section, **given):
+    def attempt():
+      batches = configuration.call(function, path, section, hosts=hosts, **given)
+      check_classes(batches, num_classes)
+      return batches
+    return attempt
+  return {'data': opener(train_batches, 'data', config.data, seed=config.seed),
+          **{f'evals.{name}': opener(eval_batches, f'evals.{name}', section, name=name)
+             for name, section in config.evals.items()}}
 
 
 def check_classes(batches: TrainBatches | EvalBatches, num_classes: int):
@@ -237,7 +323,8 @@ def prefetch(batches: Iterable[dict], depth: int = 2) -> Iterator[dict]:
   return draw()
 
 
-def _finish(examples, number):
+def finish(examples: tf.data.Dataset, number: int) -> tf.data.Dataset:
+  """Batches of `number` examples in their order, two of them ready ahead."""
   options = tf.data.Options()
   options.deterministic = True
   options.autotune.enabled = False  # ending an iterator can wait a minute for the thread that tunes it
@@ -257,7 +344,7 @@ class _Explained:
   """The same batches; where one cannot be decoded, the error says which file or example it is."""
   open = weakref.WeakSet()
   batches: Iterator[dict]
-  source: sources.TfdsSource | sources.FolderSource
+  source: Source
   indices: Callable[[int], np.ndarray]  # of this process's part of the k-th batch
   taken: int = 0
 
@@ -275,6 +362,9 @@ class _Explained:
     try:
       batch = next(self.batches)
     except tf.errors.OpError as error:
+      if isinstance(self.source, prepared.TfdsStream):
+        raise ValueError(f'cannot decode an example of batch {self.taken} from here, of {self.source.name}: '
+                         f'{error.message}. Mend the copy') from error
       for index in map(int, self.indices(self.taken)):
         self._try(index)
       raise error

@@ -9,21 +9,19 @@ import functools
 import os
 import pathlib
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # read when TensorFlow is imported
 if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
   os.environ.setdefault('NPROC', '32')  # read when JAX starts: threads enough for simulated devices to meet
 
 from absl import app
 from absl import flags
-from absl import logging
 import flax.jax_utils
 import jax
 import ml_collections
-from ml_collections import config_flags
 
 import input_pipeline
 from input_pipeline import prefetch
 from mixer import checkpoint
+from mixer import command_line
 from mixer import configuration
 from mixer import devices
 from mixer import models
@@ -35,8 +33,6 @@ from mixer import summary
 from mixer import train_step
 from mixer.evaluators import classification
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment; --config.FIELD=VALUE sets a field of it.',
-                                          lock_config=False, accept_new_attributes=True)
 WORKDIR = flags.DEFINE_string('workdir', None, 'For checkpoints, records and pictures; by default runs/NAME_OF_CONFIG.')
 LIST = flags.DEFINE_bool('list', False, 'Name the configs there are, and stop.')
 
@@ -44,16 +40,11 @@ LIST = flags.DEFINE_bool('list', False, 'Name the configs there are, and stop.')
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Runs `config` to its end in `workdir`. Returns the metrics of the evaluations at the end: {'test/top1': ...}."""
   configuration.check(config)
-  hosts = input_pipeline.Hosts.here()
-  data = configuration.call(input_pipeline.train_batches, 'data', config.data, seed=config.seed, hosts=hosts)
-  evals = {name: configuration.call(input_pipeline.eval_batches, f'evals.{name}', section, name=name, hosts=hosts)
-           for name, section in config.evals.items()}
+  model = configuration.call(models.build, 'model', config.model)
+  data, evals = input_pipeline.open_all(config, model.num_classes, input_pipeline.Hosts.here())
   config = configuration.in_steps(config, data.source.num_examples / data.batch_size)
   total_steps = config.total_steps
 
-  model = configuration.call(models.build, 'model', config.model)
-  for batches in (data, *evals.values()):
-    input_pipeline.check_classes(batches, model.num_classes)
   optimizer, learning_rate = configuration.call(optim.build, 'optimizer', config.optimizer, total_steps=total_steps)
   init = functools.partial(train_step.init, model, optimizer, data.image_shape, config.seed)
   update = configuration.call(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
@@ -65,7 +56,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
 
   with (configuration.call(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir,
                            run={**config.to_dict(), 'contents': data.source.contents},
-                           metrics=[f'{name}/top1' for name in evals]) as checkpoints,
+                           metrics=[f'{name}/{metric}' for name, batches in evals.items()
+                                    for metric in classification.metric_names(batches.source)]) as checkpoints,
         futures.ThreadPoolExecutor() as pool):
     compiling = pool.submit(update.compile)  # meanwhile the state and the first images are fetched
     state = checkpoints.restore(train_step.on_host(init))
@@ -102,24 +94,18 @@ def draw(workdir: str, scorer: classification.Scorer, state, evals):
   if jax.process_index() == 0:
     workdir = pathlib.Path(workdir)
     pictures.learning_curves(list(records.read(workdir / 'records.jsonl')), workdir / 'learning_curves.png')
-    for name, (images, labels, logits) in first.items():
-      pictures.predictions(images, labels, logits, evals[name].source.class_names, workdir / f'predictions_{name}.png')
+    for name, shown in first.items():
+      pictures.predictions(*shown, evals[name].source.class_names, workdir / f'predictions_{name}.png')
 
 
 def main(arguments):
-  if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)
   if LIST.value:
     for path, line in configuration.describe_all('configs'):
       print(f'{path:<32} {line}')
     return
-  if arguments[1:]:
-    raise app.UsageError(f'nothing reads {" ".join(arguments[1:])}; a field of the config is set by --config.FIELD=VALUE')
-  if CONFIG.value is None:
-    raise app.UsageError('--config is missing: --config=configs/mixer_digits.py; --list names them all')
+  config = command_line.config(arguments)
   workdir = os.path.expanduser(WORKDIR.value or f'runs/{pathlib.Path(flags.FLAGS["config"].config_filename).stem}')
-  configuration.prefer(CONFIG.value, config_flags.get_override_values(flags.FLAGS['config']))
-  results = train(CONFIG.value, workdir)
+  results = train(config, workdir)
   print(f'{report.describe(results)}\nrecords, checkpoints and pictures: {workdir}')
 
 

@@ -3,7 +3,6 @@
 Paper: 76.44 % ImageNet, 82.36 % ReaL, 88.33 % Avg5 (Table 3, 300 epochs).
 Ours: not yet run.
 Cost: about 10 TPUv3 core-days (Table 3).
-Not applied yet: RandAugment of Table 4.
 Run: python train.py --config=configs/mixer_b16_i1k.py --workdir=WORKDIR
 """
 
@@ -11,4 +10,4 @@ from configs import pretraining
 
 
 def get_config():
-  return pretraining.imagenet('B/16', mixup=0.5)
+  return pretraining.imagenet('B/16', mixup=0.5, magnitude=15.)

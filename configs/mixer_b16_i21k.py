@@ -3,7 +3,6 @@
 Paper: after fine-tuning at 224, 80.64 % ImageNet, 85.80 % ReaL, 92.50 % Avg5 (Table 3, 300 epochs).
 Ours: not yet run.
 Cost: about 150 TPUv3 core-days (Table 3).
-Not applied yet: RandAugment of Table 4.
 Run: python train.py --config=configs/mixer_b16_i21k.py --workdir=WORKDIR
 """
 
@@ -11,4 +10,4 @@ from configs import pretraining
 
 
 def get_config():
-  return pretraining.imagenet21k('B/16', mixup=0.2)
+  return pretraining.imagenet21k('B/16', mixup=0.2, magnitude=10.)

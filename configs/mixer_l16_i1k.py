@@ -3,7 +3,6 @@
 Paper: 71.76 % ImageNet, 77.08 % ReaL, 87.25 % Avg5 (Table 3, 300 epochs).
 Ours: not yet run.
 Cost: about 40 TPUv3 core-days (Table 3).
-Not applied yet: RandAugment of Table 4.
 Run: python train.py --config=configs/mixer_l16_i1k.py --workdir=WORKDIR
 """
 
@@ -11,4 +10,4 @@ from configs import pretraining
 
 
 def get_config():
-  return pretraining.imagenet('L/16', mixup=0.5)
+  return pretraining.imagenet('L/16', mixup=0.5, magnitude=15.)

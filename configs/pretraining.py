@@ -6,9 +6,9 @@ What the paper leaves open, and what stands here for it: the README's list of de
 import ml_collections
 
 
-def imagenet(variant: str, mixup: float):
+def imagenet(variant: str, mixup: float, magnitude: float):
   """300 epochs of ImageNet-1k, 1.28 M images: 300 * 1,268,355 / 4,096 = 92.9 k steps on the first 99 %."""
-  config = _regularised(variant, mixup)
+  config = _regularised(variant, mixup, magnitude)
   # -log(1000): every class starts at a probability of 1/1000.
   config.model.update(num_classes=1000, head_bias_init=-6.9)
   config.data.update(dataset='imagenet2012', split='train[:99%]')
@@ -17,9 +17,9 @@ def imagenet(variant: str, mixup: float):
   return config
 
 
-def imagenet21k(variant: str, mixup: float):
+def imagenet21k(variant: str, mixup: float, magnitude: float):
   """300 epochs of ImageNet-21k, about 14.2 M images: 300 * 14.2 M / 4,096 = 1.04 M steps."""
-  config = _regularised(variant, mixup)
+  config = _regularised(variant, mixup, magnitude)
   # The synsets of the release of fall 2011. -10 is the ViT authors' choice for so many classes.
   config.model.update(num_classes=21_841, head_bias_init=-10.)
   config.data.update(dataset='imagenet21k', split='train')
@@ -38,11 +38,12 @@ def jft(variant: str, learning_rate: float, total_epochs: int):
   return config
 
 
-def _regularised(variant, mixup):
+def _regularised(variant, mixup, magnitude):
   """What Table 4 gives alike for ImageNet-1k and ImageNet-21k."""
   config = _common(variant, learning_rate=1e-3, weight_decay=0.1, stochastic_depth=0.1)
   config.total_epochs = 300.
   config.step.mixup = mixup
+  config.data.randaugment_magnitude = magnitude
   return config
 
 

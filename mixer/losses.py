@@ -4,10 +4,15 @@ import jax
 import jax.numpy as jnp
 
 
-def targets(labels, num_classes: int):
-  """Several-hot targets from class numbers. [B] or [B, L] ints, padded with -1 -> [B, K] float32."""
-  labels = labels.reshape(labels.shape[0], -1)
-  return jax.nn.one_hot(labels, num_classes).max(axis=1)
+def targets(batch: dict, num_classes: int):
+  """Several-hot targets of a batch's class numbers and, where it has them, their weights. -> [B, K] float32.
+
+  'label' is [B] or [B, L] ints, padded with -1; 'weight' is [B, L].
+  """
+  labels = batch['label'].reshape(batch['label'].shape[0], -1)
+  rows = jnp.arange(len(labels))[:, None]
+  columns = jnp.where(labels < 0, num_classes, labels)  # out of bounds, and so dropped
+  return jnp.zeros((len(labels), num_classes)).at[rows, columns].max(batch.get('weight', 1.), mode='drop')
 
 
 def softmax_xent(logits, targets):
@@ -19,5 +24,8 @@ def sigmoid_xent(logits, targets):
   """Sigmoid cross-entropy of each example, summed over the classes. [B, K], [B, K] -> [B]."""
   return -jnp.sum(targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits), axis=-1)
 
+
+# What the model that a loss trains says of each class. [..., K] logits -> [..., K].
+PROBABILITIES = {'softmax_xent': jax.nn.softmax, 'sigmoid_xent': jax.nn.sigmoid}
 
 LOSSES = {'softmax_xent': softmax_xent, 'sigmoid_xent': sigmoid_xent}

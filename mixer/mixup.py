@@ -6,20 +6,21 @@ import numpy as np
 import scipy.special
 
 
-def mix(images, targets, strength: float, key, axis_name: str):
-  """Mixes each example with the one before it in the global batch. [b, H, W, 3], [b, K] floats -> the same.
+def draw_weight(strength: float, key):
+  """The weight of each example itself: from Beta(strength, strength), the larger of it and its complement. -> [].
 
-  One weight serves the whole batch: drawn from Beta(strength, strength) and, as in the authors' code, the larger of
-  it and its complement. The result does not depend on how the batch lies over the devices.
-
-  Args:
-    strength: p of Table 4.
-    key: the same on all devices.
-    axis_name: of the mapped axis of devices.
+  So the authors' code has it, with one weight for the whole batch. `strength` is p of Table 4.
   """
   # By its quantiles, in the upper half of the symmetric distribution: jax.random.beta takes seconds to compile on CPU.
   shares = np.linspace(0.5, 1, 4097)
-  weight = jnp.interp(jax.random.uniform(key, minval=0.5), shares, scipy.special.betaincinv(strength, strength, shares))
+  return jnp.interp(jax.random.uniform(key, minval=0.5), shares, scipy.special.betaincinv(strength, strength, shares))
+
+
+def mix(images, targets, weight, axis_name: str):
+  """Mixes each example with the one before it in the global batch. [b, H, W, 3], [b, K] floats -> the same.
+
+  The result does not depend on how the batch lies over the devices of the mapped axis `axis_name`.
+  """
   blend = lambda x: weight * x + (1 - weight) * _previous(x, axis_name)
   return blend(images), blend(targets)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 matplotlib.use('Agg')
 
+LINE = 18  # characters that have room above an image
 RIGHT, WRONG = '#2a7f3f', '#c0392b'
 
 
@@ -16,7 +17,7 @@ def learning_curves(records: list[dict], path):
     for name, value in record.items():
       series.setdefault(name, []).append((record['step'], value))
   losses = [name for name in series if name.endswith('/loss')]
-  accuracies = [name for name in series if name.endswith('/top1')]
+  accuracies = [name for name in series if name.endswith(('/top1', '/precision_at_1'))]
   panels = [('loss', losses, 'log'), ('top-1 error', accuracies, 'linear'),
             ('learning rate', ['train/learning_rate'], 'linear'), ('gradient norm', ['train/grad_norm'], 'log')]
   canvas = figure.Figure(figsize=(11, 6.5), layout='constrained')
@@ -37,33 +38,40 @@ def learning_curves(records: list[dict], path):
   canvas.savefig(path, dpi=110)
 
 
-def predictions(images, labels, logits, class_names, path, rows: int = 6, columns: int = 10):
-  """Draws images with the predicted class and its softmax share; wrong ones come first, in red, with the truth.
+def predictions(images, labels, probabilities, class_names, path, rows: int = 6, columns: int = 10):
+  """Draws images with the predicted class and its probability; wrong ones come first, in red, with the truth.
 
   Args:
     images: [B, H, W, 3] uint8.
-    labels: [B] ints.
-    logits: [B, K].
+    labels: [B] or [B, L] ints, padded with -1.
+    probabilities: [B, K].
     class_names: K strings, or None for the numbers of the classes.
   """
-  class_names = class_names or range(logits.shape[-1])
-  shares = np.exp(logits - logits.max(-1, keepdims=True))
-  shares /= shares.sum(-1, keepdims=True)
-  guesses = logits.argmax(-1)
-  order = np.argsort(guesses == labels, kind='stable')[:rows * columns]
-  wrong = int((guesses != labels).sum())
+  class_names = class_names or range(probabilities.shape[-1])
+  guesses = probabilities.argmax(-1)
+  labels = labels.reshape(len(labels), -1)
+  hits = (labels == guesses[:, None]).any(1)
+  order = np.argsort(hits, kind='stable')[:rows * columns]
+  wrong = int((~hits).sum())
+  told = lambda k: '' if hits[k] else '\nis ' + ', '.join(str(class_names[label]) for label in labels[k] if label >= 0)
+  grid(images[order], [f'{class_names[guesses[k]]}  {probabilities[k, guesses[k]]:.0%}{told(k)}' for k in order],
+       f'{len(labels)} images of the split: {len(labels) - wrong} right, {wrong} wrong (red, shown first)', path,
+       columns, [RIGHT if hits[k] else WRONG for k in order])
+
+
+def grid(images, texts, title: str, path, columns: int = 8, colours=None):
+  """Draws images in rows, each below a text of one or two lines. [B, H, W, 3] uint8, B strings, B colours or None."""
+  rows = -(-len(images) // columns)
   cell = 1.4  # an image of side 1, and room for two lines of text above it
   canvas = figure.Figure(figsize=(1.3 * columns, 1.3 * cell * rows + 0.4))
   axes = canvas.add_axes((0.01, 0, 0.98, 1 - 0.4 / canvas.get_figheight()))  # one for all: many are slow
   axes.set(xlim=(0, 1.1 * columns), ylim=(cell * rows, 0))
   axes.axis('off')
-  canvas.text(0.01, 0.985, f'{len(labels)} images of the split: {len(labels) - wrong} right, {wrong} wrong '
-                           '(red, shown first)', va='top', fontsize=13)
-  for place, k in enumerate(order):
-    right = guesses[k] == labels[k]
+  canvas.text(0.01, 0.985, title, va='top', fontsize=13, parse_math=False)
+  for place, (image, text) in enumerate(zip(images, texts)):
     left, bottom = 1.1 * (place % columns), cell * (place // columns + 1)
-    axes.imshow(images[k], interpolation='nearest', extent=(left, left + 1, bottom, bottom - 1), aspect='auto')
-    truth = '' if right else f'\nis {class_names[labels[k]]}'
-    axes.text(left, bottom - 1.03, f'{class_names[guesses[k]]}  {shares[k, guesses[k]]:.0%}{truth}', fontsize=9,
-              color=RIGHT if right else WRONG, va='bottom', parse_math=False)
+    axes.imshow(image, interpolation='nearest', extent=(left, left + 1, bottom, bottom - 1), aspect='auto')
+    text = '\n'.join(line if len(line) <= LINE else line[:LINE - 1] + '…' for line in text.split('\n'))
+    axes.text(left, bottom - 1.03, text, fontsize=9, color=colours[place] if colours else 'black', va='bottom',
+              parse_math=False)
   canvas.savefig(path, dpi=100)

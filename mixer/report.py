@@ -11,6 +11,8 @@ import tqdm
 
 from mixer import records
 
+WORDS = {'top1': 'top-1 {:.2%}', 'top5': 'top-5 {:.2%}', 'precision_at_1': 'precision@1 {:.2%}',
+         'recall_at_5': 'recall@5 {:.2%}', 'loss': 'loss {:.4f}'}
 ADVICE = 'Lower the learning rate, lengthen the warmup or clip the gradients'
 
 
@@ -93,7 +95,8 @@ class Report:
     self.check()
     for name, value in metrics.items():
       if not math.isfinite(value):
-        raise FloatingPointError(f'after step {self._step}: {name} is {value}. No checkpoint was written since. {ADVICE}')
+        raise FloatingPointError(f'after step {self._step}: {name} is {value}. No checkpoint was written since. '
+                                 f'{ADVICE}')
     self._values |= metrics
     if metrics:
       self.say(f'step {self._step:,}, ' + describe(metrics))
@@ -114,8 +117,9 @@ class Report:
 def describe(metrics: dict[str, float]) -> str:
   """Evaluations in words, each with the number of examples it rests on."""
   names = [name.removesuffix('/examples') for name in metrics if name.endswith('/examples')]
-  return '; '.join(f'{name}: top-1 {metrics[f"{name}/top1"]:.2%}, top-5 {metrics[f"{name}/top5"]:.2%}, '
-                   f'loss {metrics[f"{name}/loss"]:.4f} on {metrics[f"{name}/examples"]:,} images' for name in names)
+  told = lambda name: ', '.join(words.format(metrics[f'{name}/{key}']) for key, words in WORDS.items()
+                                if f'{name}/{key}' in metrics)
+  return '; '.join(f'{name}: {told(name)} on {metrics[f"{name}/examples"]:,} images' for name in names)
 
 
 def _duration(seconds: float) -> str:

@@ -25,6 +25,7 @@ def describe(*, model, state, compiled, source, batch_size: int, resolution: int
       'model': f'{type(model).__name__}, {sum(x.size for x in jax.tree.leaves(params)):,} parameters, '
                f'{flops_per_image / 1e9:,.3g} GFLOPs an image forward at {resolution} x {resolution}',
       'data': f'{source.name}, {source.num_examples:,} images',
+      'order': source.order,
       'devices': f'{devices} x {jax.devices()[0].device_kind} on {hosts} {"host" if hosts == 1 else "hosts"}; '
                  f'batch {batch_size:,}, {batch_size // devices:,} a device',
       'steps': f'{total_steps:,}, {total_steps * batch_size / source.num_examples:,.1f} epochs'

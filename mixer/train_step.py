@@ -52,7 +52,8 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
   the number of devices.
 
   Args:
-    batch: this device's part: 'image' [b, H, W, 3] uint8, 'label' [b] or [b, L] class numbers padded with -1.
+    batch: this device's part: 'image' [b, H, W, 3] uint8, 'label' [b] or [b, L] class numbers padded with -1, and
+      perhaps 'weight' [b, L].
     learning_rate: the optimizer's, by step; a metric only.
     seed: of dropout, stochastic depth and mixup.
     loss: 'softmax_xent' or 'sigmoid_xent'.
@@ -69,9 +70,9 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   places = jax.lax.axis_index('batch') * size + jnp.arange(size)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), places)
-  images, targets = models.scale(batch['image']), losses.targets(batch['label'], model.num_classes)
+  images, targets = models.scale(batch['image']), losses.targets(batch, model.num_classes)
   if mixup:
-    images, targets = mixing.mix(images, targets, mixup, jax.random.fold_in(key, 1), 'batch')
+    images, targets = mixing.mix(images, targets, mixing_weight(mixup, seed, state.step), 'batch')
 
   def mean_loss(params, images, targets, keys):
     return loss_function(model.apply({'params': params}, images, keys), targets).mean()
@@ -89,6 +90,11 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
   changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
   return TrainState(state.step + 1, optax.apply_updates(state.params, changes), opt_state), metrics
+
+
+def mixing_weight(mixup: float, seed: int, step):
+  """The weight of each example itself in the mixup of step `step`, counted from 0; the same on all devices. -> []."""
+  return mixing.draw_weight(mixup, jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), 1))
 
 
 def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: float = 0., accumulate: int = 1):

@@ -1,6 +1,7 @@
 import itertools
 
 import jax
+import ml_collections
 import numpy as np
 import PIL.Image
 import pytest
@@ -10,6 +11,7 @@ import tensorflow as tf
 import input_pipeline
 from input_pipeline import Hosts
 from mixer.datasets import digits
+from mixer.datasets import prepared
 from mixer.datasets import sources
 
 
@@ -48,7 +50,7 @@ def test_neighbours_in_the_order_lie_at_all_distances(data_dir):
   """Four rounds of the cipher, TensorFlow's default, give a chi2 of thousands here."""
   number = 1_281_167
   source = sources.FakeSource()
-  order = input_pipeline.TrainBatches(source, 1, 8, 0, Hosts(0, 1, 1), 0.5, 0, True, 1).index(np.arange(65_536)).numpy()
+  order = input_pipeline.TrainBatches(source, 1, 8, 0, Hosts(0, 1, 1), 0.5, 0, True, None, 1).index(np.arange(65_536)).numpy()
   counts = np.bincount(np.diff(order) % number * 256 // number, minlength=256)
   expected = counts.sum() / 256
   assert ((counts - expected)**2 / expected).sum() < 400  # 255 degrees of freedom: 346 at p = 0.0001
@@ -87,11 +89,11 @@ def test_processes_and_devices_share_out_the_batches_of_one(data_dir):
 
 def test_a_process_reads_only_its_part(data_dir, monkeypatch):
   read = []
-  original = sources.TfdsSource.read
+  original = prepared.TfdsByIndex.read
   def spy(self, indices):
     tf.py_function(lambda i: read.extend(i.numpy().tolist()), [indices], [])
     return original(self, indices)
-  monkeypatch.setattr(sources.TfdsSource, 'read', spy)
+  monkeypatch.setattr(prepared.TfdsByIndex, 'read', spy)
   monkeypatch.setattr(input_pipeline, 'READ_AT_ONCE', 32)
   next(train(data_dir, Hosts(1, 2, 1), batch_size=128, threads=1).start(0))
   part = lambda index: {int(i) for k in range(11) for i in train(data_dir, batch_size=128).index(
@@ -193,3 +195,38 @@ def test_prefetch_keeps_the_order_and_lays_out_over_the_devices(data_dir):
   device = list(input_pipeline.prefetch(itertools.islice(batches.start(0), 3)))
   assert equal(host, [jax.device_get(batch) for batch in device])
   assert len(device[0]['image'].sharding.device_set) == 8
+
+
+def test_randaugment_is_applied_and_depends_on_the_seed_and_the_position_alone(data_dir):
+  plain, augmented = train(data_dir), train(data_dir, randaugment_magnitude=10., threads=1)
+  one, = take(augmented, 1, start=5)
+  assert np.mean(one['image'] == take(plain, 1, start=5)[0]['image']) < 0.9
+  assert equal([one], take(train(data_dir, randaugment_magnitude=10., threads=5), 6)[5:])
+  parts = [take(train(data_dir, Hosts(k, 2, 1), randaugment_magnitude=10.), 1, start=5)[0]['image'][0] for k in range(2)]
+  assert np.array_equal(np.concatenate(parts), one['image'][0])
+  assert not equal([one], take(train(data_dir, randaugment_magnitude=20.), 1, start=5))
+  assert not equal([one], take(train(data_dir, randaugment_magnitude=10., randaugment_layers=1), 1, start=5))
+
+
+def test_all_datasets_that_are_missing_are_named_at_once(data_dir):
+  section = lambda **fields: dict(dataset='digits', split='train', batch_size=8, resolution=8, data_dir=data_dir, **fields)
+  config = ml_collections.ConfigDict(dict(seed=0, data=section(), evals=dict(a=section(), b=section())))
+  config.data.dataset, config.evals.b.split = 'no_such_dataset', 'validation'
+  with pytest.raises(ValueError, match=r"(?s)'no_such_dataset' is neither .*\nsplit 'validation' is not in digits"):
+    input_pipeline.open_all(config, 10, Hosts(0, 1, 1))
+  config.data.dataset, config.evals.b.split = 'digits', 'test'
+  data, evals = input_pipeline.open_all(config, 10, Hosts(0, 1, 1))
+  assert data.source.num_examples == 1437 and {k: len(x) for k, x in evals.items()} == {'a': 180, 'b': 45}
+  with pytest.raises(ValueError, match='config.model.num_classes is 7, and digits/1.0.0'):
+    input_pipeline.open_all(config, 7, Hosts(0, 1, 1))
+
+
+def test_memory_does_not_grow_over_a_thousand_batches(data_dir):
+  batches = train(data_dir, batch_size=32, resolution=64, randaugment_magnitude=10.).start(0)
+  resident = lambda: int(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1]) / 1024
+  for _ in itertools.islice(batches, 100):
+    pass
+  before = resident()
+  for _ in itertools.islice(batches, 1000):
+    pass
+  assert resident() - before < 100  # MiB; the 1,000 batches hold 375

@@ -1,5 +1,6 @@
-"""Top-k against a sort in numpy."""
+"""Each metric against a sort in numpy."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -37,3 +38,49 @@ def test_padding_is_no_class():
 
 def test_fewer_classes_than_k():
   np.testing.assert_array_equal(metrics.top_k_hit(np.array([[1., 2., 3.]]), np.array([0]), 5), [1])
+
+
+@pytest.fixture
+def several_hot():
+  """Logits, and weighted targets of none to six labels in nine classes."""
+  rng = np.random.default_rng(1)
+  logits, targets = rng.normal(size=(300, 9)).astype('float32'), np.zeros((300, 9), 'float32')
+  for row in targets:
+    chosen = rng.choice(9, rng.integers(0, 7), replace=False)
+    row[chosen] = rng.choice([1, 0.5, 0.001], len(chosen))
+  return logits, targets
+
+
+def test_precision_at_1_is_whether_the_first_is_a_label(several_hot):
+  wanted = [float(target[np.argsort(-row)[0]] > 0) for row, target in zip(*several_hot)]
+  for function in metrics.precision_at_1, jax.jit(metrics.precision_at_1):
+    got = function(*several_hot)
+    assert got.dtype == 'float32' and got.shape == (300,)
+    np.testing.assert_array_equal(got, wanted)
+  assert 0.2 < np.mean(wanted) < 0.5
+
+
+def test_recall_at_5_is_the_share_of_labels_among_the_first_five(several_hot):
+  wanted = []
+  for row, target in zip(*several_hot):
+    labels = set(np.flatnonzero(target))
+    wanted.append(len(labels & set(np.argsort(-row)[:5])) / len(labels) if labels else 0)
+  for function in metrics.recall_at_5, jax.jit(metrics.recall_at_5):
+    got = function(*several_hot)
+    assert got.dtype == 'float32' and got.shape == (300,)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+  assert len(set(wanted)) > 5
+
+
+def test_no_labels_count_nothing_and_few_classes_all():
+  logits = np.array([[3., 2., 1.]] * 3)
+  targets = np.array([[0., 0., 0.], [0., 0., 1.], [0.1, 1., 1.]])
+  np.testing.assert_array_equal(metrics.precision_at_1(logits, targets), [0, 0, 1])
+  np.testing.assert_array_equal(metrics.recall_at_5(logits, targets), [0, 1, 1])
+
+
+def test_equal_logits_rank_alike_in_all_metrics():
+  """In the order of their classes: only the first, or the first five, of a constant model count."""
+  targets = np.eye(10)
+  np.testing.assert_array_equal(metrics.precision_at_1(np.zeros((10, 10)), targets), targets[0])
+  np.testing.assert_array_equal(metrics.recall_at_5(np.zeros((10, 10)), targets), [1] * 5 + [0] * 5)

@@ -61,6 +61,12 @@ def test_a_log_file_sees_plain_lines(told, capsys):
   assert evaluation == 'step 1, test: top-1 50.00%, top-5 100.00%, loss 3.0000 on 1,234 images'
 
 
+def test_metrics_of_several_labels_have_their_names(told, capsys):
+  told.evaluated({'val/precision_at_1': 0.5, 'val/recall_at_5': 0.25, 'val/loss': 3., 'val/examples': 8,
+                  'val/classified': 7})
+  assert capsys.readouterr().err == 'step 0, val: precision@1 50.00%, recall@5 25.00%, loss 3.0000 on 8 images\n'
+
+
 def test_a_person_at_a_terminal_sees_a_bar(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
   with report.Report(tmp_path, first_step=4, total_steps=10, batch_size=8) as told:
@@ -76,10 +82,10 @@ def test_pictures_show_what_they_are_given(tmp_path):
   pictures.learning_curves(lines, tmp_path / 'curves.png')
   images = np.zeros((5, 8, 8, 3), np.uint8)
   images[2] = 255  # the wrong one is drawn first: its panel is the only white one
-  logits = np.eye(3)[[0, 1, 2, 0, 1]] * 5
-  pictures.predictions(images, np.array([0, 1, 0, 0, 1]), logits, ['a', 'b', 'c'], tmp_path / 'p.png', 1, 5)
-  pictures.predictions(images, np.array([0, 1, 0, 0, 1]), logits, ['$a_$', 'b', 'c'], tmp_path / 'odd_names.png')
-  pictures.predictions(images, np.array([0, 1, 0, 0, 1]), logits, None, tmp_path / 'no_names.png')
+  probabilities = np.eye(3)[[0, 1, 2, 0, 1]]
+  pictures.predictions(images, np.array([0, 1, 0, 0, 1]), probabilities, ['a', 'b', 'c'], tmp_path / 'p.png', 1, 5)
+  pictures.predictions(images, np.array([0, 1, 0, 0, 1]), probabilities, ['$a_$', 'b', 'c'], tmp_path / 'odd_names.png')
+  pictures.predictions(images, np.array([0, 1, 0, 0, 1]), probabilities, None, tmp_path / 'no_names.png')
   pictures.learning_curves([{'step': 1, 'test/top1': 0.5, 'test/loss': 1.}], tmp_path / 'few_records.png')
   assert PIL.Image.open(tmp_path / 'curves.png').size[0] > 500
   pixels = np.asarray(PIL.Image.open(tmp_path / 'p.png').convert('L'))

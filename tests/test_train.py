@@ -23,6 +23,8 @@ from mixer import models
 from mixer import records
 from mixer import report
 from mixer.evaluators import classification
+from tools import digits_manifest
+from tools import prepare
 import train
 
 
@@ -181,6 +183,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
   assert all(np.isfinite(x).all() for name, x in state.items() if 'params' in name)
 
 
+def test_a_manifest_of_several_labels_trains_through_the_path_of_jft(tmp_path):
+  digits_manifest.write(tmp_path / 'manifest', embed=False)
+  prepare.prepare('multilabel', str(tmp_path / 'data'), str(tmp_path / 'manifest'))
+  several = config(str(tmp_path / 'data'), total_steps=80, eval_every_steps=80, log_every_steps=5, **{
+      'data.dataset': 'multilabel', 'data.batch_size': 64, 'step.loss': 'sigmoid_xent', 'model.num_classes': 15,
+      'model.head_bias_init': -1., 'model.hidden_dim': 64, 'optimizer.learning_rate': 1e-2, 'step.mixup': 0.,
+      'step.accumulate': 1, 'model.dropout_rate': 0., 'model.stochastic_depth': 0., 'data.flip': False,
+      'checkpoint.best': 'val/precision_at_1', 'checkpoint.every_steps': 80})
+  several.evals = dict(val={**several.evals.test, 'dataset': 'multilabel', 'split': 'validation'})
+  results = train.train(several, str(tmp_path / 'run'))
+  assert results.keys() == {f'val/{x}' for x in ('precision_at_1', 'recall_at_5', 'loss', 'examples', 'classified')}
+  assert results['val/examples'] == results['val/classified'] == 360
+  losses = [line['train/loss'] for line in told(tmp_path / 'run')]
+  assert losses[-1] < 0.8 * losses[0]
+  assert results['val/precision_at_1'] > 0.7  # 'odd' for all: a half
+  assert (tmp_path / 'run/predictions_val.png').exists()
+
+
 def split(data_dir, batch_size, devices):
   return input_pipeline.eval_batches(name='test', dataset='digits', split='test', batch_size=batch_size, resolution=8,
                                      resize=8, data_dir=data_dir, hosts=input_pipeline.Hosts(0, 1, devices))
@@ -248,7 +268,7 @@ def test_the_demo_killed_in_the_middle_goes_on_also_on_other_devices(data_dir, t
 
 
 @pytest.mark.parametrize('arguments, text', [
-    ([], '--config is missing: --config=configs/mixer_digits.py; --list names them all'),
+    ([], '--config is missing: --config=configs/mixer_digits.py; python train.py --list names them all'),
     (['--config=configs/mixer_digits.py', 'total_epochs=3'], 'nothing reads total_epochs=3; a field of the config is set'),
 ])
 def test_usage_errors(arguments, text):

@@ -2,6 +2,7 @@
 
   python -m tools.prepare cifar10
   python -m tools.prepare imagenet2012 --manual_dir=WITH_THE_TARS
+  python -m tools.prepare imagenet21k/fall11 --manual_dir=WITH_THE_TAR --beam=runner=DirectRunner
   python -m tools.prepare /data/imagenet2012/5.1.0 --out=/data/by_index/imagenet2012/5.1.0
 """
 
@@ -10,23 +11,67 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # read when TensorFlow is imported
 
 from array_record.python import array_record_module
+from etils import epath
 import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 
-
-def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> pathlib.Path:
-  """Downloads and prepares a dataset that TFDS knows by name. Returns its directory."""
-  builder = tfds.builder(name, data_dir=data_dir, file_format='array_record', try_gcs=False)
-  builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
-  return pathlib.Path(builder.data_path)
+from mixer.datasets import sources
 
 
-def rewrite(copy: pathlib.Path, out: pathlib.Path):
+# What TFDS would go on without, and leave a copy that looks whole.
+NEEDED = {'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
+          'imagenet2012_real': ('ILSVRC2012_img_val.tar',)}
+
+PUBLISHED = {'imagenet2012': dict(train=1_281_167, validation=50_000), 'imagenet2012_real': dict(validation=50_000),
+             'imagenet_v2': dict(test=10_000)}
+
+
+def prepare(name: str, data_dir: str | None, manual_dir: str | None, beam: str | None = None,
+            partial: bool = False) -> pathlib.Path:
+  """Downloads and prepares a dataset by its name, ours or one of TFDS. Returns its directory.
+
+  Args:
+    beam: options of an Apache Beam pipeline, 'runner=DataflowRunner,project=...'; None for one process.
+    partial: whether to take fewer examples than were published.
+
+  Raises:
+    ValueError: naming a file that must lie in `manual_dir` and does not, or a split that is not whole; its copy is set
+      aside.
+  """
+  builder = sources.builder(name, data_dir)
+  folder = pathlib.Path(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
+  for file in NEEDED.get(name, ()):
+    if not builder.is_prepared() and not (folder / file).exists():
+      raise ValueError(f'{name} is made from {folder / file}, which is not there. Download it, and give its folder: '
+                       f'python -m tools.prepare {name} --manual_dir=FOLDER')
+  builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False,
+                                                   beam_options=beam and _beam_options(beam)))
+  path = pathlib.Path(builder.data_path)
+  for split, published in PUBLISHED.get(name, {}).items():
+    found = builder.info.splits[split].num_examples
+    print(f'{name}, {split}: {found:,} examples; published: {published:,}')
+    if found != published and not partial:
+      aside = path.with_name(f'{path.name}.not_whole')
+      shutil.rmtree(aside, ignore_errors=True)
+      path.rename(aside)
+      raise ValueError(f'{name}, {split}: {found:,} examples, where {published:,} were published; the copy is now '
+                       f'{aside}. Get the tar anew, or take what there is with --partial')
+  return path
+
+
+def _beam_options(text):
+  from apache_beam.options import pipeline_options  # an extra: requirements-beam.txt
+  return pipeline_options.PipelineOptions([f'--{option}' for option in text.split(',')])
+
+
+def rewrite(copy: epath.Path, out: pathlib.Path):
   """Writes the records of a prepared copy, byte for byte and in their order, to array_record files in `out`.
 
   An interrupted rewrite leaves `out` absent, and starts over.
@@ -44,20 +89,22 @@ def rewrite(copy: pathlib.Path, out: pathlib.Path):
   partial.mkdir(parents=True)
   for path in copy.iterdir():
     if path.suffix in ('.json', '.txt'):
-      shutil.copy(path, partial)
-  total = sum(split.num_examples for split in builder.info.splits.values())
-  with tqdm.tqdm(total=total, unit='example') as bar:
-    for split in builder.info.splits.values():
-      for path in map(pathlib.Path, split.filepaths):
+      (partial / path.name).write_bytes(path.read_bytes())
+  for split in builder.info.splits.values():
+    written = 0
+    with tqdm.tqdm(total=split.num_examples, unit='example', desc=split.name) as bar:
+      for path in map(epath.Path, split.filepaths):
         # One record a group, as TFDS writes them: groups are what is read at once.
         writer = array_record_module.ArrayRecordWriter(
             str(partial / path.name.replace('.tfrecord', '.array_record')), 'group_size:1')
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
           writer.write(record)
+          written += 1
           bar.update()
         writer.close()
-  if bar.n != total:
-    raise ValueError(f'{copy} holds {bar.n:,} records, and its dataset_info.json says {total:,}; it is damaged')
+    if written != split.num_examples:
+      raise ValueError(f'{copy} holds {written:,} records of split {split.name!r}, and its dataset_info.json says '
+                       f'{split.num_examples:,}; it is damaged')
   info = json.loads((partial / 'dataset_info.json').read_text())
   info['fileFormat'] = 'array_record'
   (partial / 'dataset_info.json').write_text(json.dumps(info, indent=2))
@@ -69,16 +116,23 @@ def main():
   parser.add_argument('dataset', help="a TFDS name, or the directory of a prepared copy")
   parser.add_argument('--data_dir', help='where TFDS keeps its datasets; by default its own default')
   parser.add_argument('--manual_dir', help='where files lie that TFDS cannot download')
+  parser.add_argument('--beam', help='prepare with Apache Beam, with these options: runner=DataflowRunner,project=...')
+  parser.add_argument('--partial', help='take fewer examples than were published', action='store_true')
   parser.add_argument('--out', help='where to rewrite a copy; a directory that is not there yet', type=pathlib.Path)
   flags = parser.parse_args()
-  copy = pathlib.Path(flags.dataset).expanduser()
+  copy = epath.Path(flags.dataset).expanduser()
   if (copy / 'dataset_info.json').exists():
     if not flags.out:
       parser.error(f'{copy} is a prepared copy: say with --out where to rewrite it')
-    rewrite(copy, flags.out)
-    print(f'prepared: {flags.out}')
-  else:
-    print(f'prepared: {prepare(flags.dataset, flags.data_dir, flags.manual_dir)}')
+  try:
+    if flags.out:
+      rewrite(copy, flags.out.expanduser())
+      path = flags.out
+    else:
+      path = prepare(flags.dataset, flags.data_dir, flags.manual_dir, flags.beam, flags.partial)
+  except (ValueError, AssertionError) as error:  # the latter is TFDS's
+    sys.exit(f'{type(error).__name__}: {error}')
+  print(f'prepared: {path}')
 
 
 if __name__ == '__main__':

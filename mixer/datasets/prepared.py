@@ -1,0 +1,139 @@
+"""A split, or a part of one, of a prepared TFDS dataset, as a source of encoded images (sources.py).
+
+Copies in array_record files are read by index. Copies in tfrecord files cannot be, and are read as a stream.
+"""
+
+import dataclasses
+from typing import Any
+
+from array_record.python import array_record_data_source
+from etils import epath
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+FILES_AT_ONCE = 16  # of a stream; they take turns, a record each
+SHUFFLE_BUFFER = 8_192  # records of a stream, still encoded: nearly a gigabyte of ImageNet
+
+
+def open_split(builder, split: str, label: str, max_labels: int | None):
+  """The source of one split; the arguments are those of `sources.open_split`."""
+  info = builder.info
+  name = f'{info.full_name} at {builder.data_path}'
+  try:
+    part = info.splits[split]
+  except (KeyError, ValueError) as error:
+    raise ValueError(f'split {split!r} is not in {name}; it has {", ".join(sorted(info.splits))}') from error
+  if not part.num_examples:
+    raise ValueError(f'split {split!r} of {name} is empty')
+  if info.file_format not in (tfds.core.FileFormat.ARRAY_RECORD, tfds.core.FileFormat.TFRECORD):
+    raise ValueError(f'{name} is stored as {info.file_format.value}, and only array_record and tfrecord can be read. '
+                     'Prepare it anew with python -m tools.prepare')
+  there = {path.name for path in epath.Path(builder.data_path).iterdir()}
+  for file in part.file_instructions:
+    if epath.Path(file.filename).name not in there:
+      raise ValueError(f'{name} is not whole: its file {file.filename} is missing')
+  missing = [key for key in ('image', label) if key not in info.features]
+  if missing:
+    raise ValueError(f'{name} has no feature {missing[0]!r}; it has {", ".join(info.features)}')
+  metadata = info.metadata or {}
+  feature, number = info.features[label], None
+  if isinstance(feature, tfds.features.Sequence):
+    feature, number = feature.feature, max_labels or metadata.get('max_labels')
+    if number is None:
+      raise ValueError(f'feature {label!r} of {name} is a list of classes; set max_labels beside the dataset to how '
+                       'many an example has at most')
+  wanted = ['image', label, *(['weight'] if number and 'weight' in info.features else [])]
+  fields = dict(
+      name=f'{name}, split {split}', num_examples=part.num_examples,
+      contents=f'{info.full_name}, {part.num_examples} examples', folder=builder.data_path, split=split,
+      label=label, max_labels=number,
+      class_names=metadata.get('class_names') or getattr(feature, 'names', None),
+      features=tfds.features.FeaturesDict({key: info.features[key] for key in wanted}))
+  if info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+    return TfdsByIndex(**fields, files=array_record_data_source.ArrayRecordDataSource(part.file_instructions))
+  return TfdsStream(**fields, files=part.file_instructions)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tfds:
+  """What copies of both kinds have in common; `features` are those that are read, 'image', `label` and 'weight'."""
+  name: str
+  num_examples: int
+  contents: str
+  folder: Any
+  split: str
+  class_names: list[str] | None
+  label: str
+  max_labels: int | None
+  features: Any
+  files: Any
+
+  @property
+  def labels(self):
+    shape = () if self.max_labels is None else (self.max_labels,)
+    return {'label': (shape, 'int32'), **({'weight': (shape, 'float32')} if 'weight' in self.features else {})}
+
+  @property
+  def fingerprint(self):
+    return f'{self.contents}, split {self.split}'
+
+  def parse(self, record, index):
+    del index  # the record says it all
+    example = self.features.deserialize_example(record, decoders={'image': tfds.decode.SkipDecoding()})
+    labels = {'label': tf.cast(example[self.label], tf.int32)}
+    if 'weight' in self.features:
+      labels['weight'] = example['weight']
+    if self.max_labels is not None:
+      number = tf.shape(labels['label'])[0]
+      tf.debugging.assert_less_equal(
+          number, self.max_labels, f'an example of {self.name} has more classes than max_labels, {self.max_labels}')
+      pad = lambda x, fill: tf.ensure_shape(tf.pad(x, [[0, self.max_labels - number]], constant_values=fill),
+                                            [self.max_labels])
+      labels = {key: pad(x, -1 if key == 'label' else 0) for key, x in labels.items()}
+    return example['image'], labels
+
+  def locate(self, index):
+    return f'example {index} of {self.name}'
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsByIndex(_Tfds):
+  """Of array_record files."""
+  order: str = 'by index, since it is stored as array_record: a new permutation each epoch'
+
+  def read(self, indices):
+    get = lambda numbers: np.array(self.files.__getitems__(numbers.tolist()), dtype=object)
+    return tf.ensure_shape(tf.numpy_function(get, [indices], tf.string), [None])
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsStream(_Tfds):
+  """Of tfrecord files: shuffled files in turns, then a buffer of records, by (seed, epoch) alone."""
+  order: str = ('a stream: tfrecord files cannot be read by index. Files are shuffled each epoch, and records in a '
+                f'buffer of {SHUFFLE_BUFFER:,}; a run that goes on first passes over what it has seen')
+
+  def stream(self, seed: int, start: int):
+    first_epoch, seen = divmod(start, self.num_examples)
+    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
+    return epochs.flat_map(lambda epoch: self._epoch(seed, epoch)).skip(seen)
+
+  def _epoch(self, seed, epoch):
+    base = tf.stack([tf.constant(seed, tf.int64), epoch])
+    number = len(self.files)
+    place = tf.random.experimental.stateless_shuffle(tf.range(number), seed=base)
+    files = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(x, place) for x in self._file_table()))
+    records = files.interleave(_records, cycle_length=FILES_AT_ONCE, num_parallel_calls=2, deterministic=True)
+    use = tf.random.stateless_uniform([], base, minval=None, maxval=None, dtype=tf.int64)
+    return records.shuffle(SHUFFLE_BUFFER, seed=use)
+
+  def in_order(self):
+    return tf.data.Dataset.from_tensor_slices(self._file_table()).flat_map(_records)
+
+  def _file_table(self):
+    return ([str(file.filename) for file in self.files], np.array([file.skip for file in self.files], np.int64),
+            np.array([file.take for file in self.files], np.int64))
+
+
+def _records(filename, skip, take):
+  return tf.data.TFRecordDataset(filename).skip(skip).take(take)

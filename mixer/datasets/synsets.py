@@ -1,0 +1,106 @@
+"""The images of ImageNet's tars by synset, read from front to back without unpacking anything to disk.
+
+A layout is a pattern for the names of the members that are read, with two groups: the split, and the WordNet id.
+"""
+
+import contextlib
+import io
+import itertools
+import re
+import tarfile
+
+TARS = r'(?:.*/)?()(n\d{8})\.tar'  # a tar of each synset in the tar
+FOLDERS = r'(?:.*/)?imagenet21k_(train|val)/(n\d{8})/[^/]+'  # a folder of each synset and split
+END = bytes(2 * tarfile.BLOCKSIZE)  # what stands at the end of a tar
+
+
+def read(file, name, layout):
+  """Yields for each synset in a tar: its split or None, its WordNet id, and pairs of a file name and its content.
+
+  Args:
+    file: a binary file, which may be compressed; it is read once, as a stream.
+    name: of the tar, for messages.
+    layout: TARS or FOLDERS.
+
+  Raises:
+    ValueError: if the tar or one in it is no tar, is cut off, or is damaged between its members.
+  """
+  for split, wnid, members in _runs(_members(file, name, 'r|*', _Member), layout):
+    yield split, wnid, _images(members, name)
+
+
+def ranges(file, name, layout):
+  """Yields for each synset in an uncompressed tar: its WordNet id, and (offset, size) of the part that holds it."""
+  for _, wnid, members in _runs(_members(file, name, 'r:', _Member), layout):
+    _, first = _, last = next(members)
+    for _, last in members:
+      pass
+    end = last.offset_data + -(-last.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    yield wnid, (first.offset, end - first.offset)
+
+
+def read_range(file, name, layout, offset, size):
+  """As `read`, of the part of an uncompressed tar that `ranges` found. It is read into memory."""
+  file.seek(offset)
+  return read(io.BytesIO(file.read(size) + END), name, layout)
+
+
+def _runs(members, layout):
+  """Neighbours in a tar that belong to one synset: its split or None, its WordNet id, and the members."""
+  def synset(member):
+    match = re.fullmatch(layout, member[1].name)
+    return match and ({'train': 'train', 'val': 'validation'}.get(match[1]), match[2])
+
+  for found, run in itertools.groupby(members, synset):
+    if found:
+      yield *found, run
+
+
+def _images(members, name):
+  for tar, member in members:
+    place = f'{member.name} in {name}'
+    with _named(place):
+      content = tar.extractfile(member)
+      if member.name.endswith('.tar'):
+        for inner, image in _members(content, place, 'r|', _InnerMember):
+          yield image.name.split('/')[-1], inner.extractfile(image).read()
+      else:
+        yield member.name.split('/')[-1], content.read()
+
+
+def _members(file, name, mode, header):
+  """The regular files in a tar, each with the open tar."""
+  with _named(name), tarfile.open(fileobj=file, mode=mode, tarinfo=header, errors='replace', bufsize=2**15) as tar:
+    while member := tar.next():
+      tar.members.clear()  # tarfile would keep them all
+      if member.isfile():
+        yield tar, member
+
+
+@contextlib.contextmanager
+def _named(name):
+  try:
+    yield
+  except tarfile.TarError as error:
+    raise ValueError(f'{name} cannot be read: {error}. It is no tar, or the tar is cut off or damaged') from error
+
+
+class _Member(tarfile.TarInfo):
+  """A member's header. Where tarfile takes a damaged or missing one for the end of the tar, this one raises."""
+
+  ENDS = (tarfile.EOFHeaderError,)
+
+  @classmethod
+  def frombuf(cls, buf, encoding, errors):
+    try:
+      return super().frombuf(buf, encoding, errors)
+    except cls.ENDS:
+      raise
+    except tarfile.HeaderError as error:
+      raise tarfile.ReadError(str(error)) from error
+
+
+class _InnerMember(_Member):
+  """As _Member, but the tar may lack its mark at the end: its length is known from the outer one."""
+
+  ENDS = (tarfile.EOFHeaderError, tarfile.EmptyHeaderError)

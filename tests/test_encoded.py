@@ -1,0 +1,96 @@
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from mixer.datasets import ahead
+from mixer.datasets import encoded
+
+RNG = np.random.default_rng(0)
+SMOOTH = np.stack([*np.mgrid[60:140:2, 50:110:2], np.full((40, 30), 90)], -1).astype(np.uint8)  # [40, 30, 3]
+
+
+def file(image, kind, **options):
+  data = io.BytesIO()
+  image.save(data, kind, **options)
+  return data.getvalue()
+
+
+def rgb():
+  return PIL.Image.fromarray(SMOOTH)
+
+
+def pixels(data):
+  image = PIL.Image.open(io.BytesIO(data))
+  assert (image.format, image.mode) == ('JPEG', 'RGB')
+  return np.asarray(image).astype(int)
+
+
+def test_a_good_jpeg_keeps_its_bytes():
+  for options in ({}, {'progressive': True}, {'quality': 30, 'subsampling': 0}):
+    data = file(rgb(), 'JPEG', **options)
+    assert encoded.as_jpeg(data) is data
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'WEBP', 'GIF', 'BMP', 'TIFF'])
+def test_other_files_become_jpegs_of_the_same_pixels(kind):
+  data = file(rgb(), kind, **({'lossless': True} if kind == 'WEBP' else {}))
+  assert np.abs(pixels(encoded.as_jpeg(data)) - SMOOTH).mean() < (8 if kind == 'GIF' else 2)
+
+
+def test_what_is_not_rgb_becomes_it():
+  grey = np.asarray(rgb().convert('L')).astype(int)
+  for data in (file(rgb().convert('L'), 'JPEG'), file(rgb().convert('L'), 'PNG')):
+    assert np.abs(pixels(encoded.as_jpeg(data)) - grey[..., None]).max() < 6
+  assert np.abs(pixels(encoded.as_jpeg(file(rgb().convert('CMYK'), 'JPEG', quality=95))) - SMOOTH).mean() < 3
+  of_16_bits = PIL.Image.fromarray(grey.astype(np.uint16) * 257)
+  assert np.abs(pixels(encoded.as_jpeg(file(of_16_bits, 'PNG'))) - grey[..., None]).max() < 4
+
+
+def test_transparent_pixels_are_laid_on_white():
+  image = rgb().convert('RGBA')
+  image.putalpha(PIL.Image.fromarray(np.where(np.arange(30) < 16, 0, 255)[None].repeat(40, 0).astype(np.uint8)))
+  got = pixels(encoded.as_jpeg(file(image, 'PNG')))
+  assert got[:, :14].min() > 245 and np.abs(got[:, 18:] - SMOOTH[:, 18:]).mean() < 4
+
+
+def test_of_several_images_the_first_is_taken():
+  other = PIL.Image.fromarray(255 - SMOOTH)
+  for kind in ('GIF', 'WEBP', 'MPO'):
+    data = file(rgb(), kind, save_all=True, append_images=[other])
+    got = encoded.as_jpeg(data)
+    assert got != data and np.abs(pixels(got) - SMOOTH).mean() < 8, kind
+
+
+@pytest.mark.parametrize('data, reason', [
+    (b'', 'it is none of JPEG, PNG'),
+    (b'not an image', 'it is none of JPEG, PNG'),
+    (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n', 'it is none of JPEG, PNG'),
+    (file(rgb(), 'JPEG')[:-200], '[Tt]runcated|Invalid JPEG'),  # in its header
+    (file(PIL.Image.fromarray(RNG.integers(0, 256, (90, 90, 3), np.uint8)), 'JPEG')[:-999], 'Invalid JPEG data'),
+    (file(rgb(), 'PNG')[:-30], '[Tt]runcated|broken|incomplete'),
+    (file(PIL.Image.new('1', (20_000, 20_000)), 'PNG'), 'pixels'),
+    (file(PIL.Image.new('1', (1, 51)), 'PNG'), '1 x 51 pixels; sides of at most 50 to 1 are taken'),
+    (file(PIL.Image.new('1', (9_000, 9_000)), 'PNG'), '9000 x 9000 pixels; at most 80,000,000 are taken'),
+])
+def test_what_cannot_be_decoded_says_why(data, reason):
+  with pytest.raises(encoded.Unreadable, match=reason):
+    encoded.as_jpeg(data)
+
+
+def test_the_smallest_image_is_one():
+  assert pixels(encoded.as_jpeg(file(PIL.Image.new('RGB', (1, 1), 'white'), 'PNG'))).tolist() == [[[255] * 3]]
+
+
+def test_a_content_hash_is_of_the_bytes():
+  assert encoded.content_hash(b'a') == encoded.content_hash(b'a') != encoded.content_hash(b'b')
+  assert len(encoded.content_hash(b'')) == 32
+
+
+def test_threads_keep_the_order_and_few_items():
+  taken = []
+  results = ahead.ahead(lambda k: k * k, (taken.append(k) or k for k in range(1_000)), threads=8)
+  assert next(results) == 0
+  assert len(taken) < 50
+  assert list(results) == [k * k for k in range(1, 1_000)]

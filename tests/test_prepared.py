@@ -1,0 +1,173 @@
+"""Prepared copies: lists of classes and their weights, and tfrecord copies as streams."""
+
+import itertools
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import input_pipeline
+from input_pipeline import Hosts
+from mixer.datasets import digits
+from mixer.datasets import prepared
+from mixer.datasets import sources
+
+
+class Lists(tfds.core.GeneratorBasedBuilder):
+  """1,000 images whose pixels and labels tell their number, with 0 to 3 classes each, in several files."""
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    return tfds.core.DatasetInfo(
+        builder=self, metadata=tfds.core.MetadataDict(max_labels=3, class_names=[f'class {k}' for k in range(10)]),
+        features=tfds.features.FeaturesDict({
+            'image': tfds.features.Image(shape=(8, 8, 3), encoding_format='png'),
+            'number': tfds.features.Scalar(np.int64),
+            'label': tfds.features.Sequence(tfds.features.ClassLabel(num_classes=10)),
+            'weight': tfds.features.Sequence(np.float32)}))
+
+  def _split_generators(self, _):
+    return {'train': self._generate_examples()}
+
+  def _generate_examples(self):
+    for k in range(1000):
+      classes = [k % 10, k // 10 % 10, k // 100][:k % 4]
+      yield k, {'image': np.full((8, 8, 3), k % 251, np.uint8), 'number': k, 'label': classes,
+                'weight': [0.5] * len(classes)}
+
+
+@pytest.fixture(scope='module')
+def copies(tmp_path_factory):
+  """{'array_record', 'tfrecord'}: the directories of two copies in 7 files."""
+  directories = {}
+  for file_format in ('array_record', 'tfrecord'):
+    builder = Lists(data_dir=tmp_path_factory.mktemp(file_format), file_format=file_format)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=7))
+    directories[file_format] = str(builder.data_path)
+  return directories
+
+
+def train(directory, hosts=Hosts(0, 1, 1), **fields):
+  return input_pipeline.train_batches(**{
+      'dataset': directory, 'split': 'train', 'batch_size': 100, 'resolution': 8, 'seed': 0, 'min_area': 0.5,
+      'flip': False, 'label': 'number', 'hosts': hosts, **fields})
+
+
+def evaluation(directory, hosts=Hosts(0, 1, 1), **fields):
+  return input_pipeline.eval_batches(**{'name': 'x', 'dataset': directory, 'split': 'train', 'batch_size': 64,
+                                        'resolution': 8, 'resize': 8, 'hosts': hosts, **fields})
+
+
+def numbers(batches, start, count):
+  return np.concatenate([batch['label'].ravel() for batch in itertools.islice(batches.start(start), count)])
+
+
+@pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
+def test_lists_of_classes_are_padded_and_carry_their_weights(copies, file_format):
+  batches = evaluation(copies[file_format])
+  assert batches.source.class_names[3] == 'class 3'
+  assert batches.source.labels == {'label': ((3,), 'int32'), 'weight': ((3,), 'float32')}
+  got = [(batch, mask) for batch in batches for mask in [batch['mask'].ravel() > 0]]
+  assert all(batch['label'].shape == (1, 64, 3) for batch, _ in got)
+  labels, weights = (np.concatenate([batch[key][0][mask] for batch, mask in got]) for key in ('label', 'weight'))
+  assert ((labels >= 0) * 0.5 == weights).all()
+  wanted = [([k % 10, k // 10 % 10, k // 100][:k % 4] + [-1] * 3)[:3] for k in range(1000)]
+  assert sorted(map(tuple, labels)) == sorted(map(tuple, wanted))
+
+
+def test_training_batches_have_the_shapes_that_they_announce(copies):
+  batches = train(copies['array_record'], label='label')
+  batch = next(batches.start(0))
+  assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+      name: (x.shape, x.dtype) for name, x in batches.shapes.items()}
+  assert set(batch) == {'image', 'label', 'weight'}
+
+
+def test_more_classes_than_said_is_an_error(copies):
+  with pytest.raises(Exception, match='has more classes than max_labels, 2'):
+    list(evaluation(copies['array_record'], max_labels=2))
+
+
+def test_a_list_of_unknown_length_wants_max_labels(tmp_path):
+  class Unsaid(Lists):
+    def _info(self):
+      info = super()._info()
+      return tfds.core.DatasetInfo(builder=self, features=info.features)
+  builder = Unsaid(data_dir=tmp_path, file_format='array_record')
+  builder.download_and_prepare()
+  with pytest.raises(ValueError, match="feature 'label' of unsaid/1.0.0 .* is a list of classes; set max_labels"):
+    sources.open_split(str(builder.data_path), 'train')
+  assert sources.open_split(str(builder.data_path), 'train', max_labels=4).labels['label'] == ((4,), 'int32')
+
+
+# Streams
+
+
+def test_each_epoch_of_a_stream_holds_each_example_once_in_an_order_of_its_own(copies):
+  batches = train(copies['tfrecord'])
+  assert isinstance(batches.source, prepared.TfdsStream) and batches.source.order.startswith('a stream: tfrecord')
+  epochs = numbers(batches, 0, 30).reshape(3, 1000)
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(1000))
+  assert max(np.mean(epochs[i] == epochs[j]) for i, j in ((0, 1), (0, 2), (1, 2))) < 0.02
+  assert np.mean(numbers(train(copies['tfrecord'], seed=1), 0, 10) == epochs[0]) < 0.02
+
+
+def test_files_of_a_stream_come_in_another_order_each_epoch(copies, monkeypatch):
+  monkeypatch.setattr(prepared, 'SHUFFLE_BUFFER', 1)
+  monkeypatch.setattr(prepared, 'FILES_AT_ONCE', 2)
+  first, second = numbers(train(copies['tfrecord']), 0, 20).reshape(2, 1000)
+  assert sorted(first) == sorted(second) == list(range(1000)) and list(first) != list(second)
+
+
+@pytest.mark.parametrize('step', [3, 17])
+def test_a_stream_goes_on_at_the_exact_example_and_with_the_same_augmentation(copies, step):
+  batches = train(copies['tfrecord'])
+  whole, later = (list(itertools.islice(batches.start(start), number)) for start, number in ((0, step + 2), (step, 2)))
+  for one, other in zip(whole[step:], later, strict=True):
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_the_parts_of_two_processes_make_up_the_stream(copies):
+  whole = numbers(train(copies['tfrecord']), 7, 5).reshape(5, 100)
+  parts = [numbers(train(copies['tfrecord'], Hosts(k, 2, 1)), 7, 5).reshape(5, 50) for k in range(2)]
+  assert np.array_equal(np.concatenate(parts, axis=1), whole)
+
+
+def test_a_part_of_a_split_as_a_stream(copies):
+  by_index, stream = (sources.open_split(copies[kind], 'train[20%:50%]', label='number')
+                      for kind in ('array_record', 'tfrecord'))
+  assert by_index.num_examples == stream.num_examples == 300
+  of_stream = [int(stream.parse(record, -1)[1]['label']) for record in stream.in_order()]
+  of_index = [int(by_index.parse(record, -1)[1]['label']) for record in by_index.read(np.arange(300))]
+  assert of_stream == of_index
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_evaluating_a_stream_scores_each_example_once(copies, count):
+  seen = []
+  for k in range(count):
+    batches = evaluation(copies['tfrecord'], Hosts(k, count, 1), label='number')
+    assert len(list(batches)) == len(batches) == 16
+    seen += [int(x) for batch in batches for x in batch['label'][batch['mask'] > 0]]
+  assert sorted(seen) == list(range(1000))
+
+
+def test_a_part_by_content_of_a_stream_is_refused(copies):
+  with pytest.raises(ValueError, match='config.data.fraction is 0.1, and lists.* cannot be read by index. Rewrite it'):
+    train(copies['tfrecord'], fraction=0.1)
+
+
+def test_a_tfrecord_copy_is_found_by_its_name_too(tmp_path):
+  digits.Digits(data_dir=tmp_path, file_format='tfrecord').download_and_prepare()
+  assert isinstance(sources.open_split('digits', 'test', str(tmp_path)), prepared.TfdsStream)
+
+
+@pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
+def test_a_copy_that_lacks_a_file_is_refused(copies, tmp_path, file_format):
+  copy = shutil.copytree(copies[file_format], tmp_path / 'copy')
+  gone = sorted(copy.glob('*record-*'))[3]
+  gone.unlink()
+  with pytest.raises(ValueError, match=f'lists/1.0.0 at .* is not whole: its file .*{gone.name} is missing'):
+    sources.open_split(str(copy), 'train')

@@ -1,0 +1,246 @@
+import concurrent.futures
+
+import cv2
+import numpy as np
+import PIL.Image
+import PIL.ImageEnhance
+import PIL.ImageOps
+import pytest
+
+from mixer import randaugment
+
+SIGNED = ['Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY']
+SHAPES = [(1, 1), (2, 4), (3, 5), (224, 224)]
+
+
+def noise(height, width, low=0, high=256):
+  return np.random.default_rng(0).integers(low, high, (height, width, 3), np.uint8)
+
+
+def smooth(height, width):
+  """Slopes in the three channels, the first two not over all of the values. [H, W, 3] uint8."""
+  y, x = np.mgrid[:height, :width]
+  return np.stack([40 + 150 * y / height, 20 + 90 * x / width, 255 * (x + y) / (width + height)], -1).astype(np.uint8)
+
+
+class Drawn:
+  """A generator of given numbers."""
+
+  def __init__(self, *numbers):
+    self.numbers = list(numbers)
+
+  def integers(self, high):
+    return self.numbers.pop(0)
+
+
+def signed(sign):
+  return Drawn(int(sign < 0))
+
+
+# The operations as Pillow has them. `sign` is of those with a direction.
+
+
+def affine(picture, *coefficients):
+  return picture.transform(
+      picture.size, PIL.Image.Transform.AFFINE, coefficients, PIL.Image.Resampling.NEAREST, fillcolor=(128, 128, 128))
+
+
+def enhance(kind):
+  return lambda picture, level, sign: kind(picture).enhance(0.1 + 0.18 * level)
+
+
+PILLOW = {
+    'AutoContrast': lambda picture, level, sign: PIL.ImageOps.autocontrast(picture),
+    'Equalize': lambda picture, level, sign: PIL.ImageOps.equalize(picture),
+    'Invert': lambda picture, level, sign: PIL.ImageOps.invert(picture),
+    'Rotate': lambda picture, level, sign: picture.rotate(
+        sign * 3 * level, PIL.Image.Resampling.NEAREST, fillcolor=(128, 128, 128)),
+    'Posterize': lambda picture, level, sign: PIL.ImageOps.posterize(picture, min(8, 4 * level // 10)),
+    'Solarize': lambda picture, level, sign: PIL.ImageOps.solarize(picture, 256 * level // 10),
+    'Color': enhance(PIL.ImageEnhance.Color),
+    'Contrast': enhance(PIL.ImageEnhance.Contrast),
+    'Brightness': enhance(PIL.ImageEnhance.Brightness),
+    'Sharpness': enhance(PIL.ImageEnhance.Sharpness),
+    'ShearX': lambda picture, level, sign: affine(picture, 1, sign * 0.03 * level, 0, 0, 1, 0),
+    'ShearY': lambda picture, level, sign: affine(picture, 1, 0, 0, sign * 0.03 * level, 1, 0),
+    'TranslateX': lambda picture, level, sign: affine(picture, 1, 0, sign * 10 * level, 0, 1, 0),
+    'TranslateY': lambda picture, level, sign: affine(picture, 1, 0, 0, 0, 1, sign * 10 * level),
+    'SolarizeAdd': lambda picture, level, sign: picture.point(
+        lambda value: min(255, value + 11 * level) if value < 128 else value),
+}
+# Color: OpenCV's grey of a pixel is one off here and there, times the factor of up to 3.7 - 1.
+# Rotate: where the place to read lies within 1/1000 of the border of two pixels.
+SHARE_THAT_DIFFERS = {'Color': 0.002, 'Rotate': 0.005}
+DIFFERENCE = {'Color': 3}
+
+
+# 19 for 20: at 20, a fifth of the places that a shear reads from lie on the border of two pixels.
+@pytest.mark.parametrize('level', [0, 1, 5, 7, 10, 15, 19])
+@pytest.mark.parametrize('name', PILLOW)
+def test_as_in_pillow(name, level):
+  # The fourth has values from 60 to 99 and so also a histogram with gaps; in the fifth, Equalize has too few pixels.
+  for image in (noise(200, 224), smooth(200, 224), smooth(215, 77), noise(40, 50, 60, 100), noise(3, 5), noise(1, 1)):
+    for sign in (1, -1) if name in SIGNED else (1,):
+      got = randaugment.OPERATIONS[name](image, level, signed(sign)).astype(int)
+      wanted = np.array(PILLOW[name](PIL.Image.fromarray(image), level, sign))
+      assert np.mean((got != wanted).any(-1)) <= SHARE_THAT_DIFFERS.get(name, 0)
+      assert np.abs(got - wanted).max() <= (DIFFERENCE.get(name, 0) if name != 'Rotate' else 255)
+
+
+@pytest.mark.parametrize('place', [(0, 0), (0, 49), (20, 30), (39, 2), (39, 49)])
+@pytest.mark.parametrize('level', [0, 1, 3, 10, 20])
+def test_cutout_greys_a_square_and_what_lies_outside_is_lost(level, place):
+  image = noise(40, 50)
+  (y, x), half = place, 4 * level
+  wanted = PIL.Image.fromarray(image)
+  wanted.paste((128, 128, 128), (x - half, y - half, x + half, y + half))
+  assert (randaugment.OPERATIONS['Cutout'](image, level, Drawn(y, x)) == wanted).all()
+
+
+def test_pillow_and_cutout_are_all():
+  assert len(randaugment.OPERATIONS) == 16
+  assert randaugment.OPERATIONS.keys() == PILLOW.keys() | {'Cutout'}
+
+
+@pytest.mark.parametrize('name', ['ShearX', 'ShearY'])
+@pytest.mark.parametrize('sign', [1, -1])
+def test_halfway_between_two_pixels_a_shear_takes_the_later_one(name, sign):
+  image = noise(100, 100)
+  got = randaugment.OPERATIONS[name](image, 20, signed(sign))
+  y, x = np.mgrid[:100, :100]
+  along, across = (x, y) if name == 'ShearX' else (y, x)
+  source = (10 * along + 5 + sign * (6 * across + 3)) // 10  # from pixel's centre to pixel, in tenths, so exactly
+  read = image[y, source % 100] if name == 'ShearX' else image[source % 100, x]
+  assert (got == np.where((source // 100 == 0)[..., None], read, 128)).all()
+
+
+@pytest.mark.parametrize('operation, amount', [
+    ('rotate', 0), ('shear_x', 0), ('shear_y', 0), ('translate_x', 0), ('translate_y', 0), ('posterize', 8),
+    ('posterize', 9), ('solarize', 256), ('solarize', 512), ('solarize_add', 0), ('color', 1), ('contrast', 1),
+    ('brightness', 1), ('sharpness', 1)])
+def test_the_levels_that_change_nothing(operation, amount):
+  for height, width in SHAPES:
+    image = noise(height, width)
+    assert (getattr(randaugment, operation)(image, amount) == image).all()
+
+
+def test_levels_at_the_top_of_the_scale_change_nothing():
+  image = noise(20, 30)
+  for name, level in (('Solarize', 10), ('Solarize', 15), ('Solarize', 20), ('Posterize', 20), ('Posterize', 30)):
+    assert (randaugment.OPERATIONS[name](image, level, None) == image).all()
+
+
+def test_a_constant_channel_has_nothing_to_stretch_or_even_out():
+  image = smooth(100, 120)
+  image[..., 1] = 77
+  for operation in (randaugment.autocontrast, randaugment.equalize):
+    constant = np.full((100, 120, 3), 200, np.uint8)
+    assert (operation(constant) == constant).all()
+    assert (operation(image)[..., 1] == 77).all() and (operation(image)[..., 0] != image[..., 0]).any()
+
+
+def test_contrast_blends_with_the_mean_grey():
+  # Half black and half white: the mean is 127.5, and each value goes to the same distance of it.
+  image = np.zeros((10, 10, 3), np.uint8)
+  image[5:] = 255
+  assert np.unique(randaugment.contrast(image, 0.1)).tolist() == [115, 140]
+  assert np.unique(randaugment.contrast(image, 0)).tolist() == [128]
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+  """Of all operations drawn, the names; they leave the image as it is and draw nothing."""
+  names = []
+  record = lambda name: lambda image, level, rng: names.append((name, level)) or image
+  monkeypatch.setattr(randaugment, 'OPERATIONS', {name: record(name) for name in randaugment.OPERATIONS})
+  return names
+
+
+def test_the_16_operations_are_drawn_equally_often_and_independently(recorded):
+  for k in range(3000):
+    randaugment.apply(noise(1, 1), np.array([0, k]), 2, 15)
+  drawn = [name for name, _ in recorded]
+  assert len(drawn) == 6000 and {level for _, level in recorded} == {15}
+  counts = np.array([drawn.count(name) for name in PILLOW] + [drawn.count('Cutout')])
+  assert counts.sum() == 6000
+  assert np.abs(counts - 375).max() < 80  # 4.3 standard deviations
+  pairs = list(zip(drawn[::2], drawn[1::2]))
+  assert abs(sum(first == second for first, second in pairs) - 187) < 57
+  assert len(set(pairs)) == 256
+
+
+def test_as_many_layers_as_asked_for(recorded):
+  for layers in range(4):
+    recorded.clear()
+    randaugment.apply(noise(1, 1), np.array([0, 1]), layers, 10)
+    assert len(recorded) == layers
+
+
+def test_what_is_drawn_never_changes(recorded):
+  # If this fails, NumPy or the module now draws otherwise: earlier runs can no longer be repeated or resumed.
+  for seed in ([0, 0], [0, 1], [1, 0], [-1, 2**40]):
+    randaugment.apply(noise(1, 1), np.array(seed), 2, 10)
+  assert [name for name, _ in recorded] == [
+      'AutoContrast', 'AutoContrast', 'SolarizeAdd', 'TranslateY', 'Contrast', 'Posterize', 'ShearX', 'TranslateY']
+
+
+@pytest.mark.parametrize('name', SIGNED)
+def test_both_directions_are_drawn_equally_often(name):
+  image, rng = noise(40, 40), np.random.default_rng(0)
+  forward, backward = (randaugment.OPERATIONS[name](image, 1, signed(sign)) for sign in (1, -1))
+  drawn = [randaugment.OPERATIONS[name](image, 1, rng) for _ in range(200)]
+  times = sum((d == forward).all() for d in drawn)
+  assert times + sum((d == backward).all() for d in drawn) == 200
+  assert 70 < times < 130
+
+
+def test_cutout_may_lie_around_any_pixel():
+  white = np.full((3, 5, 3), 255, np.uint8)
+  rng = np.random.default_rng(0)
+  grey = [np.argwhere((randaugment.OPERATIONS['Cutout'](white, 0.25, rng) == 128).all(-1)) for _ in range(300)]
+  assert {tuple(places.max(0)) for places in grey} == {(y, x) for y in range(3) for x in range(5)}
+  assert {tuple(np.ptp(places, axis=0) + 1) for places in grey} == {(1, 1), (1, 2), (2, 1), (2, 2)}
+
+
+def test_the_result_is_a_function_of_the_seed():
+  image = noise(32, 32)
+  seeds = [np.array([seed, k]) for seed in (0, 1, -1) for k in range(100)]
+  once = [randaugment.apply(image, seed, 2, 3) for seed in seeds]
+  with concurrent.futures.ThreadPoolExecutor(4) as threads:
+    again = list(threads.map(lambda seed: randaugment.apply(image, seed, 2, 3), reversed(seeds)))
+  assert all((a == b).all() for a, b in zip(once, reversed(again)))
+  assert len({result.tobytes() for result in once}) > 150  # of 300: some seeds draw the same operations
+  for one, other in ((0, 100), (0, 200), (100, 200)):  # the first int of the seed matters as much as the second
+    assert sum((once[one + k] != once[other + k]).any() for k in range(100)) > 80
+
+
+def test_opencv_starts_no_threads():
+  assert cv2.getNumThreads() == 1
+
+
+def test_layers_act_one_after_the_other(monkeypatch):
+  picked = {name: randaugment.OPERATIONS[name] for name in ('Cutout', 'Rotate')}
+  monkeypatch.setattr(randaugment, 'OPERATIONS', picked)
+  image = noise(60, 60)
+  results = {randaugment.apply(image, np.array([0, k]), 2, 2).tobytes() for k in range(200)}
+  turned = [randaugment.rotate(image, sign * 6) for sign in (1, -1)]
+  back = [randaugment.rotate(t, sign * 6) for t in turned for sign in (1, -1)]
+  assert {b.tobytes() for b in back} <= results
+
+
+@pytest.mark.parametrize('magnitude', [0, 10, 15, 20, 7.5])
+@pytest.mark.parametrize('shape', SHAPES)
+def test_any_shape_and_layout_at_any_magnitude_and_the_input_stays(shape, magnitude):
+  image = noise(*shape)
+  before = image.copy()
+  strided = np.asfortranarray(noise(2 * shape[0], shape[1]))[::-2]
+  strided[:] = image
+  image.flags.writeable = False
+  for name, operation in randaugment.OPERATIONS.items():
+    got = operation(image, magnitude, np.random.default_rng(0))
+    assert got.shape == image.shape and got.dtype == np.uint8 and not np.shares_memory(got, image), name
+  for k in range(100):
+    got, of_strided = (randaugment.apply(i, np.array([3, k]), 2, magnitude) for i in (image, strided))
+    assert got.shape == image.shape and got.dtype == np.uint8
+    assert (got == of_strided).all()
+  assert (image == before).all() and (strided == before).all()

@@ -1,0 +1,95 @@
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from mixer.datasets import sources
+from mixer.datasets import subset
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """200 images in two classes; the names say nothing of the contents."""
+  root = tmp_path_factory.mktemp('images')
+  rng = np.random.default_rng(0)
+  for k in range(200):
+    path = root / f'train/{"ab"[k % 2]}/{k:03}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).save(path)
+  return root
+
+
+def images(source):
+  """The encoded images of a source, with their labels."""
+  indices = tf.range(source.num_examples, dtype=tf.int64)
+  parsed = [source.parse(record, index) for record, index in zip(source.read(indices), indices)]
+  return {(image.numpy(), int(labels['label'])) for image, labels in parsed}
+
+
+def part(root, fraction):
+  return subset.Subset.of(sources.open_split(str(root), 'train'), fraction)
+
+
+def test_parts_have_their_size_and_lie_in_one_another(folder):
+  parts = [images(part(folder, fraction)) for fraction in (0.03, 0.1, 0.3, 1)]
+  assert [len(x) for x in parts] == [6, 20, 60, 200]
+  assert parts[0] < parts[1] < parts[2] < parts[3]
+  assert parts[3] == images(sources.open_split(str(folder), 'train'))
+
+
+def test_the_choice_depends_on_contents_and_not_on_names_or_their_order(folder, tmp_path):
+  renamed = shutil.copytree(folder, tmp_path / 'renamed')
+  for path in sorted((renamed / 'train').glob('*/*.png')):
+    path.rename(path.with_stem(f'x{199 - int(path.stem):03}'))
+  assert images(part(renamed, 0.3)) == images(part(folder, 0.3))
+
+
+def test_hashes_are_kept_beside_the_data_and_computed_anew_when_it_changes(folder, tmp_path, monkeypatch):
+  copy = shutil.copytree(folder, tmp_path / 'copy')
+  before = images(part(copy, 0.3))
+  computed = []
+  monkeypatch.setattr(subset, '_hash', lambda source, original=subset._hash: computed.append(1) or original(source))
+  assert images(part(copy, 0.3)) == before and not computed
+  gone = next(iter((copy / 'train/a').iterdir()))
+  gone.unlink()
+  assert part(copy, 0.3).num_examples == 60 and computed
+  assert sorted(path.name for path in copy.iterdir()) == ['content_hashes-train.npz', 'train']
+
+
+def test_a_file_that_was_replaced_under_its_name_has_a_hash_of_its_own(folder, tmp_path):
+  copy = shutil.copytree(folder, tmp_path / 'copy')
+  before = subset.content_hashes(sources.open_split(str(copy), 'train'))
+  path = copy / 'train/a/000.png'
+  path.write_bytes(path.read_bytes() + b' ')
+  after = subset.content_hashes(sources.open_split(str(copy), 'train'))
+  assert (before != after).tolist() == [True] + [False] * 199
+
+
+def test_two_halves_of_a_split_have_hashes_of_their_own(data_dir):
+  first, second = (subset.content_hashes(sources.open_split('digits', split, data_dir))
+                   for split in ('test[:50%]', 'test[50%:]'))
+  whole = subset.content_hashes(sources.open_split('digits', 'test', data_dir))
+  assert np.array_equal(np.concatenate([first, second]), whole) and not np.array_equal(first, second)
+
+
+def test_hashes_that_cannot_be_read_are_made_anew(folder, tmp_path):
+  copy = shutil.copytree(folder, tmp_path / 'copy')
+  before = images(part(copy, 0.3))
+  (copy / 'content_hashes-train.npz').write_bytes(b'half a fi')
+  assert images(part(copy, 0.3)) == before
+
+
+def test_it_tells_of_itself_and_of_the_files_it_stands_for(folder):
+  few = part(folder, 0.03)
+  assert few.name.startswith('0.03 of ') and few.contents.startswith('0.03 by content of 200 files')
+  assert few.contents != part(folder, 0.1).contents
+  image, _ = few.parse(few.read(tf.constant([4], tf.int64))[0], tf.constant(4, tf.int64))
+  assert open(few.locate(4), 'rb').read() == image.numpy()
+
+
+@pytest.mark.parametrize('fraction', [0, -1, 1.5, 0.001])
+def test_a_fraction_that_is_none(folder, fraction):
+  with pytest.raises(ValueError, match=f'config.data.fraction is {fraction}; it must be above 0, at most 1, and leave'):
+    part(folder, fraction)

@@ -1,0 +1,45 @@
+"""Draws the images of a training step as the model sees them, with their labels and mixing weights.
+
+  python -m tools.show_batch --config=configs/mixer_digits.py --out=batch.png
+"""
+
+from absl import app
+from absl import flags
+import jax
+import numpy as np
+
+import input_pipeline
+from mixer import command_line
+from mixer import configuration
+from mixer import losses
+from mixer import mixup
+from mixer import models
+from mixer import pictures
+from mixer import train_step
+
+STEP = flags.DEFINE_integer('step', 1, 'Which step of the run, counted from 1.', lower_bound=1)
+IMAGES = flags.DEFINE_integer('images', 32, 'How many images of its batch.', lower_bound=1)
+OUT = flags.DEFINE_string('out', 'batch.png', 'The picture.')
+
+
+def main(arguments):
+  config = command_line.config(arguments)
+  model = configuration.call(models.build, 'model', config.model)
+  data = input_pipeline.attempts(config, model.num_classes, input_pipeline.Hosts(0, 1, 1))['data']()
+  batch = {name: x[0] for name, x in next(data.start(STEP.value - 1)).items()}
+  images, targets = batch['image'].astype(np.float32), losses.targets(batch, model.num_classes)
+  strength = config.step.to_dict().get('mixup')
+  if strength:
+    weight = train_step.mixing_weight(strength, config.seed, STEP.value - 1)
+    mix = jax.vmap(lambda *parts: mixup.mix(*parts, weight, 'batch'), axis_name='batch')
+    images, targets = (x[0] for x in mix(images[None], targets[None]))
+  images, targets = np.round(images[:IMAGES.value]).astype(np.uint8), np.asarray(targets[:IMAGES.value])
+  names = data.source.class_names or range(model.num_classes)
+  texts = ['\n'.join(f'{of_one[k]:.0%} {names[k]}' for k in np.argsort(-of_one, kind='stable')[:2] if of_one[k] > 0)
+           for of_one in targets]
+  pictures.grid(images, texts, f'{data.source.name}: step {STEP.value:,}', OUT.value)
+  print(f'{len(images)} of the {data.batch_size:,} images of step {STEP.value:,}: {OUT.value}')
+
+
+if __name__ == '__main__':
+  app.run(main)
