@@ -67,6 +67,11 @@ class Hosts:
     first, number = self.part(batch_size)
     return range(step * batch_size + first, step * batch_size + first + number)
 
+  def owns(self, batch_size: int, position):
+    """Whether a position belongs to this process's part of its batch. [] int -> [] bool, in a graph."""
+    first, number = self.part(batch_size)
+    return (position % batch_size >= first) & (position % batch_size < first + number)
+
   def lay_out(self, batch: dict) -> dict:
     """Splits this process's part over its devices. {name: [b, ...]} -> {name: [D, b / D, ...]}."""
     return {name: x.reshape(self.local_devices, -1, *x.shape[1:]) for name, x in batch.items()}
@@ -134,11 +139,10 @@ class TrainBatches:
     return indices.map(lambda p, i: (p, i, self.source.read(i)), num_parallel_calls=4).unbatch()
 
   def _stream(self, step):
-    first, number = self.hosts.part(self.batch_size)
     start = step * self.batch_size
     positions = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
     records = tf.data.Dataset.zip(positions, self.source.stream(self.seed, start))
-    mine = records.filter(lambda p, _: (p % self.batch_size >= first) & (p % self.batch_size < first + number))
+    mine = records.filter(lambda p, _: self.hosts.owns(self.batch_size, p))
     return mine.map(lambda p, record: (p, tf.constant(-1, tf.int64), record))
 
   def _augment(self, position, index, record):
@@ -234,11 +238,10 @@ class EvalBatches:
     return indices.map(lambda i: (i, self.source.read(i)), num_parallel_calls=4).unbatch()
 
   def _stream(self):
-    first, number = self.hosts.part(self.batch_size)
     filling = len(self) * self.batch_size - self.source.num_examples
     records = self.source.in_order()
     records = records.concatenate(records.take(1).repeat(filling)).enumerate()
-    return records.filter(lambda p, _: (p % self.batch_size >= first) & (p % self.batch_size < first + number))
+    return records.filter(lambda p, _: self.hosts.owns(self.batch_size, p))
 
   def _prepare(self, index, record):
     encoded, labels = self.source.parse(record, index)

@@ -6,6 +6,7 @@
 
 from concurrent import futures
 import functools
+import itertools
 import os
 import pathlib
 
@@ -63,7 +64,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     state = checkpoints.restore(train_step.on_host(init))
     first_step = int(state.step)
     state = flax.jax_utils.replicate(state)
-    batches = prefetch(data.start(first_step))
+    batches = prefetch(itertools.islice(data.start(first_step), total_steps - first_step))
     update = compiling.result()
     with report.Report(workdir, first_step, total_steps, data.batch_size) as told:
       told.say(summary.describe(model=model, state=state, compiled=update, source=data.source, first_step=first_step,
@@ -72,7 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
       if first_step >= total_steps:
         results = told.evaluated(score(state))
         told.write()
-      for step, batch in zip(range(first_step + 1, total_steps + 1), batches):
+      for step, batch in enumerate(batches, first_step + 1):
         state, metrics = update(state, batch)
         devices.settle(metrics)
         told.step(step, metrics)
