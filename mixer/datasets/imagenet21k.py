@@ -7,15 +7,15 @@ in the copy that the paper's authors trained on; the configs `*_unmerged` make o
 folders do not say the split, it depends on the content's hash alone, so that no content is in both. `report.json`
 beside the data says what was found and what was published.
 
-One process reads the tar once to hash its files and once more for each split, and holds below 70 bytes a file. With
-`beam_options` or a `beam_runner` in TFDS's DownloadConfig an Apache Beam pipeline makes the same examples; it reads an
-uncompressed tar once, in many places at a time.
+One process reads the tar to hash its files, and then each content once more by its place; a compressed tar has no
+places, and is read once more for each split. It holds below 80 bytes a file. With `beam_options` or a `beam_runner` in
+TFDS's DownloadConfig an Apache Beam pipeline makes the same examples; it reads an uncompressed tar once, in many places
+at a time.
 """
 
 import array
 import collections
 import dataclasses
-import itertools
 import json
 
 import numpy as np
@@ -104,15 +104,12 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
     return {split: self._generate_examples(path, split, contents) for split in SPLITS}
 
   def _generate_examples(self, path, split, contents):
-    files = enumerate((wnid, *image) for _, wnid, images in _read(path, self.builder_config) for image in images)
-    firsts = ((wnids, *next(file for number, file in files if number == first)) for first, wnids in contents.of(split))
-
     def make(first):
-      wnids, wnid, name, content = first
-      key = _key(self.builder_config, wnid, encoded.content_hash(content))
-      return key, *_example(split, wnids, f'{wnid}/{name}', content)
+      digest, wnids, name, content = first()
+      key = _key(self.builder_config, wnids[0], digest)
+      return key, *_example(split, wnids, f'{wnids[0]}/{name}', content)
 
-    for key, example, counts, unreadable in ahead.ahead(make, firsts, THREADS):
+    for key, example, counts, unreadable in ahead.ahead(make, contents.of(split), THREADS):
       self._counts.update(counts)
       if example:
         yield key, example
@@ -123,10 +120,11 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
     """The same in Beam: parts of the tar are read by themselves, and their files grouped by content."""
     beam = tfds.core.lazy_imports.apache_beam
     path, config = self._tar(dl_manager), self.builder_config
-    if path.suffix == '.gz':
-      raise ValueError(f'{path} is compressed, so Beam cannot read it in many places at a time. First run\n'
-                       f'  gunzip {path}')
     with path.open('rb') as file:
+      if synsets.is_compressed(file, path):
+        raise ValueError(f'{path} is compressed, so Beam cannot read it in many places at a time. First run\n'
+                         f'  gunzip {path}')
+      file.seek(0)
       parts = list(tqdm.tqdm(synsets.ranges(file, path, config.layout), 'Listing', config.num_synsets, unit=' synsets'))
     self._set_classes(path, {wnid for wnid, _ in parts})
     made = (pipeline | beam.Create([part for _, part in parts]) | beam.Reshuffle()
@@ -180,33 +178,56 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
 
 
 class Contents:
-  """Which files of a tar hold the same: a first pass over it. Files are known by their number in the tar."""
+  """Which files of a tar hold the same: a first pass over it."""
 
   def __init__(self, path, config):
-    numbers, keys, labels = {}, bytearray(), array.array('I')
+    numbers, keys, labels, places = {}, bytearray(), array.array('I'), array.array('Q')
     for split, wnid, images in tqdm.tqdm(_read(path, config), 'Hashing', config.num_synsets, unit=' synsets'):
       label = numbers.setdefault(wnid, len(numbers))
-      for _, content in images:
+      for _, place, content in images:
         digest = encoded.content_hash(content)
         keys += bytes.fromhex(digest) + bytes([SPLITS.index(split or _split(config, digest))])
         keys += b'' if config.merge else label.to_bytes(4, 'big')
         labels.append(label)
+        places.append(place)
     if not labels:
       raise ValueError(f'{path} holds no images that {config.name} would take')
-    self.wnids, self._labels = list(numbers), np.array(labels)
-    keys = np.frombuffer(keys, f'S{len(keys) // len(labels)}')
+    self._path, self._config, self.wnids = path, config, list(numbers)
+    self._labels, self._places = np.array(labels), np.array(places)
+    self._keys = np.frombuffer(keys, np.uint8).reshape(len(labels), -1)
+    keys = self._keys.view(f'S{self._keys.shape[1]}')[:, 0]
     # Files in the order of their keys: the same ones stand side by side, in the order of the tar.
     self._order = np.argsort(keys, kind='stable').astype(np.uint32)
     self._starts = np.flatnonzero(np.append(True, keys[self._order[1:]] != keys[self._order[:-1]]))
-    self._splits = keys.view(np.uint8).reshape(len(labels), -1)[self._order[self._starts], 16]
 
   def of(self, split):
-    """Yields for each content of a split, in the order of the tar: its first file, and the WordNet ids of all."""
+    """Yields for each content of a split, in the order of its first files in the tar, what may be called in a thread
+
+    to have (content hash, WordNet ids of all its files, name of the first, content).
+    """
     ends = np.append(self._starts[1:], len(self._order))
-    groups = np.flatnonzero(self._splits == SPLITS.index(split))
-    for group in groups[np.argsort(self._order[self._starts[groups]])]:
+    firsts = self._order[self._starts]
+    groups = np.flatnonzero(self._keys[firsts, 16] == SPLITS.index(split))
+    groups = groups[np.argsort(firsts[groups])]
+    with self._path.open('rb') as file:
+      fetch = self._stream(firsts[groups]) if synsets.is_compressed(file, self._path) else map(self._at, firsts[groups])
+    for group, get in zip(groups, fetch):
       files = self._order[self._starts[group]:ends[group]]
-      yield files[0], [self.wnids[label] for label in self._labels[files]]
+      known = self._keys[files[0], :16].tobytes().hex(), [self.wnids[label] for label in self._labels[files]]
+      yield lambda known=known, get=get: (*known, *get())
+
+  def _at(self, number):
+    def get():
+      with self._path.open('rb') as file:
+        return synsets.read_at(file, self._path, int(self._places[number]))
+    return get
+
+  def _stream(self, numbers):
+    files = enumerate((name, content) for _, _, images in _read(self._path, self._config)
+                      for name, _, content in images)
+    for wanted in numbers:
+      image = next(file for number, file in files if number == wanted)
+      yield lambda image=image: image
 
 
 def _split(config, digest):
@@ -247,13 +268,12 @@ def _read_words(path):
 
 def _read_part(part, path, config):
   """Yields the files of a part of the tar: (split, key), and (place in the tar, WordNet id, name, content)."""
-  number = itertools.count()
   with path.open('rb') as file:
     for folder, wnid, images in synsets.read_range(file, path, config.layout, *part):
-      for name, content in images:
+      for name, place, content in images:
         digest = encoded.content_hash(content)
         split = folder or _split(config, digest)
-        yield (split, _key(config, wnid, digest)), ((part, next(number)), wnid, name, content)
+        yield (split, _key(config, wnid, digest)), ((part, place), wnid, name, content)
 
 
 def _make_example(group):

@@ -1,4 +1,4 @@
-"""The images of ImageNet's tars by synset, read from front to back without unpacking anything to disk.
+"""The images of ImageNet's tars by synset, read from front to back or one by one, without unpacking anything to disk.
 
 A layout is a pattern for the names of the members that are read, with two groups: the split, and the WordNet id.
 """
@@ -15,7 +15,9 @@ END = bytes(2 * tarfile.BLOCKSIZE)  # what stands at the end of a tar
 
 
 def read(file, name, layout):
-  """Yields for each synset in a tar: its split or None, its WordNet id, and pairs of a file name and its content.
+  """Yields for each synset in a tar: its split or None, its WordNet id, and (name, place, content) of each file.
+
+  The place is where the file's header begins, in bytes from the start of the uncompressed tar.
 
   Args:
     file: a binary file, which may be compressed; it is read once, as a stream.
@@ -27,6 +29,25 @@ def read(file, name, layout):
   """
   for split, wnid, members in _runs(_members(file, name, 'r|*', _Member), layout):
     yield split, wnid, _images(members, name)
+
+
+def is_compressed(file, name) -> bool:
+  """Whether a tar is compressed, so that nothing in it can be read by its place. Raises as `read` if it is no tar."""
+  try:
+    next(_members(file, name, 'r:', _Member), None)
+    return False
+  except ValueError:
+    file.seek(0)
+    next(_members(file, name, 'r|*', _Member), None)
+    return True
+
+
+def read_at(file, name, place) -> tuple[str, bytes]:
+  """(name, content) of the file in an uncompressed tar whose place `read` gave."""
+  file.seek(place)
+  members = _members(file, name, 'r:', _InnerMember)  # the tar is open as long as this is there
+  tar, member = next(members)
+  return _base(member), tar.extractfile(member).read()
 
 
 def ranges(file, name, layout):
@@ -63,9 +84,13 @@ def _images(members, name):
       content = tar.extractfile(member)
       if member.name.endswith('.tar'):
         for inner, image in _members(content, place, 'r|', _InnerMember):
-          yield image.name.split('/')[-1], inner.extractfile(image).read()
+          yield _base(image), member.offset_data + image.offset, inner.extractfile(image).read()
       else:
-        yield member.name.split('/')[-1], content.read()
+        yield _base(member), member.offset, content.read()
+
+
+def _base(member):
+  return member.name.split('/')[-1]
 
 
 def _members(file, name, mode, header):
