@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-READ_AT_ONCE = 256
+from mixer.datasets import reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +83,9 @@ def content_hashes(source) -> np.ndarray:
 
 
 def _hash(source):
-  indices = tf.data.Dataset.range(source.num_examples).batch(READ_AT_ONCE)
-  records = indices.map(lambda i: (i, source.read(i)), num_parallel_calls=2, deterministic=True).unbatch()
-  images = records.map(lambda i, record: source.parse(record, i)[0], num_parallel_calls=2, deterministic=True)
-  options = tf.data.Options()
-  options.autotune.enabled = False  # ending an iterator can wait a minute for the thread that tunes it
+  records = reading.records(source, tf.data.Dataset.range(source.num_examples))
+  images = records.map(lambda i, record: source.parse(record, i)[0], num_parallel_calls=2)
   hashes = (int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), 'big')
-            for image in images.prefetch(READ_AT_ONCE).with_options(options).as_numpy_iterator())
+            for image in reading.untuned(images.prefetch(reading.READ_AT_ONCE)).as_numpy_iterator())
   return np.fromiter(tqdm.tqdm(hashes, total=source.num_examples, unit='image', desc='content hashes'), np.uint64,
                      count=source.num_examples)
