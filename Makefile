@@ -1,4 +1,5 @@
 # make demo: train on the embedded digits.   make test: run the tests.   Both install what they need into .venv.
+# make test EXTRAS=1 also compares with timm, on PyTorch, and with ONNX Runtime; without, those tests are skipped.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
@@ -7,7 +8,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 demo: .venv/run
 	.venv/bin/python train.py --config=configs/mixer_digits.py --workdir=runs/digits
 
-test: .venv/test
+test: .venv/test $(if $(EXTRAS),.venv/extras)
 	.venv/bin/python -m pytest -n 2 --dist=loadfile --durations=10 tests
 
 .venv/run: requirements.txt requirements.lock
@@ -19,6 +20,11 @@ test: .venv/test
 
 .venv/test: .venv/run requirements-test.txt requirements-beam.txt
 	$(PIP) install --quiet --requirement requirements-test.txt --constraint requirements.lock
+	@touch $@
+
+.venv/extras: .venv/test requirements-timm.txt requirements-onnx.txt
+	$(PIP) install --quiet --requirement requirements-timm.txt --requirement requirements-onnx.txt --constraint requirements.lock
+	$(PIP) install --quiet --no-deps timm==1.0.31
 	@touch $@
 
 # Pin everything that the requirements bring along, for every platform and Python from 3.11 on.

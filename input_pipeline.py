@@ -9,7 +9,7 @@ passes over the records that it has seen.
 """
 
 import atexit
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import collections
 import dataclasses
 import functools
@@ -28,12 +28,11 @@ from mixer import preprocess
 from mixer import randaugment
 from mixer.datasets import folders
 from mixer.datasets import prepared
+from mixer.datasets import reading
 from mixer.datasets import sources
 from mixer.datasets import subset
 
 tf.config.set_visible_devices([], 'GPU')  # jax wants all of its memory
-
-READ_AT_ONCE = 256  # records per read: they share its overhead
 
 Source = prepared.TfdsByIndex | prepared.TfdsStream | folders.FolderSource | subset.Subset | sources.FakeSource
 
@@ -85,8 +84,7 @@ class TrainBatches:
   resolution: int
   seed: int
   hosts: Hosts
-  min_area: float
-  pad: int
+  crop: Callable  # of (encoded, resolution=, seed=)
   flip: bool
   augment: Callable | None  # of (image, seed), after the flip
   threads: int
@@ -133,10 +131,9 @@ class TrainBatches:
   def _by_index(self, step):
     first, number = self.hosts.part(self.batch_size)
     # It counts the examples of this process; the k-th is at place k % number of its part of batch k // number.
-    counter = tf.data.Dataset.range(step * number, np.iinfo(np.int64).max).batch(READ_AT_ONCE)
+    counter = tf.data.Dataset.range(step * number, np.iinfo(np.int64).max).batch(reading.READ_AT_ONCE)
     positions = counter.map(lambda n: n // number * self.batch_size + first + n % number)
-    indices = positions.map(lambda p: (p, self.index(p)))
-    return indices.map(lambda p, i: (p, i, self.source.read(i)), num_parallel_calls=4).unbatch()
+    return reading.records(self.source, positions.map(lambda p: (p, self.index(p))).unbatch())
 
   def _stream(self, step):
     start = step * self.batch_size
@@ -149,7 +146,7 @@ class TrainBatches:
     encoded, labels = self.source.parse(record, index)
     base = tf.stack([tf.constant(self.seed, tf.int64), position])
     seed = lambda use: tf.random.experimental.stateless_fold_in(base, use)
-    image = preprocess.inception_crop(encoded, self.resolution, self.min_area, self.pad, seed(0))
+    image = self.crop(encoded, resolution=self.resolution, seed=seed(0))
     if self.flip:
       image = preprocess.flip(image, seed(1))
     if self.augment:
@@ -159,7 +156,8 @@ class TrainBatches:
 
 def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int, seed: int, hosts: Hosts,
                   data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
-                  fraction: float = 1., min_area: float = 0.05, pad: int = 0, flip: bool = True,
+                  fraction: float = 1., resize: int | None = None, min_area: float | None = None, pad: int = 0,
+                  flip: bool = True,
                   randaugment_magnitude: float | None = None, randaugment_layers: int = 2,
                   threads: int | None = None) -> TrainBatches:
   """The training batches of a config's `data` section.
@@ -171,19 +169,29 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
     fraction: how much of the split to use, chosen by content: `subset.Subset`.
     seed: of order and augmentation.
     hosts: this process among all.
-    min_area: the smallest part of an image's area that a training crop may cover.
-    pad: black pixels to add on each side before the crop.
+    resize: the side to which whole images are resized before a crop at a random place (fine-tuning); by default crops
+      are Inception's, of any part of an image (pre-training).
+    min_area: the smallest part of an image's area that an Inception crop may cover; by default 0.05.
+    pad: black pixels to add on each side before an Inception crop.
     flip: whether to mirror half of the images.
     randaugment_magnitude, randaugment_layers: m of Table 4, None for no RandAugment, and how many operations.
     threads: that decode and augment; by default one a core. The batches are the same.
   """
   hosts.check('config.data.batch_size', batch_size)
+  if resize is not None and (min_area is not None or pad):
+    raise ValueError(f'config.data.resize is {resize}, and min_area or pad are set, which Inception crops alone have; '
+                     'drop the one or the others')
+  if resize is not None and resize < resolution:
+    raise ValueError(f'config.data.resize is {resize}, smaller than the crop: resolution is {resolution}')
+  if resize is None:
+    crop = functools.partial(preprocess.inception_crop, min_area=0.05 if min_area is None else min_area, pad=pad)
+  else:
+    crop = functools.partial(preprocess.random_crop, resize=resize)
   source = sources.open_split(dataset, split, data_dir, label, max_labels)
   if fraction != 1:
     source = subset.Subset.of(source, fraction)
   augment = None if randaugment_magnitude is None else _randaugment(randaugment_layers, randaugment_magnitude)
-  return TrainBatches(source, batch_size, resolution, seed, hosts, min_area, pad, flip, augment,
-                      threads or os.cpu_count())
+  return TrainBatches(source, batch_size, resolution, seed, hosts, crop, flip, augment, threads or os.cpu_count())
 
 
 def _randaugment(layers, magnitude):
@@ -234,8 +242,7 @@ class EvalBatches:
 
   def _by_index(self):
     indices = np.concatenate([self.index(self.hosts.positions(self.batch_size, k)) for k in range(len(self))])
-    indices = tf.data.Dataset.from_tensor_slices(indices).batch(READ_AT_ONCE)
-    return indices.map(lambda i: (i, self.source.read(i)), num_parallel_calls=4).unbatch()
+    return reading.records(self.source, tf.data.Dataset.from_tensor_slices(indices))
 
   def _stream(self):
     filling = len(self) * self.batch_size - self.source.num_examples
@@ -249,66 +256,81 @@ class EvalBatches:
     return {'image': crop(preprocess.decode(encoded), self.resize, self.resolution), **labels}
 
 
-def eval_batches(*, name: str, dataset: str, split: str, batch_size: int, resolution: int, hosts: Hosts,
+def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resolution: int, hosts: Hosts,
                  data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
-                 crop: str = 'resmall_crop', resize: int | None = None, threads: int | None = None) -> EvalBatches:
-  """The batches of one of a config's `evals`.
+                 crop: str = 'paper_crop', resize: int | None = None, threads: int | None = None) -> EvalBatches:
+  """The batches of one of a config's `evals`, or of a part of one of its `probes`.
 
   Args:
-    name: of the evaluation, for messages.
+    where: the path of the section in the config, for messages.
     dataset, split, data_dir, label, max_labels: which images and labels: `sources.open_split`.
     batch_size: of all devices of all processes together; what is scored does not depend on it.
     resolution: of the images, in pixels.
     hosts: this process among all.
-    crop: 'resize_crop' or 'resmall_crop': (i) or (ii) of the paper's App. C.
+    crop: 'paper_resize' or 'paper_crop', (i) or (ii) of the paper's App. C, or 'timm': mixer/preprocess.py.
     resize: the side before the crop, in pixels; by default 8/7 of the resolution, as in 256 for 224 (App. C).
     threads: that decode; by default one a core.
   """
-  hosts.check(f'config.evals.{name}.batch_size', batch_size)
-  configuration.choose(f'evals.{name}', 'crop', crop, preprocess.EVALUATION_CROPS)
+  hosts.check(f'config.{where}.batch_size', batch_size)
+  configuration.choose(where, 'crop', crop, preprocess.EVALUATION_CROPS)
   resize = resize or round(resolution * 8 / 7)
   if resize < resolution:
-    raise ValueError(f'config.evals.{name}.resize is {resize}, smaller than the crop: resolution is {resolution}')
+    raise ValueError(f'config.{where}.resize is {resize}, smaller than the crop: resolution is {resolution}')
   source = sources.open_split(dataset, split, data_dir, label, max_labels)
   return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or os.cpu_count())
 
 
-def open_all(config, num_classes: int, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches]]:
-  """The training batches of a config and of each of its evaluations, for a model of `num_classes` classes.
+def open_all(config, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches],
+                                            dict[str, tuple[EvalBatches, EvalBatches]]]:
+  """The batches of a config: for training, of each evaluation by its name, and of each probe (training, test).
 
   Raises:
     ValueError: that tells of every dataset that is not there, or whose classes the model does not fit.
   """
   opened, problems = {}, []
-  for name, attempt in attempts(config, num_classes, hosts).items():
+  for name, attempt in attempts(config, hosts).items():
     try:
       opened[name] = attempt()
     except ValueError as error:
       problems.append(str(error))
   if problems:
     raise ValueError('\n'.join(dict.fromkeys(problems)))  # two sections may have the same one
-  return opened.pop('data'), {name.removeprefix('evals.'): batches for name, batches in opened.items()}
+  data = opened['data']
+  evals = {name: opened[f'evals.{name}'] for name in config.evals}
+  for batches in evals.values():
+    check_classes(batches, configuration.with_classes(config, data.source.class_names).model)
+  return data, evals, {name: (opened[f'probes.{name}.train'], opened[f'probes.{name}.test'])
+                       for name in (config.probes if 'probes' in config else ())}
 
 
-def attempts(config, num_classes: int, hosts: Hosts) -> dict[str, Callable]:
-  """{'data', 'evals.NAME', ...}: for each section of a config that names a dataset, what opens it."""
-  def opener(function, path, section, **given):
+def attempts(config, hosts: Hosts) -> dict[str, Callable]:
+  """{'data', 'evals.NAME', 'probes.NAME.train', ...}: for each section that names a dataset, what opens it."""
+  def opener(function, path, section, model=None, **given):
     def attempt():
       batches = configuration.call(function, path, section, hosts=hosts, **given)
-      check_classes(batches, num_classes)
+      if model is not None:
+        check_classes(batches, model)
       return batches
     return attempt
-  return {'data': opener(train_batches, 'data', config.data, seed=config.seed),
-          **{f'evals.{name}': opener(eval_batches, f'evals.{name}', section, name=name)
-             for name, section in config.evals.items()}}
+
+  evaluation = lambda path, fields, **given: opener(eval_batches, path, fields, where=path, **given)
+  sections = {'data': opener(train_batches, 'data', config.data, config.model, seed=config.seed)}
+  for name, fields in config.evals.items():
+    sections[f'evals.{name}'] = evaluation(f'evals.{name}', fields, model=config.model)
+  for name, probe in config.probes.items() if 'probes' in config else ():
+    for part in ('train', 'test'):
+      if part not in probe:
+        raise ValueError(f'config.probes.{name}.{part} is missing; give it the fields of an evaluation')
+      sections[f'probes.{name}.{part}'] = evaluation(f'probes.{name}.{part}', probe[part])
+  return sections
 
 
-def check_classes(batches: TrainBatches | EvalBatches, num_classes: int):
-  """Raises a ValueError unless a model of `num_classes` classes fits the batches' labels."""
+def check_classes(batches: TrainBatches | EvalBatches, model):
+  """Raises a ValueError unless the batches' labels fit `model.num_classes`; None fits any."""
   source = batches.source
-  if source.class_names is not None and len(source.class_names) != num_classes:
-    raise ValueError(f'config.model.num_classes is {num_classes}, and {source.name} has {len(source.class_names)} '
-                     f'classes; set --config.model.num_classes={len(source.class_names)}')
+  if None not in (source.class_names, model.num_classes) and len(source.class_names) != model.num_classes:
+    raise ValueError(f'config.model.num_classes is {model.num_classes}, and {source.name} has '
+                     f'{len(source.class_names)} classes; set --config.model.num_classes={len(source.class_names)}')
 
 
 def prefetch(batches: Iterable[dict], depth: int = 2) -> Iterator[dict]:
@@ -328,10 +350,7 @@ def prefetch(batches: Iterable[dict], depth: int = 2) -> Iterator[dict]:
 
 def finish(examples: tf.data.Dataset, number: int) -> tf.data.Dataset:
   """Batches of `number` examples in their order, two of them ready ahead."""
-  options = tf.data.Options()
-  options.deterministic = True
-  options.autotune.enabled = False  # ending an iterator can wait a minute for the thread that tunes it
-  return examples.batch(number, drop_remainder=True).prefetch(2).with_options(options)
+  return reading.untuned(examples.batch(number, drop_remainder=True).prefetch(2))
 
 
 def _fake(number, resolution):
@@ -387,3 +406,40 @@ def _close_all():
   """Threads that still read when the interpreter ends wait for it, and it for them, for ever."""
   for batches in list(_Explained.open):
     batches.close()
+
+
+def path_batches(paths: Sequence[str], *, batch_size: int, resolution: int, resize: int, crop: str,
+                 failed: Callable[[int, str], None]) -> Iterator[dict]:
+  """Batches of the images in some files, in their order; the last batch is filled up with repetitions of its last one.
+
+  Yields {'image': [batch_size, R, R, 3] uint8, 'index': [n] ints}, n <= batch_size: the first n images are those of
+  paths[index]. Files that cannot be decoded are left out.
+
+  Args:
+    resize, crop: as in `eval_batches`.
+    failed: is told the index of each file that is left out, and why.
+  """
+  names = tf.constant([os.fsencode(path) for path in paths])
+
+  def prepare(index):
+    image = preprocess.decode(tf.io.read_file(names[index]))
+    return {'image': preprocess.EVALUATION_CROPS[crop](image, resize, resolution), 'index': index}
+
+  def explain(indices):
+    for index in indices:
+      why = 'it could only be read on a second try'
+      try:
+        prepare(index)
+      except tf.errors.OpError as error:
+        why = error.message
+      failed(index, why)
+
+  images = tf.data.Dataset.range(len(paths)).map(prepare, num_parallel_calls=os.cpu_count(), deterministic=True)
+  batches = reading.untuned(images.ignore_errors().batch(batch_size).prefetch(2))
+  seen = 0
+  for batch in batches.as_numpy_iterator():
+    explain(sorted({*range(seen, batch['index'][-1] + 1)} - {*batch['index'].tolist()}))
+    seen = batch['index'][-1] + 1
+    filling = batch_size - len(batch['index'])
+    yield {'image': np.pad(batch['image'], [(0, filling), (0, 0), (0, 0), (0, 0)], 'edge'), 'index': batch['index']}
+  explain(range(seen, len(paths)))

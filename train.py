@@ -25,6 +25,7 @@ from mixer import checkpoint
 from mixer import command_line
 from mixer import configuration
 from mixer import devices
+from mixer import evaluators
 from mixer import models
 from mixer import optim
 from mixer import pictures
@@ -32,7 +33,7 @@ from mixer import records
 from mixer import report
 from mixer import summary
 from mixer import train_step
-from mixer.evaluators import classification
+from mixer import weights
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'For checkpoints, records and pictures; by default runs/NAME_OF_CONFIG.')
 LIST = flags.DEFINE_bool('list', False, 'Name the configs there are, and stop.')
@@ -41,28 +42,29 @@ LIST = flags.DEFINE_bool('list', False, 'Name the configs there are, and stop.')
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Runs `config` to its end in `workdir`. Returns the metrics of the evaluations at the end: {'test/top1': ...}."""
   configuration.check(config)
-  model = configuration.call(models.build, 'model', config.model)
-  data, evals = input_pipeline.open_all(config, model.num_classes, input_pipeline.Hosts.here())
+  data, evals, probes = input_pipeline.open_all(config, input_pipeline.Hosts.here())
+  config = configuration.with_classes(config, data.source.class_names)
   config = configuration.in_steps(config, data.source.num_examples / data.batch_size)
   total_steps = config.total_steps
 
+  model = configuration.call(models.build, 'model', config.model)
   optimizer, learning_rate = configuration.call(optim.build, 'optimizer', config.optimizer, total_steps=total_steps)
   init = functools.partial(train_step.init, model, optimizer, data.image_shape, config.seed)
   update = configuration.call(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
                               learning_rate=learning_rate, seed=config.seed)
   update = update.lower(train_step.replicated_shapes(init), data.shapes)
-  scorer = classification.Scorer(model, config.step.loss)
-  score = lambda state: {f'{name}/{key}': value for name, batches in evals.items()
-                         for key, value in scorer(state.params, prefetch(batches), batches.source.num_examples).items()}
+  evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, config.probes if probes else {}, prefetch)
 
   with (configuration.call(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir,
                            run={**config.to_dict(), 'contents': data.source.contents},
-                           metrics=[f'{name}/{metric}' for name, batches in evals.items()
-                                    for metric in classification.metric_names(batches.source)]) as checkpoints,
+                           class_names=data.source.class_names, metrics=evaluate.metrics) as checkpoints,
         futures.ThreadPoolExecutor() as pool):
     compiling = pool.submit(update.compile)  # meanwhile the state and the first images are fetched
     state = checkpoints.restore(train_step.on_host(init))
     first_step = int(state.step)
+    if first_step == 0 and 'start_from' in config:
+      state = state.replace(params=configuration.call(weights.start, 'start_from', config.start_from,
+                                                      wanted=state.params))
     state = flax.jax_utils.replicate(state)
     batches = prefetch(itertools.islice(data.start(first_step), total_steps - first_step))
     update = compiling.result()
@@ -71,7 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
                                 batch_size=data.batch_size, resolution=data.resolution, total_steps=total_steps))
       results = {}
       if first_step >= total_steps:
-        results = told.evaluated(score(state))
+        results = told.evaluated(evaluate(state.params))
         told.write()
       for step, batch in enumerate(batches, first_step + 1):
         state, metrics = update(state, batch)
@@ -80,16 +82,16 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         due = lambda every_steps: step % every_steps == 0 or step == total_steps
         if due(config.log_every_steps):
           told.log()
-        results = told.evaluated(score(state)) if due(config.eval_every_steps) else {}
+        results = told.evaluated(evaluate(state.params)) if due(config.eval_every_steps) else {}
         told.write()
         if due(checkpoints.every_steps):
           told.check()
           checkpoints.save(step, state, results)
-  draw(workdir, scorer, state, evals)
+  draw(workdir, evaluate.scorer, state, evals)
   return results
 
 
-def draw(workdir: str, scorer: classification.Scorer, state, evals):
+def draw(workdir: str, scorer, state, evals):
   """Leaves learning_curves.png and a picture of predictions for each evaluation in `workdir`."""
   first = {name: scorer.predictions(state.params, next(iter(batches))) for name, batches in evals.items()}
   if jax.process_index() == 0:

@@ -14,10 +14,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mixer import configuration
+from mixer import trees
 
 
-def claim(workdir, resolved: dict):
-  """Makes `workdir` and writes the resolved config there, as config.json.
+def claim(workdir, resolved: dict, class_names: Sequence[str] | None = None):
+  """Makes `workdir` and writes the resolved config there, as config.json, and the classes' names, as classes.txt.
 
   Raises:
     ValueError: if a run of another config has begun there; it lists the fields that differ, with both sides.
@@ -33,11 +34,17 @@ def claim(workdir, resolved: dict):
     if begun and path.exists():
       _same_run(workdir, json.loads(path.read_text()), resolved)
     if jax.process_index() == 0:
-      partial = path.with_suffix('.partial')
-      partial.write_text(json.dumps(resolved, indent=2) + '\n')
-      os.replace(partial, path)
+      _write(path, json.dumps(resolved, indent=2) + '\n')
+      if class_names is not None:
+        _write(workdir / 'classes.txt', ''.join(f'{name}\n' for name in class_names))
   except OSError as error:
     raise OSError(f'cannot write to the work directory {workdir}: {error}. Choose another --workdir') from error
+
+
+def _write(path, text):
+  partial = path.with_suffix('.partial')
+  partial.write_text(text)
+  os.replace(partial, path)
 
 
 def _same_run(workdir, there, here):
@@ -58,8 +65,9 @@ class Checkpoints:
   Kept are the latest, those at multiples of `keep_every_steps` and the one with the best metric.
   """
 
-  def __init__(self, *, workdir, run: dict, metrics: Sequence[str], every_steps: int, keep_latest: int = 2,
-               keep_every_steps: int | None = None, best: str | None = None):
+  def __init__(self, *, workdir, run: dict, metrics: Sequence[str], every_steps: int,
+               class_names: Sequence[str] | None = None, keep_latest: int = 2, keep_every_steps: int | None = None,
+               best: str | None = None):
     """Claims `workdir` for a run.
 
     Args:
@@ -67,6 +75,7 @@ class Checkpoints:
       run: the run's resolved config.
       metrics: the names that `best` may have.
       every_steps: how often a checkpoint is due.
+      class_names: of the model's classes, for those who use its parameters.
       keep_latest: how many of the latest to keep.
       keep_every_steps: those at multiples of it are kept too.
       best: the name of a metric, such as 'test/top1'; the checkpoint where it is highest is kept too.
@@ -78,7 +87,7 @@ class Checkpoints:
       raise ValueError(f'config.checkpoint.keep_latest is {keep_latest}; it must be at least 1')
     if best is not None:
       configuration.choose('checkpoint', 'best', best, dict.fromkeys(metrics))
-    claim(workdir, run)
+    claim(workdir, run, class_names)
     self.every_steps = every_steps
     self._folder = pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
     keep = [preservation_policy.LatestN(n=keep_latest)]
@@ -129,13 +138,13 @@ class Checkpoints:
     for step in steps:
       try:
         shapes = self._manager.item_metadata(step)
-        there = _leaves(shapes)
+        there = trees.shapes(shapes)
         if not there:
           raise ValueError('it holds no arrays')
       except Exception as error:  # Orbax raises many kinds for damaged files.
         damaged.append((step, error))
         continue
-      _check_shapes(self._folder / str(step), there, _leaves(state))
+      _check_shapes(self._folder / str(step), there, trees.shapes(state))
       try:
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(jax.tree.map(np.asarray, state)))
       except Exception as error:
@@ -160,16 +169,47 @@ class Checkpoints:
       self._manager.reload()
 
 
-def _leaves(tree) -> dict:
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
-          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
 def _check_shapes(path, there, here):
-  show = lambda side, name: str(side[name]) if name in side else '-'
-  unlike = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
-  if unlike:
-    rows = ''.join(f'\n  {name:<60} {show(there, name):<20} {show(here, name)}' for name in unlike[:20])
-    more = f'\n  and {len(unlike) - 20} more' if len(unlike) > 20 else ''
-    raise ValueError(f'the checkpoint {path} does not fit the model of this config:\n  {"array":<60} '
-                     f'{"checkpoint":<20} config{rows}{more}\nUse the config it was made with, or another --workdir')
+  if unlike := trees.compare(there, here, 'checkpoint', 'config'):
+    raise ValueError(f'the checkpoint {path} does not fit the model of this config:{unlike}\n'
+                     'Use the config it was made with, or another --workdir')
+
+
+def read_params(workdir, step: int | None = None) -> tuple[dict, int]:
+  """The parameters of a run's checkpoint as nested dicts of numpy arrays, and its step. Nothing is written.
+
+  Args:
+    step: None for the latest that can be read.
+
+  Raises:
+    ValueError: if there is no checkpoint, or none can be read; it names the folder and the steps there are.
+  """
+  folder = pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
+  steps = sorted((int(path.name) for path in folder.glob('*') if path.name.isdecimal()), reverse=True)
+  there = f'the steps in {folder}: {", ".join(map(str, steps)) or "none"}'
+  if step is not None and step not in steps:
+    raise ValueError(f'there is no checkpoint of step {step}; {there}')
+  damaged = []
+  for candidate in steps if step is None else [step]:
+    try:
+      params = _read_params(folder / str(candidate))
+    except Exception as error:  # Orbax raises many kinds for damaged files.
+      damaged.append((candidate, str(error).split('\n')[0]))
+      continue
+    for number, reason in damaged:
+      logging.warning('the checkpoint of step %d cannot be read (%s); step %d is taken', number, reason, candidate)
+    return params, candidate
+  reason = f' (step {damaged[0][0]}: {damaged[0][1]})' if damaged else ''
+  raise ValueError(f'no checkpoint can be read{reason}; {there}')
+
+
+def _read_params(path):
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    shapes = handler.metadata(path / 'default').tree['params']
+    wanted = {'params': jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)}
+    restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    return handler.restore(path / 'default', args=ocp.args.PyTreeRestore(
+        wanted, restore_args=restore_args, partial_restore=True))['params']
+  finally:
+    handler.close()

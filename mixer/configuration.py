@@ -10,6 +10,7 @@ import functools
 import inspect
 import math
 import pathlib
+import types
 import typing
 
 import ml_collections
@@ -17,15 +18,16 @@ import ml_collections
 # The fields of a config itself; '_epochs' may stand for '_steps'. The others are sections.
 FIELDS = ('seed', 'total_steps', 'log_every_steps', 'eval_every_steps', 'model', 'data', 'step', 'optimizer',
           'checkpoint', 'evals')
+OPTIONAL_FIELDS = ('start_from', 'probes')
 
 # Fields that may change when a run goes on: they touch neither the data, the model nor the steps.
-FREE_FIELDS = ('log_every_steps', 'eval_every_steps', 'checkpoint', 'evals', 'data.data_dir', 'data.threads')
+FREE_FIELDS = ('log_every_steps', 'eval_every_steps', 'checkpoint', 'evals', 'probes', 'data.data_dir', 'data.threads')
 
 
 def check(config: ml_collections.ConfigDict):
   """Raises a ValueError unless the config has the fields that a run needs, and no others."""
   durations = {field: field.removesuffix('steps') + 'epochs' for field in FIELDS if field.endswith('_steps')}
-  check_names('', config, (*FIELDS, *durations.values()))
+  check_names('', config, (*FIELDS, *OPTIONAL_FIELDS, *durations.values()))
   for field in FIELDS:
     if field not in config and durations.get(field) not in config:
       also = f' (or config.{durations[field]})' if field in durations else ''
@@ -35,6 +37,8 @@ def check(config: ml_collections.ConfigDict):
       if name in config:
         _check_type(f'config.{name}', config[name], kind)
   _check_type('config.seed', config.seed, int)
+  if 'num_classes' not in config.model:
+    raise ValueError('config.model.num_classes is missing; None stands for as many as the training data have')
   if 'train' in config.evals:
     raise ValueError("config.evals.train: 'train' is what the metrics of the steps are called; choose another name")
 
@@ -63,9 +67,10 @@ def call(function, section: str, fields, hidden=(), **given):
 
 
 def _check_type(path, value, annotation):
-  kinds = typing.get_args(annotation) or (annotation,)
-  if typing.get_origin(annotation) is typing.Literal and value not in kinds:
-    raise ValueError(f'{path} is {value!r}; it must be one of {", ".join(map(repr, kinds))}')
+  origin = typing.get_origin(annotation)
+  kinds = typing.get_args(annotation) if origin in (typing.Literal, typing.Union, types.UnionType) else (annotation,)
+  if origin is typing.Literal and value not in kinds:
+    raise ValueError(_must_be_one_of(path, value, kinds))
   if set(kinds) <= {int, float, str, bool, type(None)}:
     accepted = (*kinds, int) if float in kinds else kinds
     if not isinstance(value, accepted) or isinstance(value, bool) and bool not in kinds:
@@ -76,8 +81,12 @@ def _check_type(path, value, annotation):
 def choose(section: str, field: str, name: str, table: dict):
   """table[name], or a ValueError that says which names the field may have."""
   if name not in table:
-    raise ValueError(f'config.{section}.{field} is {name!r}; it must be one of {", ".join(map(repr, table))}')
+    raise ValueError(_must_be_one_of(f'config.{section}.{field}', name, table))
   return table[name]
+
+
+def _must_be_one_of(path, value, names):
+  return f'{path} is {value!r}; it must be one of {", ".join(map(repr, names))}'
 
 
 def check_names(section: str, fields, known):
@@ -113,6 +122,17 @@ def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float,
     if name.endswith('_steps') and value is not None and value < least:
       raise ValueError(f'{path}.{name} is {value}; it must be at least {least}')
     resolved[name] = value
+  return resolved
+
+
+def with_classes(config: ml_collections.ConfigDict, class_names) -> ml_collections.ConfigDict:
+  """A copy in which model.num_classes, where it is None, has become the number of the training data's classes."""
+  resolved = config.copy_and_resolve_references()
+  if 'num_classes' in config.model and config.model.num_classes is None:
+    if class_names is None:
+      raise ValueError('config.model.num_classes is None, and the training data have no classes of their own; set it')
+    with resolved.unlocked(), resolved.ignore_type():
+      resolved.model.num_classes = len(class_names)
   return resolved
 
 

@@ -43,17 +43,27 @@ def inception_crop(encoded, resolution: int, min_area: float, pad: int, seed):
   return _resize(crop, (resolution, resolution), 'bilinear')
 
 
+def random_crop(encoded, resize: int, resolution: int, seed):
+  """Decodes an image, resizes it to resize x resize whatever its shape, and cuts out a square at a random place.
+
+  The fine-tuning of the paper's predecessors (BiT, section 3.3). [] bytes -> [R, R, 3] uint8. The seed is [2] ints.
+  """
+  corner = tf.random.stateless_uniform([2], seed, 0, resize - resolution + 1, tf.int32)
+  image = _resize(decode(encoded), (resize, resize), 'bilinear')
+  return tf.slice(image, tf.pad(corner, [[0, 1]]), [resolution, resolution, 3])
+
+
 def flip(image, seed):
   """Mirrors left and right with probability one half. [H, W, 3] -> [H, W, 3]. The seed is [2] ints."""
   return tf.image.stateless_random_flip_left_right(image, seed)
 
 
-def resize_crop(image, resize: int, resolution: int):
+def paper_resize(image, resize: int, resolution: int):
   """Resizes to resize x resize, whatever the shape, and takes the centre: (i) of App. C. -> [R, R, 3] uint8."""
   return _centre(_resize(image, (resize, resize), 'bilinear'), resolution)
 
 
-def resmall_crop(image, resize: int, resolution: int):
+def paper_crop(image, resize: int, resolution: int):
   """Resizes the shorter side to `resize`, keeping the shape, and takes the centre: (ii) of App. C. -> [R, R, 3] uint8.
 
   By area, as in the authors' code; the paper does not name the method.
@@ -64,7 +74,21 @@ def resmall_crop(image, resize: int, resolution: int):
   return _centre(_resize(image, size, 'area'), resolution)
 
 
-EVALUATION_CROPS = {'resize_crop': resize_crop, 'resmall_crop': resmall_crop}
+def timm(image, resize: int, resolution: int):
+  """As timm scores its Mixers: bicubic with antialiasing, keeping the shape, and the centre. -> [R, R, 3] uint8.
+
+  The longer side is rounded down, and the corner of the crop to even numbers, as in torchvision. One axis is resized
+  after the other with whole pixels in between, as in Pillow.
+  """
+  shape = tf.shape(image)[:2]
+  size = resize * shape // tf.reduce_min(shape)
+  for part in (tf.stack([shape[0], size[1]]), size):
+    image = _resize(image, part, 'bicubic', antialias=True)
+  corner = tf.cast(tf.round((size - resolution) / 2), tf.int32)
+  return tf.slice(image, tf.pad(corner, [[0, 1]]), [resolution, resolution, 3])
+
+
+EVALUATION_CROPS = {'paper_resize': paper_resize, 'paper_crop': paper_crop, 'timm': timm}
 
 
 def _centre(image, size):
@@ -72,6 +96,6 @@ def _centre(image, size):
   return tf.slice(image, tf.pad(corner, [[0, 1]]), [size, size, 3])
 
 
-def _resize(image, size, method):
-  # Bilinear values can end a rounding error outside the range of uint8.
-  return tf.saturate_cast(tf.round(tf.image.resize(image, size, method)), tf.uint8)
+def _resize(image, size, method, antialias=False):
+  # Bilinear values can end a rounding error outside the range of uint8, bicubic ones far outside.
+  return tf.saturate_cast(tf.round(tf.image.resize(image, size, method, antialias=antialias)), tf.uint8)

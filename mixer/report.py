@@ -117,7 +117,8 @@ class Report:
 def describe(metrics: dict[str, float]) -> str:
   """Evaluations in words, each with the number of examples it rests on."""
   names = [name.removesuffix('/examples') for name in metrics if name.endswith('/examples')]
-  told = lambda name: ', '.join(words.format(metrics[f'{name}/{key}']) for key, words in WORDS.items()
+  shots = {key: f'{key} {{:.2%}}' for name in metrics if (key := name.split('/')[-1]).endswith('shot')}
+  told = lambda name: ', '.join(words.format(metrics[f'{name}/{key}']) for key, words in {**WORDS, **shots}.items()
                                 if f'{name}/{key}' in metrics)
   return '; '.join(f'{name}: {told(name)} on {metrics[f"{name}/examples"]:,} images' for name in names)
 

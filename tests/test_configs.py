@@ -7,6 +7,10 @@ import sys
 import jax
 import pytest
 
+from configs import mixer_digits_transfer
+from configs import mixer_finetune
+from configs import mixer_vtab
+from configs import vtab
 from conftest import ROOT
 import golden
 import input_pipeline
@@ -15,9 +19,14 @@ from mixer import configuration
 from mixer import models
 from mixer import optim
 from mixer import train_step
+from mixer import weights
+from mixer.convert import published
 from mixer.evaluators import classification
+from mixer.evaluators import fewshot
+from mixer.models import mlp_mixer
 
 NAMES = [pathlib.Path(path).stem for path, _ in configuration.describe_all(ROOT / 'configs')]
+FOR_TRAINING = [name for name in NAMES if not name.startswith('evaluate_')]
 PAPER = ['b16_i1k', 'l16_i1k', 'b16_i21k', 'l16_i21k', 's32_jft', 's16_jft', 'b32_jft', 'b16_jft', 'l32_jft', 'l16_jft',
          'h14_jft']
 
@@ -36,11 +45,11 @@ def test_resolved_config_is_the_golden(name):
                                            for path, value in sorted(configuration.flat(load(name)).items())))
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', FOR_TRAINING)
 def test_every_field_is_read_and_the_model_and_optimizer_can_be_built(name):
   config = load(name)
   configuration.check(config)
-  config = configuration.in_steps(config, steps_per_epoch=3_467.)
+  config = configuration.in_steps(configuration.with_classes(config, ['some', 'classes']), steps_per_epoch=3_467.)
   model = models.build(**config.model)
   optimizer, learning_rate = optim.build(**config.optimizer, total_steps=config.total_steps)
   side = config.data.resolution
@@ -49,10 +58,73 @@ def test_every_field_is_read_and_the_model_and_optimizer_can_be_built(name):
   # The data need not be there: the signatures say which fields are read.
   reads(input_pipeline.train_batches, 'data', config.data, seed=0, hosts=None)
   for evaluation, fields in config.evals.items():
-    reads(input_pipeline.eval_batches, f'evals.{evaluation}', fields, name='', hosts=None)
+    reads(input_pipeline.eval_batches, f'evals.{evaluation}', fields, where='', hosts=None)
+  for name, probe in config.probes.items() if 'probes' in config else ():
+    fields = dict(probe.items())
+    for part in ('train', 'test'):
+      reads(input_pipeline.eval_batches, f'probes.{name}.{part}', fields.pop(part), where='', hosts=None)
+    reads(fewshot.Probe, f'probes.{name}', fields, model=model, num_classes=10)
+  if 'start_from' in config:
+    reads(weights.start, 'start_from', config.start_from, wanted={})
   reads(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0)
-  reads(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir='', run={}, metrics=())
+  reads(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir='', run={}, metrics=(), class_names=None)
   classification.Scorer(model, config.step.loss)
+
+
+@pytest.mark.parametrize('name', sorted(set(NAMES) - set(FOR_TRAINING)))
+def test_every_field_of_an_evaluation_is_read(name):
+  config = load(name)
+  assert list(config) == ['evals']
+  for evaluation, fields in config.evals.items():
+    reads(input_pipeline.eval_batches, f'evals.{evaluation}', fields, where='', hosts=None)
+
+
+@pytest.mark.parametrize('model', mixer_finetune.MODELS)
+def test_every_published_model_can_be_fine_tuned_at_both_resolutions(model):
+  name = mixer_finetune.MODELS[model][1]
+  for options, resolution, factor in (('', 224, 1), (',448', 448, 4)):
+    config = mixer_finetune.get_config(f'{model},cifar10{options}')
+    assert config.data.resolution == config.evals.test.resolution == resolution
+    built = models.build(**{**config.model, 'num_classes': 1000})
+    image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), 'float32')
+    params = jax.eval_shape(built.init, jax.random.key(0), image)['params']
+    size = mlp_mixer.SIZES[name.split('-')[1][0]]['tokens_mlp_dim']
+    assert params['MixerBlock_0']['token_mixing']['Dense_0']['bias'].shape == (size * factor,)
+    assert str(built.patch_size) == name.split('_')[-1] and name in published.TABLE
+
+
+@pytest.mark.parametrize('task', mixer_finetune.TASKS)
+def test_the_learning_rate_is_chosen_without_the_test_split(task):
+  config = mixer_finetune.get_config(f'b16_i21k,{task},dev')
+  assert config.data.split != config.evals.dev.split != mixer_finetune.TASKS[task]['test']
+  assert 'test' not in config.evals
+
+
+def test_one_override_changes_the_images_of_training_and_evaluation():
+  config = mixer_finetune.get_config('b16_i21k,/mine')
+  config.data.dataset = '/others'
+  assert configuration.with_classes(config, ['a']).evals.test.dataset == '/others'
+
+
+def test_every_task_of_vtab_has_a_config():
+  for task, row in vtab.TASKS.items():
+    config = mixer_vtab.get_config(f'l16_i21k,{task}')
+    assert (config.data.label, config.evals.test.label) == (row['label'],) * 2
+    assert config.data.resolution == vtab.RESOLUTIONS[row['size']]
+    assert (config.data.resize == config.data.resolution) == (not row['crop'])
+    assert 'dev' in mixer_vtab.get_config(f'l16_i21k,{task},dev').evals
+
+
+@pytest.mark.parametrize('load, which, message', [
+    (mixer_finetune.get_config, 'h14_jft,cifar10', 'MODEL is one of b16_i21k, .*TASK one of imagenet2012, '),
+    (mixer_finetune.get_config, 'b16_i21k', 'is not MODEL,TASK'),
+    (mixer_finetune.get_config, 'b16_i21k,cifar10,384', r'is not MODEL,TASK\[,448\]'),
+    (mixer_vtab.get_config, 'b16_i21k,cifar10', 'TASK one of caltech101, '),
+    (mixer_digits_transfer.get_config, 'dev', 'is none of weights; nothing'),
+])
+def test_what_no_config_is_called_lists_the_names(load, which, message):
+  with pytest.raises(ValueError, match=message):
+    load(which)
 
 
 def reads(function, section, fields, **given):

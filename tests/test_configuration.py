@@ -1,5 +1,8 @@
 """What a config may say, and the text of the error where it says something else."""
 
+import collections.abc
+import typing
+
 import ml_collections
 import pytest
 
@@ -11,7 +14,7 @@ def section(a, b=2, *, parent=None, given=None):
 
 
 def a_config(**fields):
-  sections = dict.fromkeys(('model', 'data', 'step', 'optimizer', 'checkpoint', 'evals'), {})
+  sections = {**dict.fromkeys(('data', 'step', 'optimizer', 'checkpoint', 'evals'), {}), 'model': dict(num_classes=10)}
   durations = dict(total_steps=10, log_every_steps=1, eval_every_epochs=0.5)
   return ml_collections.ConfigDict({'seed': 0, **durations, **sections, **fields})
 
@@ -195,3 +198,22 @@ def test_describe_all(tmp_path):
   (tmp_path / 'notes.txt').write_text('def get_config(): pass\n')
   assert configuration.describe_all(str(tmp_path)) == [
       ((tmp_path / 'a.py').as_posix(), ''), ((tmp_path / 'b.py').as_posix(), 'B on digits.')]
+
+
+def test_classes_that_are_none_become_those_of_the_data():
+  config = ml_collections.ConfigDict(dict(model=dict(num_classes=None)))
+  assert configuration.with_classes(config, ['cat', 'dog']).model.num_classes == 2
+  assert config.model.num_classes is None
+  config.model.num_classes = 7
+  assert configuration.with_classes(config, ['cat', 'dog']).model.num_classes == 7
+  config = ml_collections.ConfigDict(dict(model=dict(num_classes=None)))
+  with pytest.raises(ValueError, match='num_classes is None, and the training data have no classes of their own'):
+    configuration.with_classes(config, None)
+
+
+def test_a_field_may_be_a_sequence_or_one_of_several_words():
+  def function(*, shots: collections.abc.Sequence[int] = (5,), head: typing.Literal['fresh', None] = None):
+    return shots, head
+  assert configuration.call(function, 'probes.x', dict(shots=(1, 5), head='fresh')) == ((1, 5), 'fresh')
+  with pytest.raises(ValueError, match="config.probes.x.head is 'frsh'; it must be one of 'fresh', None"):
+    configuration.call(function, 'probes.x', dict(head='frsh'))

@@ -12,6 +12,7 @@ import input_pipeline
 from input_pipeline import Hosts
 from mixer.datasets import digits
 from mixer.datasets import prepared
+from mixer.datasets import reading
 from mixer.datasets import sources
 
 
@@ -22,7 +23,7 @@ def train(data_dir, hosts=Hosts(0, 1, 1), **fields):
 
 
 def evaluation(data_dir, hosts=Hosts(0, 1, 1), **fields):
-  return input_pipeline.eval_batches(**{'name': 'test',
+  return input_pipeline.eval_batches(**{'where': 'evals.test',
       'dataset': 'digits', 'split': 'test', 'batch_size': 100, 'resolution': 8, 'resize': 8, 'data_dir': data_dir,
       'hosts': hosts, **fields})
 
@@ -50,7 +51,7 @@ def test_neighbours_in_the_order_lie_at_all_distances(data_dir):
   """Four rounds of the cipher, TensorFlow's default, give a chi2 of thousands here."""
   number = 1_281_167
   source = sources.FakeSource()
-  order = input_pipeline.TrainBatches(source, 1, 8, 0, Hosts(0, 1, 1), 0.5, 0, True, None, 1).index(np.arange(65_536)).numpy()
+  order = input_pipeline.TrainBatches(source, 1, 8, 0, Hosts(0, 1, 1), None, True, None, 1).index(np.arange(65_536)).numpy()
   counts = np.bincount(np.diff(order) % number * 256 // number, minlength=256)
   expected = counts.sum() / 256
   assert ((counts - expected)**2 / expected).sum() < 400  # 255 degrees of freedom: 346 at p = 0.0001
@@ -94,7 +95,7 @@ def test_a_process_reads_only_its_part(data_dir, monkeypatch):
     tf.py_function(lambda i: read.extend(i.numpy().tolist()), [indices], [])
     return original(self, indices)
   monkeypatch.setattr(prepared.TfdsByIndex, 'read', spy)
-  monkeypatch.setattr(input_pipeline, 'READ_AT_ONCE', 32)
+  monkeypatch.setattr(reading, 'READ_AT_ONCE', 32)
   next(train(data_dir, Hosts(1, 2, 1), batch_size=128, threads=1).start(0))
   part = lambda index: {int(i) for k in range(11) for i in train(data_dir, batch_size=128).index(
       Hosts(index, 2, 1).positions(128, k)).numpy()}  # 11 batches are not yet an epoch
@@ -145,13 +146,13 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(data_dir):
 
 def test_a_class_count_that_does_not_fit_is_refused(data_dir):
   with pytest.raises(ValueError, match=r'num_classes is 7, and digits.* has 10 classes; set --config.model.num_cl'):
-    input_pipeline.check_classes(train(data_dir), 7)
+    input_pipeline.check_classes(train(data_dir), ml_collections.ConfigDict(dict(num_classes=7)))
 
 
 def test_a_crop_larger_than_the_resized_image_is_refused(data_dir):
   with pytest.raises(ValueError, match='resize is 6, smaller than the crop: resolution is 8'):
     evaluation(data_dir, resize=6)
-  with pytest.raises(ValueError, match="crop is 'middle'; it must be one of 'resize_crop', 'resmall_crop'"):
+  with pytest.raises(ValueError, match="crop is 'middle'; it must be one of 'paper_resize', 'paper_crop'"):
     evaluation(data_dir, crop='middle')
 
 
@@ -167,7 +168,7 @@ def test_a_broken_file_is_named(tmp_path, content):
   with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png: .* Mend or remove it'):
     list(itertools.islice(input_pipeline.train_batches(**fields, seed=0).start(0), 4))
   with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png'):
-    list(input_pipeline.eval_batches(**fields, name='test'))
+    list(input_pipeline.eval_batches(**fields, where='evals.test'))
 
 
 def test_fake_images_need_no_files():
@@ -177,7 +178,7 @@ def test_fake_images_need_no_files():
   batch = next(batches.start(3))
   assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
       name: (x.shape, x.dtype) for name, x in batches.shapes.items()}
-  scored = input_pipeline.eval_batches(name='test', dataset='fake', split='test', batch_size=1_000_000, resolution=1,
+  scored = input_pipeline.eval_batches(where='evals.test', dataset='fake', split='test', batch_size=1_000_000, resolution=1,
                                        hosts=hosts)
   assert sum(batch['mask'].sum() for batch in scored) == 1_281_167
 
@@ -210,15 +211,16 @@ def test_randaugment_is_applied_and_depends_on_the_seed_and_the_position_alone(d
 
 def test_all_datasets_that_are_missing_are_named_at_once(data_dir):
   section = lambda **fields: dict(dataset='digits', split='train', batch_size=8, resolution=8, data_dir=data_dir, **fields)
-  config = ml_collections.ConfigDict(dict(seed=0, data=section(), evals=dict(a=section(), b=section())))
+  config = ml_collections.ConfigDict(dict(seed=0, model=dict(num_classes=10), data=section(), evals=dict(a=section(), b=section())))
   config.data.dataset, config.evals.b.split = 'no_such_dataset', 'validation'
   with pytest.raises(ValueError, match=r"(?s)'no_such_dataset' is neither .*\nsplit 'validation' is not in digits"):
-    input_pipeline.open_all(config, 10, Hosts(0, 1, 1))
+    input_pipeline.open_all(config, Hosts(0, 1, 1))
   config.data.dataset, config.evals.b.split = 'digits', 'test'
-  data, evals = input_pipeline.open_all(config, 10, Hosts(0, 1, 1))
+  data, evals, _ = input_pipeline.open_all(config, Hosts(0, 1, 1))
   assert data.source.num_examples == 1437 and {k: len(x) for k, x in evals.items()} == {'a': 180, 'b': 45}
+  config.model.num_classes = 7
   with pytest.raises(ValueError, match='config.model.num_classes is 7, and digits/1.0.0'):
-    input_pipeline.open_all(config, 7, Hosts(0, 1, 1))
+    input_pipeline.open_all(config, Hosts(0, 1, 1))
 
 
 def test_memory_does_not_grow_over_a_thousand_batches(data_dir):
@@ -230,3 +232,14 @@ def test_memory_does_not_grow_over_a_thousand_batches(data_dir):
   for _ in itertools.islice(batches, 1000):
     pass
   assert resident() - before < 100  # MiB; the 1,000 batches hold 375
+
+
+def test_random_crops_of_resized_images_take_no_fields_of_inceptions(data_dir):
+  fields = dict(min_area=None, flip=False, resize=10, resolution=8)
+  one, = take(train(data_dir, **fields), 1)
+  assert not equal([one], take(train(data_dir, **{**fields, 'resize': 8}), 1))
+  assert equal([one], take(train(data_dir, **fields, threads=3), 1))
+  with pytest.raises(ValueError, match='config.data.resize is 10, and min_area or pad are set, which Inception crops al'):
+    train(data_dir, **{**fields, 'min_area': 0.5})
+  with pytest.raises(ValueError, match='config.data.resize is 6, smaller than the crop: resolution is 8'):
+    train(data_dir, **{**fields, 'resize': 6})

@@ -55,7 +55,7 @@ def train(directory, hosts=Hosts(0, 1, 1), **fields):
 
 
 def evaluation(directory, hosts=Hosts(0, 1, 1), **fields):
-  return input_pipeline.eval_batches(**{'name': 'x', 'dataset': directory, 'split': 'train', 'batch_size': 64,
+  return input_pipeline.eval_batches(**{'where': 'evals.x', 'dataset': directory, 'split': 'train', 'batch_size': 64,
                                         'resolution': 8, 'resize': 8, 'hosts': hosts, **fields})
 
 
@@ -171,3 +171,14 @@ def test_a_copy_that_lacks_a_file_is_refused(copies, tmp_path, file_format):
   gone.unlink()
   with pytest.raises(ValueError, match=f'lists/1.0.0 at .* is not whole: its file .*{gone.name} is missing'):
     sources.open_split(str(copy), 'train')
+
+
+def test_memory_of_a_stream_does_not_grow_over_a_thousand_batches(copies):
+  batches = train(copies['tfrecord'], batch_size=16, resolution=64).start(0)
+  resident = lambda: int(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1]) / 1024
+  for _ in itertools.islice(batches, 100):
+    pass
+  before = resident()
+  for _ in itertools.islice(batches, 1000):
+    pass
+  assert resident() - before < 60  # MiB; the 1,000 batches hold 187

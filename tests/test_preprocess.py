@@ -80,8 +80,8 @@ def test_flip_mirrors_about_half_of_the_images():
 def test_the_two_evaluation_crops_of_appendix_c():
   # A wide image: (i) squeezes it and so sees nearly all of its width, (ii) keeps its shape and sees the middle.
   wide = tf.constant(image(100, 300))
-  squeezed = preprocess.resize_crop(wide, 64, 56).numpy().astype(int)
-  kept = preprocess.resmall_crop(wide, 64, 56).numpy().astype(int)
+  squeezed = preprocess.paper_resize(wide, 64, 56).numpy().astype(int)
+  kept = preprocess.paper_crop(wide, 64, 56).numpy().astype(int)
   assert squeezed.shape == kept.shape == (56, 56, 3)
   seen = lambda crop, axis: np.ptp(crop[:, :, axis]) / 255
   assert seen(squeezed, 1) == pytest.approx(56 / 64, abs=0.03)
@@ -95,3 +95,27 @@ def test_an_image_of_the_size_asked_for_stays_as_it_is():
   pixels = tf.constant(image(32, 32))
   for crop in preprocess.EVALUATION_CROPS.values():
     assert (crop(pixels, 32, 32).numpy() == pixels.numpy()).all()
+
+
+# The margins of 2.5 pixels beside each crop's shorter side become 2, and of (35, 37) those of 3.5 become 4.
+@pytest.mark.parametrize('shape', [(90, 131), (131, 90), (20, 25), (64, 64), (32, 40), (35, 37), (41, 32)])
+def test_timm_is_what_pillow_and_torchvision_do(shape):
+  pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+  resize, resolution = 37, 32
+  height, width = (int(resize * side / min(shape)) for side in shape)
+  resized = PIL.Image.fromarray(pixels).resize((width, height), PIL.Image.Resampling.BICUBIC)
+  top, left = (round((side - resolution) / 2) for side in (height, width))
+  wanted = np.asarray(resized.crop((left, top, left + resolution, top + resolution))).astype(int)
+  error = np.abs(preprocess.timm(tf.constant(pixels), resize, resolution).numpy() - wanted)
+  assert error.max() <= 1 and error.mean() < 0.005  # where Pillow rounds halves up
+
+
+def test_a_random_crop_is_a_window_of_the_whole_image_at_any_place():
+  image = np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)
+  encoded = tf.io.encode_png(image)
+  crops = [preprocess.random_crop(encoded, resize=6, resolution=4, seed=[0, k]).numpy() for k in range(60)]
+  windows = {(y, x): image[y:y + 4, x:x + 4] for y in range(3) for x in range(3)}
+  places = [next(place for place, window in windows.items() if np.array_equal(window, crop)) for crop in crops]
+  assert set(places) == set(windows)
+  whole = preprocess.random_crop(encoded, resize=4, resolution=4, seed=[0, 0]).numpy()
+  assert np.array_equal(whole, preprocess.paper_resize(tf.constant(image), 4, 4).numpy())

@@ -202,7 +202,7 @@ def test_a_manifest_of_several_labels_trains_through_the_path_of_jft(tmp_path):
 
 
 def split(data_dir, batch_size, devices):
-  return input_pipeline.eval_batches(name='test', dataset='digits', split='test', batch_size=batch_size, resolution=8,
+  return input_pipeline.eval_batches(where='evals.test', dataset='digits', split='test', batch_size=batch_size, resolution=8,
                                      resize=8, data_dir=data_dir, hosts=input_pipeline.Hosts(0, 1, devices))
 
 

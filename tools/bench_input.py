@@ -21,7 +21,6 @@ import tqdm
 import input_pipeline
 from mixer import command_line
 from mixer import configuration
-from mixer import models
 from mixer.datasets import sources
 
 SECONDS = flags.DEFINE_float('seconds', 10, 'For each row of the table.', lower_bound=0.1)
@@ -62,8 +61,8 @@ def decode_limit(data):
 
 def main(arguments):
   config = command_line.config(arguments)
-  model = configuration.call(models.build, 'model', config.model)
-  data = input_pipeline.attempts(config, model.num_classes, input_pipeline.Hosts(0, 1, 1))['data']()
+  configuration.check(config)
+  data = input_pipeline.attempts(config, input_pipeline.Hosts(0, 1, 1))['data']()
   if isinstance(data.source, sources.FakeSource):
     raise app.UsageError("the dataset 'fake' has no pipeline to measure")
   rows = {name: measure(name, chunks) for name, chunks in stages(data)}

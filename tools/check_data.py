@@ -8,15 +8,14 @@ from absl import app
 import input_pipeline
 from mixer import command_line
 from mixer import configuration
-from mixer import models
 
 
 def main(arguments):
   config = command_line.config(arguments)
-  model = configuration.call(models.build, 'model', config.model)
+  configuration.check(config)
   missing = False
   # The batch is not checked against the devices of this machine, which need not be those of the run.
-  for section, attempt in input_pipeline.attempts(config, model.num_classes, input_pipeline.Hosts(0, 1, 1)).items():
+  for section, attempt in input_pipeline.attempts(config, input_pipeline.Hosts(0, 1, 1)).items():
     try:
       source = attempt().source
     except ValueError as error:

@@ -13,7 +13,6 @@ from mixer import command_line
 from mixer import configuration
 from mixer import losses
 from mixer import mixup
-from mixer import models
 from mixer import pictures
 from mixer import train_step
 
@@ -24,17 +23,18 @@ OUT = flags.DEFINE_string('out', 'batch.png', 'The picture.')
 
 def main(arguments):
   config = command_line.config(arguments)
-  model = configuration.call(models.build, 'model', config.model)
-  data = input_pipeline.attempts(config, model.num_classes, input_pipeline.Hosts(0, 1, 1))['data']()
+  configuration.check(config)
+  data = input_pipeline.attempts(config, input_pipeline.Hosts(0, 1, 1))['data']()
+  num_classes = configuration.with_classes(config, data.source.class_names).model.num_classes
   batch = {name: x[0] for name, x in next(data.start(STEP.value - 1)).items()}
-  images, targets = batch['image'].astype(np.float32), losses.targets(batch, model.num_classes)
+  images, targets = batch['image'].astype(np.float32), losses.targets(batch, num_classes)
   strength = config.step.to_dict().get('mixup')
   if strength:
     weight = train_step.mixing_weight(strength, config.seed, STEP.value - 1)
     mix = jax.vmap(lambda *parts: mixup.mix(*parts, weight, 'batch'), axis_name='batch')
     images, targets = (x[0] for x in mix(images[None], targets[None]))
   images, targets = np.round(images[:IMAGES.value]).astype(np.uint8), np.asarray(targets[:IMAGES.value])
-  names = data.source.class_names or range(model.num_classes)
+  names = data.source.class_names or range(num_classes)
   texts = ['\n'.join(f'{of_one[k]:.0%} {names[k]}' for k in np.argsort(-of_one, kind='stable')[:2] if of_one[k] > 0)
            for of_one in targets]
   pictures.grid(images, texts, f'{data.source.name}: step {STEP.value:,}', OUT.value)

@@ -3,6 +3,7 @@
 Copies in array_record files are read by index. Copies in tfrecord files cannot be, and are read as a stream.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -11,6 +12,8 @@ from etils import epath
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+
+from mixer.datasets import derived
 
 FILES_AT_ONCE = 16  # of a stream; they take turns, a record each
 SHUFFLE_BUFFER = 8_192  # records of a stream, still encoded: nearly a gigabyte of ImageNet
@@ -33,23 +36,28 @@ def open_split(builder, split: str, label: str, max_labels: int | None):
   for file in part.file_instructions:
     if epath.Path(file.filename).name not in there:
       raise ValueError(f'{name} is not whole: its file {file.filename} is missing')
-  missing = [key for key in ('image', label) if key not in info.features]
+  possible = derived.possible(info.features)
+  missing = [key for key in ('image', label) if key not in (*info.features, *possible)]
   if missing:
-    raise ValueError(f'{name} has no feature {missing[0]!r}; it has {", ".join(info.features)}')
+    also = f', of which these labels are made: {", ".join(possible)}' if possible else ''
+    raise ValueError(f'{name} has no feature {missing[0]!r}; it has {", ".join(info.features)}{also}')
   metadata = info.metadata or {}
-  feature, number = info.features[label], None
+  made = None if label in info.features else derived.LABELS[label]
+  feature, number = None if made else info.features[label], None
   if isinstance(feature, tfds.features.Sequence):
     feature, number = feature.feature, max_labels or metadata.get('max_labels')
     if number is None:
       raise ValueError(f'feature {label!r} of {name} is a list of classes; set max_labels beside the dataset to how '
                        'many an example has at most')
-  wanted = ['image', label, *(['weight'] if number and 'weight' in info.features else [])]
+  wanted = {'image': True, **(made.features if made else {label: True})}
+  if number and 'weight' in info.features:
+    wanted['weight'] = True
   fields = dict(
       name=f'{name}, split {split}', num_examples=part.num_examples,
       contents=f'{info.full_name}, {part.num_examples} examples', folder=builder.data_path, split=split,
-      label=label, max_labels=number,
-      class_names=metadata.get('class_names') or getattr(feature, 'names', None),
-      features=tfds.features.FeaturesDict({key: info.features[key] for key in wanted}))
+      label=label, made=made, max_labels=number, restore=derived.IMAGES.get(builder.name),
+      class_names=made.class_names if made else metadata.get('class_names') or getattr(feature, 'names', None),
+      features=derived.select(info.features, wanted))
   if info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
     return TfdsByIndex(**fields, files=array_record_data_source.ArrayRecordDataSource(part.file_instructions))
   return TfdsStream(**fields, files=part.file_instructions)
@@ -57,7 +65,7 @@ def open_split(builder, split: str, label: str, max_labels: int | None):
 
 @dataclasses.dataclass(frozen=True)
 class _Tfds:
-  """What copies of both kinds have in common; `features` are those that are read, 'image', `label` and 'weight'."""
+  """What copies of both kinds have in common."""
   name: str
   num_examples: int
   contents: str
@@ -65,8 +73,10 @@ class _Tfds:
   split: str
   class_names: list[str] | None
   label: str
+  made: derived.Label | None  # how, where `label` is no feature
   max_labels: int | None
-  features: Any
+  restore: Callable | None  # of the encoded images
+  features: Any  # those that are read: 'image', 'weight', and `label` or what it is made of
   files: Any
 
   @property
@@ -81,7 +91,8 @@ class _Tfds:
   def parse(self, record, index):
     del index  # the record says it all
     example = self.features.deserialize_example(record, decoders={'image': tfds.decode.SkipDecoding()})
-    labels = {'label': tf.cast(example[self.label], tf.int32)}
+    image = self.restore(example['image']) if self.restore else example['image']
+    labels = {'label': self._make(example) if self.made else tf.cast(example[self.label], tf.int32)}
     if 'weight' in self.features:
       labels['weight'] = example['weight']
     if self.max_labels is not None:
@@ -91,7 +102,13 @@ class _Tfds:
       pad = lambda x, fill: tf.ensure_shape(tf.pad(x, [[0, self.max_labels - number]], constant_values=fill),
                                             [self.max_labels])
       labels = {key: pad(x, -1 if key == 'label' else 0) for key, x in labels.items()}
-    return example['image'], labels
+    return image, labels
+
+  def _make(self, example):
+    label, number = tf.cast(self.made.make(example), tf.int32), len(self.class_names)
+    tf.debugging.Assert((label >= 0) & (label < number), [
+        f'an example of {self.name} has none of the {number} classes of {self.label}; the split may lack annotations'])
+    return label
 
   def locate(self, index):
     return f'example {index} of {self.name}'

@@ -33,8 +33,9 @@ from mixer.datasets import imagenet21k
 from mixer.datasets import multilabel
 from mixer.datasets import prepared
 
-BUILDERS = {'digits': digits.Digits, 'imagenet21k': imagenet21k.Imagenet21k, 'multilabel': multilabel.Multilabel}
-SELF_PREPARING = ('digits',)
+BUILDERS = {'digits': digits.Digits, 'few_digits': digits.FewDigits, 'imagenet21k': imagenet21k.Imagenet21k,
+            'multilabel': multilabel.Multilabel}
+SELF_PREPARING = ('digits', 'few_digits')
 
 
 def open_split(dataset: str, split: str, data_dir: str | None = None, label: str = 'label',
@@ -46,7 +47,8 @@ def open_split(dataset: str, split: str, data_dir: str | None = None, label: str
       directory/split/class/image.jpg; or else a TFDS dataset's name, such as 'digits' or 'imagenet2012'.
     split: its name; of a TFDS dataset also a part, such as 'train[:99%]'.
     data_dir: where TFDS keeps its datasets; by default its own default.
-    label: the feature of a TFDS dataset that holds the class, or a list of classes.
+    label: the feature of a TFDS dataset that holds the class, or a list of classes; or a label made of others
+      (derived.py).
     max_labels: the most classes that an example has, where they are a list and the dataset does not say it.
 
   Raises:

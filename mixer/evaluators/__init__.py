@@ -1,1 +1,55 @@
-"""Evaluators: a split's batches and a model's parameters in, numbers and how many examples they rest on out."""
+"""What a run measures besides its own loss."""
+
+from collections.abc import Callable, Iterator
+
+from mixer import configuration
+from mixer.evaluators import classification
+from mixer.evaluators import fewshot
+
+
+class Evaluators:
+  """A config's evaluations and few-shot probes of a model's parameters, replicated over the devices.
+
+  Attributes:
+    metrics: the names of what is the better the higher, 'test/top1' and the like.
+  """
+
+  def __init__(self, model, loss: str, evals: dict, probes: dict, settings: dict, prefetch: Callable):
+    """Prepares to evaluate.
+
+    Args:
+      loss: the name of the loss that the model is trained by.
+      evals: the batches of each evaluation by its name; they have a `source`.
+      probes: (training batches, test batches) of each probe by its name.
+      settings: of each probe by its name, its section of the config.
+      prefetch: sends batches to the devices.
+    """
+    self._evals, self._probes, self._prefetch = evals, probes, prefetch
+    self.scorer = classification.Scorer(model, loss)
+    self._probe = {name: _probe(name, settings[name], train.source, model) for name, (train, _) in probes.items()}
+    self.metrics = [f'{name}/{metric}' for name, batches in evals.items()
+                    for metric in classification.metric_names(batches.source)]
+    self.metrics += [f'{name}/{metric}' for name, probe in self._probe.items() for metric in probe.metrics]
+
+  def __call__(self, params) -> dict[str, float]:
+    """{'test/top1': ..., 'test/examples': ..., 'imagenet/5shot': ...}. Raises what the evaluators do."""
+    return {name: value for found in self.each(params) for name, value in found.items()}
+
+  def each(self, params) -> Iterator[dict[str, float]]:
+    """The same of one evaluation or probe after the other."""
+    for name, batches in self._evals.items():
+      yield _under(name, self.scorer(params, self._prefetch(batches), batches.source.num_examples))
+    for name, (train, test) in self._probes.items():
+      yield _under(name, self._probe[name](params, self._prefetch(train), self._prefetch(test),
+                                           num_train=train.source.num_examples, num_test=test.source.num_examples))
+
+
+def _under(name, values):
+  return {f'{name}/{key}': value for key, value in values.items()}
+
+
+def _probe(name, section, source, model):
+  if source.class_names is None:
+    raise ValueError(f'config.probes.{name}: {source.name} has no classes to probe for')
+  fields = {field: value for field, value in section.items() if field not in ('train', 'test')}
+  return configuration.call(fewshot.Probe, f'probes.{name}', fields, model=model, num_classes=len(source.class_names))

@@ -12,12 +12,16 @@ Shapes: B images, H x W pixels, P x P patches, S = HW/P^2 tokens, C hidden_dim, 
 D_C channels_mlp_dim, K classes.
 """
 
+import math
+import re
 import typing
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from mixer import configuration
+from mixer import trees
 from mixer.models import stochastic
 
 FloatType = typing.Literal['float32', 'bfloat16']
@@ -106,6 +110,8 @@ class MlpMixer(nn.Module):
     num_classes: K, or None for the features before the head (the mean over tokens).
     patch_size: P; it must divide H and W.
     num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim: L, C, D_S and D_C of Table 1.
+    tiles: K of App. C: the token-mixing MLPs are K^2 times as wide as tokens_mlp_dim, for images of K times the
+      resolution.
     dropout_rate: of both layers of every MLP; 0 in all of the paper's runs (Table 4).
     stochastic_depth: the probability of dropping the last residual branch (Table 4).
     stochastic_depth_rule: how that probability rises with depth, and what becomes of kept branches: `drop_rates`.
@@ -119,6 +125,7 @@ class MlpMixer(nn.Module):
   hidden_dim: int
   tokens_mlp_dim: int
   channels_mlp_dim: int
+  tiles: int = 1
   dropout_rate: float = 0.
   stochastic_depth: float = 0.
   stochastic_depth_rule: str = 'paper'
@@ -132,6 +139,8 @@ class MlpMixer(nn.Module):
     if height % self.patch_size or width % self.patch_size:
       raise ValueError(f'the images are {height} x {width} pixels, which patches of {self.patch_size} x '
                        f'{self.patch_size} do not tile; choose data.resolution as a multiple of model.patch_size')
+    if self.tiles < 1:
+      raise ValueError(f'config.model.tiles is {self.tiles}; it must be at least 1')
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     rescale = configuration.choose('model', 'stochastic_depth_rule', self.stochastic_depth_rule, STOCHASTIC_DEPTH_RULES)
     rates = drop_rates(self.stochastic_depth_rule, self.stochastic_depth, self.num_blocks)
@@ -139,7 +148,7 @@ class MlpMixer(nn.Module):
     x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='stem', **dtypes)(images)
     x = x.reshape(x.shape[0], -1, self.hidden_dim)
     for i in range(self.num_blocks):
-      x = MixerBlock(self.tokens_mlp_dim, self.channels_mlp_dim, self.dropout_rate, rates[i], rescale,
+      x = MixerBlock(self.tiles**2 * self.tokens_mlp_dim, self.channels_mlp_dim, self.dropout_rate, rates[i], rescale,
                      name=f'MixerBlock_{i}', **dtypes)(x, stochastic.fold(keys, i))
     x = nn.LayerNorm(name='pre_head_layer_norm', **dtypes)(x)
     features = jnp.mean(x, axis=1, dtype=jnp.float32)
@@ -147,3 +156,56 @@ class MlpMixer(nn.Module):
       return features
     return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name='head', param_dtype=self.param_dtype,
                     bias_init=nn.initializers.constant(self.head_bias_init), dtype=jnp.float32)(features)
+
+
+def fields_of(params) -> dict:
+  """The fields of the `MlpMixer` that a tree of arrays belongs to, read off the shapes.
+
+  Token-mixing MLPs that were widened for another resolution give tokens_mlp_dim as it is in the arrays, for `tiles` 1.
+
+  Raises:
+    ValueError: with the arrays that are missing, superfluous or of another shape, beside those of the nearest Mixer.
+  """
+  there = trees.shapes(params)
+  size = lambda name, axis, other: there[name][axis] or other if len(there.get(name, ())) > axis else other
+  b16 = variant_fields('B/16')  # what to show beside arrays that tell nothing
+  tokens = size('MixerBlock_0/token_mixing/Dense_0/kernel', 0, 196)
+  fields = dict(
+      num_classes=size('head/kernel', 1, size('head/bias', 0, None)),
+      patch_size=size('stem/kernel', 0, b16['patch_size']),
+      num_blocks=len({m[1] for name in there if (m := re.match(r'MixerBlock_(\d+)/', name))}) or b16['num_blocks'],
+      hidden_dim=size('stem/kernel', 3, b16['hidden_dim']),
+      tokens_mlp_dim=size('MixerBlock_0/token_mixing/Dense_0/kernel', 1, b16['tokens_mlp_dim']),
+      channels_mlp_dim=size('MixerBlock_0/channel_mixing/Dense_0/kernel', 1, b16['channels_mlp_dim']))
+
+  # All blocks are alike, so one is traced. A row of patches has any number of tokens.
+  image = jax.ShapeDtypeStruct((1, fields['patch_size'], fields['patch_size'] * tokens, 3), jnp.float32)
+  here = jax.eval_shape(MlpMixer(**{**fields, 'num_blocks': 1}).init, jax.random.key(0), image)['params']
+  block = here.pop('MixerBlock_0')
+  here |= {f'MixerBlock_{i}': block for i in range(fields['num_blocks'])}
+  if unlike := trees.compare(there, trees.shapes(here), 'there', 'a Mixer'):
+    raise ValueError(f"the arrays are not those of a Mixer:{unlike}")
+  return fields
+
+
+def variant_of(fields: dict) -> str | None:
+  """'B/16' for the fields of a size of Table 1, 'B/16, token MLPs x4' for wider token-mixing MLPs, None for others."""
+  for size, sizes in SIZES.items():
+    times, rest = divmod(fields['tokens_mlp_dim'], sizes['tokens_mlp_dim'])
+    if not rest and all(fields[name] == sizes[name] for name in sizes if name != 'tokens_mlp_dim'):
+      return f'{size}/{fields["patch_size"]}' + (f', token MLPs x{times}' if times > 1 else '')
+  return None
+
+
+def resolution_of(params) -> int:
+  """The side in pixels of the square images that a Mixer's token-mixing MLPs take.
+
+  Raises:
+    ValueError: if the number of tokens is no square.
+  """
+  tokens = params['MixerBlock_0']['token_mixing']['Dense_0']['kernel'].shape[0]
+  grid = math.isqrt(tokens)
+  if grid**2 != tokens:
+    raise ValueError(f'the token-mixing MLPs take {tokens} tokens, which is not a square number; only models of square '
+                     'images are supported')
+  return grid * params['stem']['kernel'].shape[0]

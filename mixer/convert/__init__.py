@@ -1,0 +1,1 @@
+"""Parameters from and to other projects' files, and from one image resolution to another."""

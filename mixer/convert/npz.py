@@ -1,0 +1,90 @@
+"""The published .npz files: flat arrays with the names of our parameters, '/' between the parts.
+
+There are two generations of names. The files of gs://mixer_models have those of the paper's code, which are ours
+(`linen`). The authors' trainer before it had others, which their big_vision still read in 2022; they have a top key
+`Mixer`. Both are read; only the first is written, and vision_transformer reads it.
+"""
+
+import re
+import zipfile
+import zlib
+
+from etils import epath
+import numpy as np
+
+from mixer import trees
+from mixer.convert import arrays
+
+OLDER = [  # (pattern, ours) of the older names; the LayerNorms are numbered afterwards
+    (r'embedding/(\w+)', r'stem/\1'),
+    (r'Mixer/encoder_norm/(\w+)', r'pre_head_layer_norm/\1'),
+    (r'Mixer/encoderblock_(\d+)/(token|channel)_mixing_phase_0/(kernel|bias)1', r'MixerBlock_\1/\2_mixing/Dense_0/\3'),
+    (r'Mixer/encoderblock_(\d+)/(token|channel)_mixing_phase_0/(kernel|bias)2', r'MixerBlock_\1/\2_mixing/Dense_1/\3'),
+    (r'Mixer/encoderblock_(\d+)/(LayerNorm_\d+/\w+)', r'MixerBlock_\1/\2'),
+]
+
+
+def read(path) -> dict:
+  """Nested parameters of an .npz file on this machine or in a bucket (gs://), as float32. Nothing is unpickled.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: naming the file, and the array if it is one, if it is no .npz file, cut off, or holds other things than
+      finite numbers.
+  """
+  with epath.Path(path).open('rb') as file:
+    try:
+      archive = zipfile.is_zipfile(file) and np.load(file, allow_pickle=False)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+      raise ValueError(f'{path} cannot be read: {error}') from error
+    if not archive:
+      raise ValueError(f'{path} is no .npz file, or it is cut off; get it anew')
+    with archive:
+      found = arrays.float32({name: _member(archive, name, path) for name in archive.files}, path)
+  try:
+    return trees.nested(_renamed(found))
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
+def _member(archive, name, path):
+  try:
+    array = archive[name]
+  except ValueError as error:
+    if 'allow_pickle' in str(error):
+      raise ValueError(f'{path}: array {name!r} holds Python objects, which are not read, since unpickling them could '
+                       'run any code') from error
+    raise ValueError(f'{path}: array {name!r} cannot be read: {error}') from error
+  except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    raise ValueError(f'{path}: array {name!r} is damaged ({error}); get the file anew') from error
+  if not isinstance(array, np.ndarray):
+    raise ValueError(f'{path}: {name!r} is no array; the file is no .npz of parameters')
+  return array
+
+
+def _renamed(found):
+  """Our names for {name: array} of either generation."""
+  if not any(name.startswith('Mixer/') for name in found):
+    return found
+  renamed = {}
+  for name, array in found.items():
+    for pattern, ours in OLDER:
+      if match := re.fullmatch(pattern, name):
+        name = match.expand(ours)
+        # Their two layers were one function with leading axes of 1.
+        array = array.squeeze() if '_mixing/' in name else array
+        break
+    renamed[name] = array
+  # There, a block's parts were counted together: LayerNorm_0 and LayerNorm_2.
+  norms = {}
+  for name in renamed:
+    if match := re.match(r'(MixerBlock_\d+)/LayerNorm_(\d+)/', name):
+      norms.setdefault(match[1], set()).add(int(match[2]))
+  number = lambda m: f'{m[1]}/LayerNorm_{sorted(norms[m[1]]).index(int(m[2]))}/'
+  return {re.sub(r'^(MixerBlock_\d+)/LayerNorm_(\d+)/', number, name): array for name, array in renamed.items()}
+
+
+def write(params: dict, path):
+  """Writes nested parameters as float32, under the published names."""
+  with epath.Path(path).open('wb') as file:
+    np.savez(file, **{name: np.asarray(array, np.float32) for name, array in trees.flat(params).items()})

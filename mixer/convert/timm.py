@@ -1,0 +1,70 @@
+"""Weights of timm's MlpMixer as .safetensors files: PyTorch's names and axes.
+
+Dense kernels are transposed, and the stem's is [C, 3, P, P] there and [P, P, 3, C] here. timm computes GELU exactly
+where the paper's code and ours take its tanh form, so that the logits of the same weights differ slightly.
+"""
+
+import os
+import re
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from mixer import trees
+from mixer.convert import arrays
+
+
+def names(num_blocks: int) -> dict[str, str]:
+  """{our name: timm's} of a Mixer's arrays."""
+  norms = {'pre_head_layer_norm': 'norm'}
+  others = {'stem': 'stem.proj', 'head': 'head'}
+  for i in range(num_blocks):
+    for k in (0, 1):
+      norms[f'MixerBlock_{i}/LayerNorm_{k}'] = f'blocks.{i}.norm{k + 1}'
+      others[f'MixerBlock_{i}/token_mixing/Dense_{k}'] = f'blocks.{i}.mlp_tokens.fc{k + 1}'
+      others[f'MixerBlock_{i}/channel_mixing/Dense_{k}'] = f'blocks.{i}.mlp_channels.fc{k + 1}'
+  weights = {f'{ours}/scale': f'{theirs}.weight' for ours, theirs in norms.items()}
+  weights |= {f'{ours}/kernel': f'{theirs}.weight' for ours, theirs in others.items()}
+  return weights | {f'{ours}/bias': f'{theirs}.bias' for ours, theirs in (norms | others).items()}
+
+
+def read(path) -> dict:
+  """Nested parameters of a .safetensors file, as float32 whatever its floating-point type.
+
+  Arrays whose names are not those of timm's MlpMixer keep their names.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: naming the file, if it is no .safetensors file, cut off, or holds other things than finite numbers.
+  """
+  try:
+    with safetensors.safe_open(os.fspath(path), framework='np') as file:
+      found = arrays.float32({name: file.get_tensor(name) for name in file.keys()}, path)
+  except safetensors.SafetensorError as error:
+    raise ValueError(f'{path} is no .safetensors file, or it is cut off ({error}); get it anew') from error
+  ours = {theirs: name for name, theirs in names(_count(found, r'blocks\.(\d+)\.')).items()}
+  params = {ours.get(name, name): array for name, array in found.items()}
+  try:
+    return trees.nested({name: _transposed(name, array, (2, 3, 1, 0)) for name, array in params.items()})
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
+def write(params: dict, path):
+  """Writes a Mixer's nested parameters as float32, so that timm's MlpMixer of the same sizes loads them."""
+  found = trees.flat(params)
+  theirs = names(_count(found, r'MixerBlock_(\d+)/'))
+  safetensors.numpy.save_file(
+      {theirs[name]: _transposed(name, np.asarray(array, np.float32, order='C'), (3, 2, 0, 1))
+       for name, array in found.items()}, os.fspath(path), metadata={'format': 'pt'})
+
+
+def _count(found, block):
+  return len({match[1] for name in found if (match := re.match(block, name))})
+
+
+def _transposed(name, array, axes_of_stem):
+  if not name.endswith('/kernel'):
+    return array
+  return np.ascontiguousarray(array.transpose(axes_of_stem if array.ndim == 4 else None))

@@ -1,0 +1,189 @@
+"""Weights of any origin, with what is known of them: published, of timm, or of a run of ours."""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import typing
+import uuid
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+
+from mixer import checkpoint
+from mixer import configuration
+from mixer import losses
+from mixer import models
+from mixer import trees
+from mixer.convert import arrays
+from mixer.convert import npz
+from mixer.convert import published
+from mixer.convert import start as starting
+from mixer.convert import timm
+from mixer.models import mlp_mixer
+
+# Fields of a run's `model` section that its parameters tell, or that count in training alone.
+NOT_KEPT = ('variant', 'tiles', 'dropout_rate', 'stochastic_depth', 'stochastic_depth_rule', 'head_bias_init',
+            'param_dtype')
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """A model's parameters and what is known of them.
+
+  Attributes:
+    params: nested dicts of float32 numpy arrays, with the names of `mixer.models`.
+    model: the `model` section of a config that builds the model.
+    resolution: the side in pixels of the square images that the token-mixing MLPs take.
+    loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
+    class_names: of the logits, or None.
+    source: where it comes from and what it is, for people.
+  """
+  params: dict
+  model: dict
+  resolution: int
+  loss: str
+  class_names: list[str] | None
+  source: str
+
+  def describe(self) -> str:
+    """One line for people: 'Mixer-B/16, 1,000 classes, 224 x 224 pixels, ...'."""
+    variant = mlp_mixer.variant_of(self.model)
+    name = f'Mixer-{variant}' if variant else 'Mixer of ' + ', '.join(
+        f'{field} {self.model[field]}' for field in ('patch_size', *mlp_mixer.SIZES['B']))
+    classes = f'{self.model["num_classes"]:,} classes' if self.model['num_classes'] else 'no head'
+    return f'{name}, {classes}, {self.resolution} x {self.resolution} pixels: {self.source}'
+
+
+def load(name: str) -> Weights:
+  """The weights that a name or a path stands for.
+
+  Of files, the number of classes says what the logits mean: the 21,843 of ImageNet-21k probabilities of each class by
+  itself, any others those of one class among all. The authors trained both by sigmoid cross-entropy, but everyone reads
+  ImageNet-1k results by softmax. Published ImageNet-1k weights also have class names, by WordNet id; a file is taken
+  for published if it lies under the published name ('.../imagenet1k/Mixer-B_16.npz').
+
+  Args:
+    name: a published name ('imagenet21k/Mixer-B_16'), an .npz file (also gs://), a .safetensors file of timm, a run's
+      work directory, for its latest checkpoint, or one of its checkpoints ('runs/digits/checkpoints/562').
+
+  Raises:
+    FileNotFoundError, OSError, ValueError: naming the file or address and what is the matter with it.
+  """
+  name = os.fspath(name)
+  if name in published.TABLE:
+    return _of_file(published.fetch(name), npz.read)
+  path = epath.Path(name).expanduser()
+  if path.suffix == '.npz':
+    return _of_file(_there(path), npz.read)
+  if path.suffix == '.safetensors':
+    return _of_file(_there(path), timm.read)
+  if path.parent.name == 'checkpoints' and path.name.isdecimal():
+    return _of_run(pathlib.Path(path.parent.parent), int(path.name))
+  if _there(path).is_dir():
+    return _of_run(pathlib.Path(path), None)
+  advice = ''
+  if path.suffix in ('.pth', '.pt', '.bin'):
+    advice = " PyTorch's own files are pickles, which are not read; save the state_dict as .safetensors there."
+  raise ValueError(f'{name} is neither .npz nor .safetensors, nor a directory.{advice}')
+
+
+def _there(path):
+  if not path.exists():
+    near = difflib.get_close_matches(str(path), published.TABLE, n=1)
+    hint = f' Did you mean {near[0]!r}?' if near else ''
+    raise FileNotFoundError(f'there is no {path}, and no published file of that name.{hint} Published are '
+                            f'{", ".join(published.TABLE)}')
+  return path
+
+
+def _of_file(path, read) -> Weights:
+  params = read(path)
+  try:
+    fields, resolution = mlp_mixer.fields_of(params), mlp_mixer.resolution_of(params)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+  name = published.name_of(path) if read is npz.read else None
+  known = published.TABLE[name] if name else None
+  if known and fields['num_classes'] != known.num_classes:
+    raise ValueError(f'{path} has {fields["num_classes"]:,} classes, and {known.num_classes:,} were published under '
+                     'that name; give it another name if it is another file')
+  return Weights(
+      params=params, model=dict(name='mlp_mixer', **fields), resolution=resolution,
+      loss='sigmoid_xent' if fields['num_classes'] == 21843 else 'softmax_xent',
+      class_names=_wordnet_ids() if known and known.num_classes == 1000 else None,
+      source=f'{name}, {known.what}' if known else str(path))
+
+
+def _wordnet_ids() -> list[str]:
+  """The WordNet ids of ImageNet-1k's classes in their order, as TensorFlow Datasets carries them in a file."""
+  # Looked up without being imported, which would take seconds.
+  folder = pathlib.Path(importlib.util.find_spec('tensorflow_datasets').origin).parent
+  return (folder / 'datasets' / 'imagenet2012' / 'labels.txt').read_text().split()
+
+
+def _of_run(workdir, step) -> Weights:
+  if not (workdir / 'config.json').exists():
+    raise ValueError(f"{workdir} is not a run's work directory: there is no {workdir / 'config.json'}")
+  try:
+    config = json.loads((workdir / 'config.json').read_text())
+    section, resolution = config['model'], config['data']['resolution']
+    loss = config['step']['loss']
+    configuration.choose('step', 'loss', loss, losses.LOSSES)
+    model = models.build(**section)
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f'{workdir / "config.json"} is not the config of a run of this version: {error!r}') from error
+  params, step = checkpoint.read_params(workdir, step)
+  checked = f'{workdir / "checkpoints" / str(step)}'
+  params = trees.nested(arrays.float32(trees.flat(params), checked))
+  image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
+  wanted = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+  if unlike := trees.compare(trees.shapes(params), trees.shapes(wanted), 'checkpoint', 'config.json'):
+    raise ValueError(f'{checked} does not fit the model of its config.json:{unlike}')
+  fields = mlp_mixer.fields_of(params)
+  names = workdir / 'classes.txt'
+  class_names = names.read_text().removesuffix('\n').split('\n') if names.exists() else None
+  if class_names and len(class_names) != fields['num_classes']:
+    raise ValueError(f'{names} has {len(class_names):,} lines, and the model {fields["num_classes"]:,} classes')
+  kept = {field: value for field, value in section.items() if field not in NOT_KEPT}
+  return Weights(params=params, model={**kept, **fields}, resolution=resolution, loss=loss, class_names=class_names,
+                 source=f'step {step:,} of the run in {workdir}')
+
+
+def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] = 'fresh',
+          token_mixing: typing.Literal['block_diagonal', 'interpolated', None] = None) -> dict:
+  """The parameters that a run starts from: those that `weights` names, fitted to the fresh ones of its model.
+
+  Args:
+    wanted: the fresh parameters.
+    weights: as in `load`.
+    head, token_mixing: `convert.start.start`.
+  """
+  loaded = load(weights)
+  print(f'starts from {loaded.describe()}', file=sys.stderr)
+  return starting.start(loaded.params, wanted, head=head, token_mixing=token_mixing)
+
+
+WRITERS = {'.npz': npz.write, '.safetensors': timm.write}
+
+
+def save(weights: Weights, path):
+  """Writes the parameters to an .npz file with the published names, or a .safetensors file of timm, by the suffix.
+
+  The file appears when it is whole. Class names and the loss have no place in it.
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in WRITERS:
+    raise ValueError(f'{path} has the suffix {path.suffix!r}; weights are written as {" or ".join(WRITERS)}')
+  if not path.parent.is_dir():
+    raise FileNotFoundError(f'there is no folder {path.parent} to write {path.name} to')
+  partial = path.with_name(f'{path.stem}.{uuid.uuid4().hex}.partial{path.suffix}')
+  try:
+    WRITERS[path.suffix](weights.params, partial)
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)

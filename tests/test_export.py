@@ -1,0 +1,110 @@
+"""Exported models, against the weights they were made from."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from mixer import losses
+from mixer import models
+from mixer import preprocess
+from mixer import weights as weights_lib
+from tools import export
+
+SIZES = dict(patch_size=4, num_blocks=1, hidden_dim=16, tokens_mlp_dim=8, channels_mlp_dim=32)
+
+
+def tiny(loss='softmax_xent', **fields):
+  """Weights of a tiny model whose outputs differ from image to image."""
+  section = dict(name='mlp_mixer', num_classes=10, **SIZES)
+  model = models.build(**section)
+  params = jax.device_get(jax.jit(model.init)(jax.random.key(0), np.zeros((1, 16, 16, 3), 'float32'))['params'])
+  params['head']['kernel'] = np.random.default_rng(1).normal(size=(16, 10)).astype('float32')
+  return weights_lib.Weights(**{**dict(params=params, model=section, resolution=16, loss=loss, class_names=None,
+                                       source='drawn'), **fields})
+
+
+def pixels(*shape):
+  return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def wanted(weights, name, image):
+  """Probabilities by the input pipeline's preprocessing and the model itself. [H, W, 3] -> [K]."""
+  crop = preprocess.EVALUATION_CROPS[name](tf.constant(image), round(weights.resolution * 8 / 7), weights.resolution)
+  logits = models.build(**weights.model).apply({'params': weights.params}, models.scale(crop.numpy()[None]))
+  return np.asarray(losses.PROBABILITIES[weights.loss](logits))[0]
+
+
+@pytest.mark.parametrize('name, loss', [('paper_resize', 'softmax_xent'), ('timm', 'sigmoid_xent')])
+def test_the_file_gives_the_probabilities_of_the_weights(name, loss):
+  weights = tiny(loss)
+  program = jax.export.deserialize(export.program(weights, name, 18).serialize())
+  assert set(program.platforms) == {'cpu', 'cuda', 'tpu'}
+  for shape in ((3, 40, 30), (1, 12, 50)):
+    images = pixels(*shape)
+    got = np.asarray(program.call(images))
+    # One level of one pixel moves a probability by a few thousandths of 1 % here.
+    np.testing.assert_allclose(got, [wanted(weights, name, image) for image in images], atol=1e-3)
+    assert np.ptp(got, axis=1).min() > 0.05
+
+
+def test_the_printed_script_runs_without_this_repository(tmp_path, capsys):
+  weights = tiny()
+  weights_lib.save(weights, tmp_path / 'tiny.npz')
+  export.main([f'--weights={tmp_path / "tiny.npz"}', f'--out={tmp_path / "model.stablehlo"}'])
+  printed = capsys.readouterr().out
+  (tmp_path / 'elsewhere').mkdir()
+  (tmp_path / 'elsewhere/run.py').write_text(printed)
+  image = pixels(20, 31)
+  PIL.Image.fromarray(image).save(tmp_path / 'image.png')
+  done = subprocess.run([sys.executable, 'run.py', tmp_path / 'image.png'], cwd=tmp_path / 'elsewhere',
+                        env={'PATH': '', 'PYTHONPATH': '', 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  best = [line.split() for line in done.stdout.splitlines()]
+  of_weights = wanted(weights, 'paper_resize', image)
+  assert [int(name) for _, name in best] == np.argsort(-of_weights)[:5].tolist()
+  np.testing.assert_allclose([float(p) for p, _ in best], np.sort(of_weights)[::-1][:5], atol=1e-3)
+
+
+def test_class_names_come_beside_it_and_into_the_script(tmp_path, capsys, monkeypatch):
+  names = [f'class {k}' for k in range(10)]
+  monkeypatch.setattr(weights_lib, 'load', lambda name: tiny(class_names=names))
+  export.main(['--weights=any', f'--out={tmp_path / "model.stablehlo"}', '--preprocessing=timm'])
+  assert json.loads((tmp_path / 'model.classes.json').read_text()) == names
+  printed = capsys.readouterr().out
+  assert f'json.load(open({str(tmp_path / "model.classes.json")!r}))' in printed
+  assert 'drawn' in printed and 'then timm from 18' in printed
+
+
+@pytest.mark.parametrize('arguments, told', [
+    (['--out=model.pb'], r'--out is model.pb; it must end in .stablehlo or .onnx'),
+    (['--out=nowhere/model.stablehlo'], r'there is no directory nowhere; make it first'),
+    (['--out=model.onnx', '--preprocessing=timm'], r'model.onnx holds no preprocessing; drop --preprocessing and'),
+])
+def test_flags_that_make_no_sense_are_refused(arguments, told, capsys):
+  with pytest.raises(SystemExit):
+    export.main(['--weights=any', *arguments])
+  assert told in capsys.readouterr().err
+
+
+def test_weights_without_a_head_are_refused(monkeypatch, tmp_path):
+  monkeypatch.setattr(weights_lib, 'load', lambda name: tiny(model=dict(name='mlp_mixer', num_classes=None, **SIZES)))
+  with pytest.raises(SystemExit, match='any has no head, and so knows no classes; give weights that have one'):
+    export.main(['--weights=any', f'--out={tmp_path / "model.stablehlo"}'])
+
+
+def test_onnx_gives_the_probabilities_of_the_weights():
+  pytest.importorskip('jax2onnx', reason='jax2onnx is an extra: requirements-onnx.txt')
+  onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is an extra: requirements-onnx.txt')
+  weights = tiny()
+  session = onnxruntime.InferenceSession(export.onnx_program(weights).SerializeToString())
+  for number in (1, 3):
+    images = pixels(number, 16, 16)
+    got, = session.run(None, {session.get_inputs()[0].name: images})
+    logits = models.build(**weights.model).apply({'params': weights.params}, models.scale(images))
+    np.testing.assert_allclose(got, jax.nn.softmax(logits), atol=1e-5)

@@ -1,0 +1,184 @@
+"""tools/predict.py, against the model applied to the pictures one by one."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from conftest import ROOT
+from mixer import models
+from mixer import preprocess
+from mixer import weights as weights_lib
+from test_export import tiny
+from tools import predict
+
+
+@pytest.fixture(scope='module')
+def there(tmp_path_factory):
+  """A folder with a tiny model's file, class names, and seven images of several sizes in two folders."""
+  root = tmp_path_factory.mktemp('predict')
+  weights_lib.save(tiny(), root / 'tiny.npz')
+  (root / 'names.txt').write_text(''.join(f'class, {10**k}\n' for k in range(10)))
+  rng = np.random.default_rng(0)
+  for k, suffix in enumerate(('png', 'PNG', 'png', 'webp', 'png', 'png', 'png')):
+    path = root / 'images' / ('inner' if k % 2 else '.') / f'{k}.{suffix}'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = rng.integers(0, 256, (3, 4, 3), np.uint8)
+    options = {'lossless': True} if suffix == 'webp' else {}
+    PIL.Image.fromarray(small).resize((20 + k, 40 - 3 * k)).save(path, **options)
+  (root / 'images/notes.txt').write_text('no image')
+  return root
+
+
+def wanted(path, crop='paper_resize', resize=18):
+  """The probabilities of one image, from its file. -> [K]."""
+  weights = tiny()
+  image = preprocess.EVALUATION_CROPS[crop](preprocess.decode(tf.io.read_file(str(path))), resize, 16).numpy()
+  logits = np.asarray(models.build(**weights.model).apply({'params': weights.params}, models.scale(image[None])))[0]
+  return np.exp(logits) / np.exp(logits).sum()
+
+
+def run(there, *arguments, code=0):
+  assert predict.main([f'--weights={there / "tiny.npz"}', *map(str, arguments)]) == code
+
+
+def rows(text):
+  return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.parametrize('crop', ['paper_resize', 'paper_crop', 'timm'])
+def test_csv_has_the_best_classes_of_each_image_in_the_order_given(there, capsys, crop):
+  images = [there / f'images/{name}' for name in ('4.png', 'inner/1.PNG', '0.png', '4.png', 'inner/3.webp')]
+  run(there, *images, '--format=csv', '--top=3', f'--preprocessing={crop}', '--batch_size=2')
+  told = capsys.readouterr()
+  got = rows(told.out)
+  assert [row['image'] for row in got] == [str(image) for image in images for _ in range(3)]
+  assert [row['rank'] for row in got] == ['1', '2', '3'] * 5
+  for k, image in enumerate(images):
+    of_image, probabilities = got[3 * k:3 * k + 3], wanted(image, crop)
+    best = np.argsort(-probabilities)[:3]
+    assert [int(row['class']) for row in of_image] == best.tolist()
+    np.testing.assert_allclose([float(row['probability']) for row in of_image], probabilities[best], rtol=1e-4)
+  assert 'tiny.npz' in told.err and '10 classes' in told.err
+
+
+def test_resize_is_the_side_before_the_crop(there, capsys):
+  run(there, there / 'images/0.png', '--format=csv', '--top=1', '--resize=16')
+  got, = rows(capsys.readouterr().out)
+  of_whole, of_centre = wanted(there / 'images/0.png', resize=16), wanted(there / 'images/0.png')
+  assert float(got['probability']) == pytest.approx(of_whole.max(), rel=1e-4)
+  assert abs(of_whole.max() - of_centre.max()) > 1e-3
+  with pytest.raises(SystemExit, match='--resize is 15, smaller than the crop'):
+    run(there, there / 'images/0.png', '--resize=15')
+
+
+def test_the_batch_size_changes_nothing(there, capsys):
+  told = []
+  for size in (1, 3, 7, 32):
+    run(there, there / 'images', '--format=jsonl', '--top=10', f'--batch_size={size}')
+    told.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+  images = [str(there / 'images' / name) for name in ('0.png', '2.png', '4.png', '6.png', 'inner/1.PNG', 'inner/3.webp',
+                                                     'inner/5.png')]
+  for each in told:
+    assert [line['image'] for line in each] == images
+    for line, first in zip(each, told[0]):
+      assert [p['class'] for p in line['predictions']] == [p['class'] for p in first['predictions']]
+      np.testing.assert_allclose([p['probability'] for p in line['predictions']],
+                                 [p['probability'] for p in first['predictions']], rtol=1e-5)
+      assert sum(p['probability'] for p in line['predictions']) == pytest.approx(1)
+
+
+def test_one_program_is_compiled_whatever_the_last_batch(there):
+  batches = list(predict.input_pipeline.path_batches(
+      [str(there / 'images/0.png')] * 5, batch_size=3, resolution=16, resize=18, crop='timm', failed=None))
+  assert [batch['image'].shape for batch in batches] == [(3, 16, 16, 3)] * 2
+  assert [batch['index'].tolist() for batch in batches] == [[0, 1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize('place', [0, 2, 5])
+def test_a_file_that_cannot_be_decoded_is_named_and_left_out(there, tmp_path, capsys, place):
+  broken, missing = tmp_path / 'broken.png', tmp_path / 'missing.png'
+  broken.write_bytes((there / 'images/0.png').read_bytes()[:60])
+  good = [str(there / 'images/0.png')] * 5
+  images = [*good[:place], str(broken), str(missing), *good[place:]]
+  run(there, *images, '--format=csv', '--top=1', '--batch_size=2', code=1)
+  told = capsys.readouterr()
+  assert [row['image'] for row in rows(told.out)] == good
+  assert len(re.findall(f'^cannot decode {broken}: .+', told.err, re.M)) == 1
+  assert len(re.findall(f'^cannot decode {missing}: .*No such file', told.err, re.M)) == 1
+  assert '2 of 7 images could not be decoded' in told.err
+
+
+def test_the_table_is_aligned_and_class_names_come_from_a_file(there, capsys):
+  run(there, there / 'images/0.png', there / 'images/inner/1.PNG', '--top=2', f'--class_names={there / "names.txt"}')
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 5 and len({len(line) for line in lines}) == 1
+  assert {line.index('class') for line in lines} == {lines[0].index('class')}
+  best = wanted(there / 'images/0.png').argmax()
+  assert lines[1].split()[1:4] == ['class,', str(10**best), f'{wanted(there / "images/0.png")[best]:.2%}']
+  assert lines[2].startswith(' ' * len(str(there)))
+
+
+def test_class_names_that_do_not_fit_the_model_are_refused(there, tmp_path):
+  (tmp_path / 'nine.txt').write_text('name\n' * 9)
+  with pytest.raises(SystemExit, match='nine.txt has 9 lines, and the model has 10 classes; it must name each class'):
+    run(there, there / 'images', f'--class_names={tmp_path / "nine.txt"}')
+
+
+def test_draw_makes_a_picture_of_the_images(there, tmp_path, capsys):
+  run(there, there / 'images', f'--draw={tmp_path / "drawn.png"}')
+  picture = np.asarray(PIL.Image.open(tmp_path / 'drawn.png').convert('RGB'))
+  assert picture.shape[1] > 900 and len(np.unique(picture)) > 50
+
+
+class Stdin(io.StringIO):
+  isatty = lambda self: False
+
+
+class Terminal(io.StringIO):
+  isatty = lambda self: True
+
+
+def test_paths_come_from_folders_and_from_stdin(there):
+  images = str(there / 'images')
+  of_folder = predict.find([images], Terminal())
+  assert [os.path.relpath(path, images) for path in of_folder] == [
+      '0.png', '2.png', '4.png', '6.png', 'inner/1.PNG', 'inner/3.webp', 'inner/5.png']
+  assert predict.find(['x.jpg', '-', images], Stdin('a b.png\n\nc.png\n')) == ['x.jpg', 'a b.png', 'c.png', *of_folder]
+  assert predict.find([], Stdin('a.png\n')) == ['a.png']
+
+
+def test_no_images_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match='no images: give files, folders, or - for a list of paths on stdin'):
+    predict.find([], Terminal())
+  with pytest.raises(ValueError, match='no images: stdin lists none'):
+    predict.find([], Stdin('\n'))
+  with pytest.raises(ValueError, match=f'{tmp_path} holds no images: no file below it ends in .jpg'):
+    predict.find([str(tmp_path)], Terminal())
+
+
+@pytest.mark.parametrize('flag, told', [('--top=0', "'0' must be an integer of at least 1"),
+                                        ('--format=xml', "invalid choice: 'xml' (choose from"),
+                                        ('--preprocessing=crop', "invalid choice: 'crop' (choose from")])
+def test_wrong_flags_are_refused(there, capsys, flag, told):
+  with pytest.raises(SystemExit):
+    run(there, 'a.png', flag)
+  assert told in capsys.readouterr().err
+
+
+def test_the_command_reads_paths_from_a_pipe_and_writes_nothing_but_predictions_to_stdout(there, tmp_path):
+  (tmp_path / 'broken.png').write_bytes(b'no image')
+  listed = f'{there / "images/0.png"}\n{tmp_path / "broken.png"}\n{there / "images/2.png"}\n'
+  done = subprocess.run([sys.executable, '-m', 'tools.predict', f'--weights={there / "tiny.npz"}', '--format=jsonl'],
+                        cwd=ROOT, input=listed, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert [json.loads(line)['image'] for line in done.stdout.splitlines()] == listed.splitlines()[::2]
+  assert f'cannot decode {tmp_path / "broken.png"}: ' in done.stderr and '1 of 3 images' in done.stderr

@@ -1,0 +1,93 @@
+"""The choice of a field's value on the dev split, with runs that are as short as can be."""
+
+import csv
+import json
+import pathlib
+
+from absl import flags
+import pytest
+
+from tools import sweep
+
+RUNS = {'learning_rate=0.1': 0.5, 'learning_rate=0.2': 0.75, 'learning_rate=0.3': 0.6, 'best': 0.9}
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+  """Runs the sweep with a train.py that writes what RUNS says; returns (exit code, the runs that were trained)."""
+  trained = []
+
+  def fake(arguments, check):
+    given = dict(argument.removeprefix('--').partition('=')[::2] for argument in arguments[2:])
+    workdir = pathlib.Path(given['workdir'])
+    trained.append((workdir.name, given))
+    if fake.dies == workdir.name:
+      raise KeyboardInterrupt
+    (workdir / 'config.json').write_text(json.dumps({'total_steps': 10}))
+    rows = [{'step': 5, 'dev/top1': 1.0}, {'step': 10, 'train/loss': 1.0, 'dev/top1': RUNS[workdir.name], 'dev/examples': 7}]
+    (workdir / 'records.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+  fake.dies = None
+  monkeypatch.setattr(sweep.subprocess, 'run', fake)
+
+  def run(*arguments, dies=None):
+    trained.clear()
+    fake.dies = dies
+    flags.FLAGS.unparse_flags()
+    for name in ('over', 'set', 'metric', 'dev_config', 'dry_run'):
+      flags.FLAGS[name].unparse()
+    flags.FLAGS(['sweep', '--config=c.py:x', f'--workdir={tmp_path}', *arguments])
+    sweep.main(['sweep'])
+    return list(trained)
+
+  return run
+
+
+def test_the_best_on_the_dev_split_is_trained_on_the_whole(command, tmp_path, capsys):
+  trained = command('--over=optimizer.learning_rate=0.1,0.2,0.3', '--set=seed=7')
+  assert [name for name, _ in trained] == list(RUNS)
+  assert [given['config'] for _, given in trained] == ['c.py:x,dev'] * 3 + ['c.py:x']
+  assert trained[-1][1]['config.optimizer.learning_rate'] == '0.2'
+  assert all(given['config.seed'] == '7' for _, given in trained)
+  with open(tmp_path / 'sweep.csv', newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert [(row['run'], float(row['dev/top1'])) for row in rows] == list(RUNS.items())
+  assert rows[-1]['optimizer.learning_rate'] == '0.2' and rows[0]['dev/examples'] == '7'
+  assert 'best: learning_rate=0.2, on the whole training set: dev/top1 0.9' in capsys.readouterr().out
+
+
+def test_it_goes_on_where_it_was_stopped(command):
+  over = '--over=optimizer.learning_rate=0.1,0.2,0.3'
+  with pytest.raises(KeyboardInterrupt):
+    command(over, dies='learning_rate=0.3')
+  assert [name for name, _ in command(over)] == ['learning_rate=0.3', 'best']
+  assert command(over) == []
+
+
+def test_runs_of_other_flags_are_not_taken_for_these(command):
+  command('--over=optimizer.learning_rate=0.1')
+  with pytest.raises(Exception, match=r'(?s)another command:.*--config.optimizer.learning_rate=0.1 there.*--config.seed=1 '):
+    command('--over=optimizer.learning_rate=0.1', '--set=seed=1')
+
+
+def test_a_dry_run_prints_the_commands_of_all_combinations(command, capsys, tmp_path):
+  assert command('--over=a.b=1,2', '--over=c=x,y', '--dry_run', '--dev_config=d.py') == []
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1] == f"python train.py --config=d.py --workdir={tmp_path}/b=1,c=y --config.a.b=1 --config.c=y"
+  assert lines[-1] == f'python train.py --config=c.py:x --workdir={tmp_path}/best --config.a.b=BEST --config.c=BEST'
+  assert len(lines) == 5
+
+
+def test_a_metric_may_be_named_and_an_unknown_one_lists_those_there_are(command):
+  with pytest.raises(Exception, match='--metric is dev/top2, and the runs have dev/top1, dev/examples'):
+    command('--over=optimizer.learning_rate=0.1', '--metric=dev/top2')
+
+
+@pytest.mark.parametrize('over, message', [
+    (['learning_rate'], '--over=learning_rate is not FIELD=VALUE,VALUE'),
+    (['a=1,,2'], '--over=a=1,,2 is not FIELD=VALUE,VALUE'),
+    (['a=1', 'a=2'], '--over names a twice'),
+])
+def test_what_is_no_list_of_values_is_an_error(over, message):
+  with pytest.raises(Exception, match=message):
+    sweep.grid(over)

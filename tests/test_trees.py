@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from mixer import trees
+
+
+def test_flat_and_nested_are_inverses():
+  tree = {'a': {'b': {'c': 1}, 'd': 2}, 'e': 3}
+  assert trees.flat(tree) == {'a/b/c': 1, 'a/d': 2, 'e': 3}
+  assert trees.nested(trees.flat(tree)) == tree
+
+
+@pytest.mark.parametrize('names', [['a', 'a/b'], ['a/b', 'a'], ['a//b'], ['/a'], ['']])
+def test_names_that_make_no_tree(names):
+  with pytest.raises(ValueError, match="'.*' (lies below another array: 'a' is one|cannot be the name of an array)"):
+    trees.nested(dict.fromkeys(names, 1))
+
+
+def test_compare_shows_what_differs_on_both_sides():
+  there = trees.shapes({'head': {'bias': np.ones(3)}, 'same': np.ones(2), 'left': np.ones((1, 2))})
+  here = trees.shapes({'head': {'bias': np.ones(4)}, 'same': np.ones(2)})
+  lines = trees.compare(there, here, 'file', 'model').splitlines()
+  assert [line.split() for line in lines] == [
+      [], ['array', 'file', 'model'], ['head/bias', '(3,)', '(4,)'], ['left', '(1,', '2)', '-']]
+  assert len({line.index(right) for line, right in zip(lines[1:], ('model', '(4,)', '-'))}) == 1
+
+
+def test_compare_says_nothing_where_nothing_differs_and_counts_what_it_leaves_out():
+  there = {str(i): (i,) for i in range(25)}
+  assert trees.compare(there, dict(there), 'a', 'b') == ''
+  assert trees.compare(there, {}, 'a', 'b').splitlines()[-1] == '  and 5 more'
+  names = [line.split()[0] for line in trees.compare(there, {'x': (1,), **{f'y{i}': () for i in range(30)}}, 'a', 'b'
+                                                     ).splitlines()[2:]]
+  assert len(names) == 21 and sum(name in there for name in names) == 10

@@ -1,0 +1,273 @@
+"""Weights of any origin: what is known of them, and errors that name the file and both sides."""
+
+import functools
+import json
+import re
+import subprocess
+import sys
+
+import flax.jax_utils
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from conftest import ROOT
+import example_weights
+from mixer import checkpoint
+from mixer import models
+from mixer import optim
+from mixer import train_step
+from mixer import trees
+from mixer import weights
+from mixer.convert import npz
+from mixer.models import mlp_mixer
+
+MODEL = dict(name='mlp_mixer', **example_weights.FIELDS)
+RUN = {'model': {**MODEL, 'stochastic_depth': 0.1, 'head_bias_init': -6.9, 'dtype': 'bfloat16'},
+       'data': {'resolution': 8}, 'step': {'loss': 'sigmoid_xent'}}
+
+
+@functools.cache
+def state(**fields):
+  model = models.build(**{**RUN['model'], **fields})
+  optimizer, _ = optim.build(name='adamw', learning_rate=0.1, schedule=dict(name='linear'), total_steps=10,
+                             weight_decay=0.1, clip_norm=1.)
+  return train_step.on_host(functools.partial(train_step.init, model, optimizer, (8, 8, 3), seed=0))
+
+
+def make_run(workdir, steps=(1, 2), config=RUN, class_names=None, **fields):
+  """A run whose parameters are moved by the step."""
+  with checkpoint.Checkpoints(workdir=workdir, run=config, class_names=class_names, metrics=[], every_steps=1,
+                              keep_latest=9) as checkpoints:
+    for step in steps:
+      moved = jax.tree.map(lambda x: x + step, state(**fields))
+      checkpoints.save(step, flax.jax_utils.replicate(moved))
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('run')
+  make_run(workdir)
+  return workdir
+
+
+# Reading a model off its arrays
+
+
+@pytest.mark.parametrize('variant, num_classes', [('S/8', 1000), ('B/16', None), ('H/14', 3)])
+def test_fields_variant_and_resolution_are_read_off_the_shapes(variant, num_classes):
+  model = models.build(name='mlp_mixer', variant=variant, num_classes=num_classes)
+  tree = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32))['params']
+  fields = mlp_mixer.fields_of(tree)
+  assert fields == dict(mlp_mixer.variant_fields(variant), num_classes=num_classes)
+  assert mlp_mixer.variant_of(fields) == variant and mlp_mixer.resolution_of(tree) == 224
+
+
+def test_a_widened_model_is_named_and_built_as_it_is():
+  model = models.build(name='mlp_mixer', variant='B/32', tiles=2, num_classes=3)
+  tree = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 448, 448, 3), np.float32))['params']
+  fields = mlp_mixer.fields_of(tree)
+  assert mlp_mixer.variant_of(fields) == 'B/32, token MLPs x4' and mlp_mixer.resolution_of(tree) == 448
+  again = models.build(name='mlp_mixer', **fields)
+  assert trees.shapes(jax.eval_shape(again.init, jax.random.key(0), np.zeros((1, 448, 448, 3), np.float32))['params']
+                      ) == trees.shapes(tree)
+
+
+def test_sizes_of_no_variant_have_no_name():
+  assert mlp_mixer.variant_of(example_weights.FIELDS) is None
+  b16 = mlp_mixer.variant_fields('B/16')
+  assert mlp_mixer.variant_of(dict(b16, tokens_mlp_dim=385)) is None
+  assert mlp_mixer.variant_of(dict(b16, num_blocks=11)) is None
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda t: t['MixerBlock_1'].pop('LayerNorm_1'), r'MixerBlock_1/LayerNorm_1/scale +- +\(12,\)\Z'),
+    (lambda t: t.update(cls=np.ones(3)), r'cls +\(3,\) +-\Z'),
+    (lambda t: t['head'].pop('kernel'), r'head/kernel +- +\(12, 5\)\Z'),
+    (lambda t: t.update(MixerBlock_7=t.pop('MixerBlock_1')), r'MixerBlock_1/\S+ +- +\(12,\)(.|\n)*MixerBlock_7'),
+    (lambda t: t['MixerBlock_1']['token_mixing'].update(t['MixerBlock_1']['channel_mixing']),
+     r'MixerBlock_1/token_mixing/Dense_0/kernel +\(12, 20\) +\(4, 6\)'),
+    (lambda t: t.pop('stem'), r'stem/kernel +- +\(16, 16, 3, 768\)'),
+    (lambda t: t.clear(), r'MixerBlock_0/LayerNorm_0/bias +- +\(768,\)(.|\n)*and 128 more'),
+])
+def test_arrays_that_are_no_mixers_are_shown_beside_a_mixers(change, message):
+  tree = example_weights.params()
+  change(tree)
+  with pytest.raises(ValueError, match=rf'not those of a Mixer:\n  array +there +a Mixer\n(.|\n)*{message}'):
+    mlp_mixer.fields_of(tree)
+
+
+def test_only_square_images_are_supported(tmp_path):
+  tree = example_weights.params(shape=(8, 12))
+  assert mlp_mixer.fields_of(tree) == example_weights.FIELDS
+  npz.write(tree, tmp_path / 'w.npz')
+  with pytest.raises(ValueError, match=r'w\.npz: the token-mixing MLPs take 6 tokens, which is not a square number'):
+    weights.load(tmp_path / 'w.npz')
+
+
+# Files
+
+
+@pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
+def test_a_saved_file_loads_as_it_was(tmp_path, suffix):
+  there = weights.Weights(example_weights.params(), MODEL, 8, 'softmax_xent', None, '')
+  weights.save(there, tmp_path / f'w.{suffix}')
+  here = weights.load(str(tmp_path / f'w.{suffix}'))
+  assert example_weights.equal(here.params, there.params)
+  assert (here.model, here.resolution, here.loss, here.class_names) == (MODEL, 8, 'softmax_xent', None)
+  assert here.describe() == (
+      'Mixer of patch_size 4, num_blocks 2, hidden_dim 12, tokens_mlp_dim 6, channels_mlp_dim 20, 5 classes, 8 x 8 '
+      f'pixels: {tmp_path}/w.{suffix}')
+  assert [path.name for path in tmp_path.iterdir()] == [f'w.{suffix}']
+
+
+def test_what_is_loaded_builds_the_model_that_takes_it(tmp_path):
+  npz.write(example_weights.params(), tmp_path / 'w.npz')
+  loaded = weights.load(tmp_path / 'w.npz')
+  images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
+  logits = jax.jit(models.build(**loaded.model).apply)({'params': loaded.params}, images)
+  wanted = jax.jit(mlp_mixer.MlpMixer(**example_weights.FIELDS).apply)({'params': example_weights.params()}, images)
+  np.testing.assert_array_equal(logits, wanted)
+
+
+@pytest.mark.parametrize('folder, num_classes, loss, first', [
+    ('imagenet1k', 1000, 'softmax_xent', 'n01440764'), ('own', 1000, 'softmax_xent', None),
+    ('imagenet21k', 21843, 'sigmoid_xent', None), ('own', 21843, 'sigmoid_xent', None)])
+def test_the_number_of_classes_and_the_published_name_say_what_logits_mean(tmp_path, folder, num_classes, loss, first):
+  path = tmp_path / folder / 'Mixer-B_16.npz'
+  path.parent.mkdir()
+  npz.write(example_weights.params(dict(example_weights.FIELDS, num_classes=num_classes)), path)
+  loaded = weights.load(path)
+  assert loaded.loss == loss
+  assert loaded.class_names is None if first is None else (
+      loaded.class_names[0] == first and len(set(loaded.class_names)) == 1000
+      and loaded.class_names == sorted(loaded.class_names))
+  assert ('trained' in loaded.source) == (folder != 'own')
+
+
+def test_another_file_under_a_published_name_is_refused(tmp_path):
+  path = tmp_path / 'sam' / 'Mixer-B_16.npz'
+  path.parent.mkdir()
+  npz.write(example_weights.params(), path)
+  with pytest.raises(ValueError, match=r'sam/Mixer-B_16\.npz has 5 classes, and 1,000 were published under that name'):
+    weights.load(path)
+
+
+def test_a_file_of_another_model_is_shown_beside_a_mixer(tmp_path):
+  vit = {'embedding/kernel': np.ones((16, 16, 3, 8)), 'cls': np.ones((1, 1, 8)), 'head/bias': np.ones(10)}
+  np.savez(tmp_path / 'vit.npz', **vit)
+  with pytest.raises(ValueError, match=r'vit\.npz: the arrays are not those of a Mixer:(.|\n)*cls +\(1, 1, 8\) +-'):
+    weights.load(tmp_path / 'vit.npz')
+  theirs = {name.replace('/', '.'): array for name, array in vit.items()}
+  safetensors.numpy.save_file(theirs, tmp_path / 'vit.safetensors')
+  with pytest.raises(ValueError, match=r'vit\.safetensors: the arrays are not those of a Mixer:(.|\n)*  embedding\.'):
+    weights.load(tmp_path / 'vit.safetensors')
+
+
+def test_names_that_stand_for_nothing(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"there is no imagenet21k/Mixer-B16, .*Did you mean 'imagenet21k/Mixer-"
+                                              r"B_16'\? Published are imagenet1k/Mixer-B_16, .*gsam/Mixer-S_8"):
+    weights.load('imagenet21k/Mixer-B16')
+  for name, message in (('none.npz', 'there is no .*none.npz'), ('w.txt', r'w\.txt is neither \.npz nor \.safetensors'),
+                        ('w.pth', r"w\.pth is neither .* PyTorch's own files are pickles"),
+                        ('', 'is not a run.s work directory: there is no .*config.json')):
+    if name.startswith('w'):
+      (tmp_path / name).write_text('')
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+      weights.load(tmp_path / name)
+
+
+def test_another_suffix_is_not_written(tmp_path):
+  there = weights.Weights(example_weights.params(), MODEL, 8, 'softmax_xent', None, '')
+  with pytest.raises(ValueError, match=r"w\.pth has the suffix '\.pth'; weights are written as \.npz or \.safetensors"):
+    weights.save(there, tmp_path / 'w.pth')
+  with pytest.raises(FileNotFoundError, match=r'there is no folder .*/none to write w\.npz to'):
+    weights.save(there, tmp_path / 'none' / 'w.npz')
+  assert not list(tmp_path.iterdir())
+
+
+# Runs
+
+
+def test_a_run_gives_its_latest_parameters_and_what_its_config_says(run):
+  before = sorted(path for path in run.rglob('*'))
+  loaded = weights.load(run)
+  assert example_weights.equal(loaded.params, jax.tree.map(lambda x: np.asarray(x + 2), state().params))
+  assert loaded.model == {**MODEL, 'dtype': 'bfloat16'}
+  assert (loaded.resolution, loaded.loss, loaded.class_names) == (8, 'sigmoid_xent', None)
+  assert loaded.source == f'step 2 of the run in {run}'
+  assert sorted(path for path in run.rglob('*')) == before
+
+
+def test_a_checkpoint_of_a_run_gives_that_step(run):
+  loaded = weights.load(run / 'checkpoints' / '1')
+  assert example_weights.equal(loaded.params, jax.tree.map(lambda x: np.asarray(x + 1), state().params))
+  assert 'step 1' in loaded.source
+  with pytest.raises(ValueError, match=r'there is no checkpoint of step 7; the steps in .*checkpoints: 2, 1'):
+    weights.load(run / 'checkpoints' / '7')
+
+
+def test_a_checkpoint_that_cannot_be_read_gives_the_one_before_and_says_so(tmp_path, caplog):
+  make_run(tmp_path)
+  for path in (tmp_path / 'checkpoints' / '2').rglob('*'):
+    if path.is_file():
+      path.write_bytes(b'')
+  assert 'step 1' in weights.load(tmp_path).source
+  assert re.search(r'the checkpoint of step 2 cannot be read \(.*\); step 1 is taken', caplog.text)
+  with pytest.raises(ValueError, match=r'no checkpoint can be read \(step 2: .*\); the steps in .*checkpoints: 2, 1'):
+    weights.load(tmp_path / 'checkpoints' / '2')
+
+
+def test_a_run_of_a_widened_variant_builds_the_same_arrays(tmp_path):
+  config = {**RUN, 'model': {**RUN['model'], 'tiles': 2}, 'data': {'resolution': 8}}
+  make_run(tmp_path, [1], config, tiles=2)
+  loaded = weights.load(tmp_path)
+  assert loaded.model == {**MODEL, 'tokens_mlp_dim': 24, 'dtype': 'bfloat16'}
+
+
+def test_class_names_lie_beside_the_config(tmp_path):
+  make_run(tmp_path, [1], class_names=['a', 'b b', 'c', 'd', ''])
+  assert weights.load(tmp_path).class_names == ['a', 'b b', 'c', 'd', '']
+  (tmp_path / 'classes.txt').write_text('a\nb\n')
+  with pytest.raises(ValueError, match=r'classes\.txt has 2 lines, and the model 5 classes'):
+    weights.load(tmp_path)
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(num_classes=9), r'checkpoints/1 does not fit the model of its config\.json:(.|\n)*head/bias +\(5,\) +\(9,\)'),
+    (dict(wings=2), r'config\.json is not the config of a run of this version: .*nothing reads config\.model\.wings'),
+])
+def test_a_config_that_does_not_fit_its_checkpoint_is_told(tmp_path, change, message):
+  make_run(tmp_path, [1])
+  config = {**RUN, 'model': {**RUN['model'], **change}}
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=message):
+    weights.load(tmp_path)
+
+
+def test_parameters_of_a_run_that_are_not_finite_are_refused(tmp_path):
+  with checkpoint.Checkpoints(workdir=tmp_path, run=RUN, class_names=None, metrics=[], every_steps=1) as checkpoints:
+    checkpoints.save(1, flax.jax_utils.replicate(jax.tree.map(lambda x: x * np.nan, state())))
+  with pytest.raises(ValueError, match=r"checkpoints/1: array 'MixerBlock_0/LayerNorm_0/bias' has 12 values of 12"):
+    weights.load(tmp_path)
+
+
+# The command
+
+
+def convert(*arguments, code=0):
+  done = subprocess.run([sys.executable, '-m', 'tools.convert', *map(str, arguments)], cwd=ROOT, capture_output=True,
+                        text=True)
+  assert done.returncode == code, done.stdout + done.stderr
+  return done.stdout
+
+
+def test_convert_writes_a_run_as_a_file_and_overwrites_none(run, tmp_path):
+  out = tmp_path / 'w.safetensors'
+  told = convert(run, out)
+  assert f': step 2 of the run in {run}\nwritten: {out}\n' in told
+  assert example_weights.equal(weights.load(out).params, weights.load(run).params)
+  out.write_text('kept')
+  assert f'{out} is there already; give --overwrite' in convert(run, out, code=1)
+  assert out.read_text() == 'kept'

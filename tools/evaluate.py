@@ -1,0 +1,107 @@
+"""Scores any Mixer's weights by a config's evaluations and few-shot probes.
+
+  python -m tools.evaluate --weights=imagenet1k/Mixer-B_16 --config=configs/evaluate_imagenet.py
+  python -m tools.evaluate --weights=runs/digits --config=configs/mixer_digits.py --bench
+
+Images are taken at the resolution of the weights, and of the config only which images.
+"""
+
+import json
+import pathlib
+import time
+
+from absl import app
+from absl import flags
+import flax.jax_utils
+import jax
+
+import input_pipeline
+from mixer import command_line
+from mixer import configuration
+from mixer import evaluators
+from mixer import models
+from mixer import preprocess
+from mixer import report
+from mixer import weights
+
+WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .safetensors file, a work directory or a '
+                              'checkpoint in one.', required=True)
+PREPROCESSING = flags.DEFINE_enum('preprocessing', None, list(preprocess.EVALUATION_CROPS),
+                                  "(i) or (ii) of the paper's App. C, or timm's; by default what the config says.")
+RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default 8/7 of the resolution.',
+                              lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer('batch_size', None, "By default the config's.", lower_bound=1)
+OUT = flags.DEFINE_string('out', None, 'A JSON file for the results.')
+BENCH = flags.DEFINE_bool('bench', False, 'Also time the evaluation beside the forward pass alone.')
+BENCH_BATCHES = 8
+
+
+def fields_for(section, resolution: int) -> dict:
+  """The fields of an evaluation with those that the flags and the weights give."""
+  fields = {name: value for name, value in section.items() if name != 'resize'}
+  given = {'crop': PREPROCESSING.value, 'resize': RESIZE.value, 'batch_size': BATCH_SIZE.value}
+  return {**fields, 'resolution': resolution, **{name: value for name, value in given.items() if value is not None}}
+
+
+def check_classes(loaded: weights.Weights, source):
+  """Raises a ValueError unless the logits are of the classes of the images."""
+  there, here = loaded.class_names, source.class_names
+  if here is not None and len(here) != loaded.model['num_classes']:
+    raise ValueError(f'the weights have {loaded.model["num_classes"]:,} classes, and {source.name} has {len(here):,}. '
+                     'Fine-tune them on its classes first, or evaluate on images of theirs')
+  if None not in (there, here) and set(there) == set(here) and list(there) != list(here):
+    k = next(k for k, names in enumerate(zip(there, here)) if len(set(names)) > 1)
+    raise ValueError(f'the classes of the weights and of {source.name} are the same in another order: class {k} is '
+                     f'{there[k]!r} there and {here[k]!r} here')
+
+
+def bench(scorer, params, batches) -> str:
+  """How long an evaluation takes beside the forward pass alone on one of its batches that lies on the devices."""
+  first = next(input_pipeline.prefetch(batches))
+  real = int(first['mask'].sum())
+  scorer(params, [first], real)  # compiles
+
+  def seconds(batches, number):
+    start = time.monotonic()
+    scorer(params, batches, number)
+    return time.monotonic() - start
+
+  alone = BENCH_BATCHES * batches.batch_size / seconds([first] * BENCH_BATCHES, BENCH_BATCHES * real)
+  number = batches.source.num_examples
+  whole = len(batches) * batches.batch_size / seconds(input_pipeline.prefetch(batches), number)
+  return f'{whole:,.1f} images/s, {whole / alone:.0%} of the forward pass alone ({alone:,.1f} images/s)'
+
+
+def main(arguments):
+  config = command_line.config(arguments)
+  loaded = weights.load(WEIGHTS.value)
+  print(loaded.describe())
+  if loaded.model['num_classes'] is None:
+    raise ValueError(f'{WEIGHTS.value} has no head, and so knows no classes')
+  hosts = input_pipeline.Hosts.here()
+  open_one = lambda where, section: configuration.call(
+      input_pipeline.eval_batches, where, fields_for(section, loaded.resolution), hosts=hosts, where=where)
+  evals = {name: open_one(f'evals.{name}', section) for name, section in config.evals.items()}
+  for batches in evals.values():
+    check_classes(loaded, batches.source)
+  settings = config.probes if 'probes' in config else {}
+  probes = {name: tuple(open_one(f'probes.{name}.{part}', section[part]) for part in ('train', 'test'))
+            for name, section in settings.items()}
+
+  model = configuration.call(models.build, 'model', loaded.model)
+  params = flax.jax_utils.replicate(loaded.params)
+  evaluate = evaluators.Evaluators(model, loaded.loss, evals, probes, settings, input_pipeline.prefetch)
+  results = {}
+  for found in evaluate.each(params):
+    print(report.describe(found), flush=True)
+    results |= found
+  if OUT.value:
+    pathlib.Path(OUT.value).write_text(json.dumps({
+        'weights': loaded.describe(), 'preprocessing': {name: batches.crop for name, batches in evals.items()},
+        'resize': {name: batches.resize for name, batches in evals.items()}, **results}, indent=2) + '\n')
+  for name, batches in evals.items() if BENCH.value else ():
+    print(f'{name}: {bench(evaluate.scorer, params, batches)}')
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,117 @@
+"""Exports a model as one file that runs without this repository: images in, probabilities out.
+
+  python -m tools.export --weights=imagenet21k/Mixer-B_16 --out=model.stablehlo
+  python -m tools.export --weights=runs/digits --out=model.stablehlo --preprocessing=paper_crop
+  python -m tools.export --weights=runs/digits --out=model.onnx
+
+NAME.stablehlo holds the parameters, the preprocessing and the model as StableHLO (jax.export), for CPU, CUDA and TPU.
+It takes a batch of images of one size, whatever it is, [b, h, w, 3] uint8, and gives [b, K] probabilities; each new
+size is compiled anew. NAME.onnx (pip install -r requirements-onnx.txt) holds no preprocessing: it takes [b, R, R, 3]
+uint8. Class names, where they are known, come beside it, as NAME.classes.json.
+"""
+
+import argparse
+import contextlib
+import json
+import pathlib
+import sys
+
+import jax
+from jax import export
+import numpy as np
+
+from mixer import crops
+from mixer import losses
+from mixer import models
+from mixer import weights as weights_lib
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+SCRIPT = """\
+import json
+import sys
+from jax import export
+import numpy as np
+import PIL.Image
+
+with open({model!r}, 'rb') as file:
+  model = export.deserialize(bytearray(file.read()))
+image = np.asarray(PIL.Image.open(sys.argv[1]).convert('RGB'))
+probabilities = np.asarray(model.call(image[None]))[0]
+names = {names}
+for k in probabilities.argsort()[::-1][:5]:
+  print(f'{{probabilities[k]:.6f}} {{names[k]}}')
+"""
+
+
+def program(weights, preprocessing: str, resize: int) -> export.Exported:
+  """Images of one size to probabilities, with the parameters inside. [b, h, w, 3] uint8 -> [b, K] float32."""
+  crop = lambda images: crops.CROPS[preprocessing](images, resize, weights.resolution)
+  images = jax.ShapeDtypeStruct(export.symbolic_shape('b, h, w, 3'), np.uint8)
+  return export.export(jax.jit(_probabilities(weights, crop)), platforms=PLATFORMS)(images)
+
+
+def onnx_program(weights):
+  """The same as an onnx.ModelProto, of images as the model takes them. [b, R, R, 3] uint8 -> [b, K] float32."""
+  import jax2onnx  # an extra: requirements-onnx.txt
+  shape = export.symbolic_shape(f'b, {weights.resolution}, {weights.resolution}, 3')
+  with contextlib.redirect_stdout(sys.stderr):  # it prints as it goes
+    return jax2onnx.to_onnx(_probabilities(weights, lambda images: images), [jax.ShapeDtypeStruct(shape, np.uint8)])
+
+
+def _probabilities(weights, crop):
+  model = models.build(**weights.model)
+  return lambda images: losses.PROBABILITIES[weights.loss](
+      model.apply({'params': weights.params}, models.scale(crop(images))))
+
+
+def script(model: pathlib.Path, class_names: pathlib.Path | None) -> str:
+  """A Python program that prints an image's five best classes, with a model exported as StableHLO."""
+  names = f'json.load(open({str(class_names.resolve())!r}))' if class_names else 'range(len(probabilities))'
+  return SCRIPT.format(model=str(model.resolve()), names=names)
+
+
+def main(arguments: list[str] | None = None):
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
+  parser.add_argument('--out', required=True, type=pathlib.Path, help='the file: NAME.stablehlo or NAME.onnx')
+  parser.add_argument('--preprocessing', choices=crops.CROPS, help='of NAME.stablehlo; default: paper_resize')
+  parser.add_argument('--resize', type=int, help='the side before the crop; default: 8/7 of what the model takes, as '
+                      'in 256 for 224')
+  flags = parser.parse_args(arguments)
+  if flags.out.suffix not in ('.stablehlo', '.onnx'):
+    parser.error(f'--out is {flags.out}; it must end in .stablehlo or .onnx')
+  if not flags.out.parent.is_dir():
+    parser.error(f'--out is {flags.out}, and there is no directory {flags.out.parent}; make it first')
+  if flags.out.suffix == '.onnx' and (flags.preprocessing or flags.resize):
+    parser.error(f'{flags.out} holds no preprocessing; drop --preprocessing and --resize, or export .stablehlo')
+  try:
+    weights = weights_lib.load(flags.weights)
+    if weights.model['num_classes'] is None:
+      raise ValueError(f'{flags.weights} has no head, and so knows no classes; give weights that have one')
+    resize = crops.side_before(weights.resolution, flags.resize)
+  except (ValueError, OSError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+
+  if flags.out.suffix == '.onnx':
+    try:
+      exported = onnx_program(weights).SerializeToString()
+    except ModuleNotFoundError as error:
+      sys.exit(f'{error.name} is not installed, which .onnx needs: pip install -r requirements-onnx.txt')
+    takes = f'[b, {weights.resolution}, {weights.resolution}, 3] uint8, cropped beforehand'
+  else:
+    preprocessing = flags.preprocessing or 'paper_resize'
+    exported = program(weights, preprocessing, resize).serialize()
+    takes = f'[b, h, w, 3] uint8, then {preprocessing} from {resize}'
+  flags.out.write_bytes(exported)
+  names = None
+  if weights.class_names:
+    names = flags.out.with_suffix('.classes.json')
+    names.write_text(json.dumps(weights.class_names))
+  print(f'# {weights.describe()}\n# {flags.out}: {len(exported) / 2**20:,.1f} MiB; it takes {takes}')
+  if flags.out.suffix == '.stablehlo':
+    print(script(flags.out, names), end='')
+
+
+if __name__ == '__main__':
+  main()

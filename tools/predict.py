@@ -1,0 +1,206 @@
+"""Tells what a model sees in images: the best classes of each, with their probabilities.
+
+  python -m tools.predict --weights=imagenet21k/Mixer-B_16 photo.jpg folder_of_photos
+  python -m tools.predict --weights=runs/digits --resize=8 --format=csv photos > predictions.csv
+  find photos -name '*.png' | python -m tools.predict --weights=model.npz --draw=predictions.png
+
+Predictions go to stdout, in the order of the images; all else goes to stderr. A file that cannot be decoded is named
+there and left out, and the exit code is then 1.
+"""
+
+import argparse
+import csv
+import io
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import tqdm
+
+import input_pipeline
+from mixer import crops
+from mixer import losses
+from mixer import models
+from mixer import pictures
+from mixer import weights as weights_lib
+from mixer.datasets import folders
+
+DRAWN = 96  # images at most in the picture
+
+
+def find(arguments: list[str], stdin) -> list[str]:
+  """The paths of images: files as they are, of folders all images below them, sorted, and of '-' the lines of stdin.
+
+  Raises:
+    ValueError: if there are none, or none in one of the folders.
+  """
+  if not arguments and stdin.isatty():
+    raise ValueError('no images: give files, folders, or - for a list of paths on stdin')
+  paths = []
+  for argument in arguments or ['-']:
+    if argument == '-':
+      paths += [line for line in stdin.read().splitlines() if line.strip()]
+    elif pathlib.Path(argument).is_dir():
+      found = [str(path) for path in sorted(pathlib.Path(argument).rglob('*'))
+               if path.suffix.lower() in folders.IMAGE_SUFFIXES and path.name[0] != '.' and path.is_file()]
+      if not found:
+        raise ValueError(f'{argument} holds no images: no file below it ends in {", ".join(folders.IMAGE_SUFFIXES)}')
+      paths += found
+    else:
+      paths.append(argument)
+  if not paths:
+    raise ValueError('no images: stdin lists none; give files, folders, or their paths on stdin, one a line')
+  return paths
+
+
+def read_class_names(path: str, num_classes: int) -> list[str]:
+  """The lines of a file, or a ValueError if they are not as many as the model has classes."""
+  names = pathlib.Path(path).read_text().splitlines()
+  if len(names) != num_classes:
+    raise ValueError(f'--class_names={path} has {len(names):,} lines, and the model has {num_classes:,} classes; it '
+                     'must name each class in its own line, in the order of their numbers')
+  return names
+
+
+def predictions(weights, paths, *, preprocessing: str, resize: int, batch_size: int, failed):
+  """Yields (index of the path, [R, R, 3] uint8 as the model sees it, [K] probabilities) of each image, in their order.
+
+  `failed` is told the index of each file that cannot be decoded, and why.
+  """
+  model = models.build(**weights.model)
+  params = jax.device_put(weights.params)
+
+  @jax.jit
+  def predict(params, images):
+    return losses.PROBABILITIES[weights.loss](model.apply({'params': params}, models.scale(images)))
+
+  for batch in input_pipeline.path_batches(
+      paths, batch_size=batch_size, resolution=weights.resolution, resize=resize, crop=preprocessing, failed=failed):
+    yield from zip(batch['index'], batch['image'], np.asarray(predict(params, batch['image'])))
+
+
+class Table:
+  """Aligned columns: a line for each class, the path on the first."""
+
+  def __init__(self, paths, names):
+    self._path, self._name = (max(map(len, map(str, texts))) for texts in (('image', *paths), ('class', *names)))
+
+  def header(self):
+    return f'{"image":<{self._path}}  {"class":<{self._name}}  probability\n'
+
+  def lines(self, path, best):
+    return ''.join(f'{path if place == 0 else "":<{self._path}}  {name:<{self._name}}  {probability:>11.2%}\n'
+                   for place, (_, name, probability) in enumerate(best))
+
+
+class Csv:
+  """A row for each class: image, rank, class, name, probability."""
+
+  def __init__(self, paths, names):
+    pass
+
+  def header(self):
+    return 'image,rank,class,name,probability\n'
+
+  def lines(self, path, best):
+    rows = io.StringIO()
+    csv.writer(rows, lineterminator='\n').writerows(
+        (path, rank, number, name, f'{probability:.6g}') for rank, (number, name, probability) in enumerate(best, 1))
+    return rows.getvalue()
+
+
+class Jsonl:
+  """An object for each image."""
+
+  def __init__(self, paths, names):
+    pass
+
+  def header(self):
+    return ''
+
+  def lines(self, path, best):
+    fields = ('class', 'name', 'probability')
+    return json.dumps({'image': path, 'predictions': [dict(zip(fields, each)) for each in best]}) + '\n'
+
+
+FORMATS = {'table': Table, 'csv': Csv, 'jsonl': Jsonl}
+
+
+def write(found, paths, names, kind: str, top: int, out) -> list[tuple]:
+  """Writes the best classes of each of the `predictions`; returns (image, text) of the first DRAWN."""
+  layout = FORMATS[kind](paths, names)
+  out.write(layout.header())
+  drawn = []
+  for index, image, probabilities in found:
+    best = [(int(k), str(names[k]), float(probabilities[k])) for k in np.argsort(-probabilities, kind='stable')[:top]]
+    with tqdm.tqdm.external_write_mode(file=out):  # a progress bar on the same terminal makes room
+      out.write(layout.lines(paths[index], best))
+    if len(drawn) < DRAWN:
+      drawn.append((image, '\n'.join(f'{probability:.0%} {name}' for _, name, probability in best[:2])))
+  return drawn
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+  def positive(text):
+    if not text.isdecimal() or int(text) == 0:
+      raise argparse.ArgumentTypeError(f'{text!r} must be an integer of at least 1')
+    return int(text)
+
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('images', nargs='*', help='files, folders (all images below them), or - for paths on stdin, one '
+                      'a line; without any, stdin')
+  parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
+  parser.add_argument('--top', type=positive, default=5, help='how many classes of each image; default: %(default)s')
+  parser.add_argument('--format', choices=FORMATS, default='table', help='default: %(default)s')
+  parser.add_argument('--preprocessing', choices=crops.CROPS, default='paper_resize',
+                      help="paper_resize and paper_crop are (i) and (ii) of the paper's App. C; default: %(default)s")
+  parser.add_argument('--resize', type=positive, metavar='PIXELS', help='the side before the crop; default: 8/7 of '
+                      'what the model takes, as in 256 for 224')
+  parser.add_argument('--class_names', metavar='FILE', help='one name a line, in the order of the classes')
+  parser.add_argument('--draw', metavar='OUT.png', help=f'draw the first {DRAWN} images with their best classes')
+  parser.add_argument('--batch_size', type=positive, default=32, help='at a time; default: %(default)s')
+  return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+  flags = parse(arguments)
+  try:
+    paths = find(flags.images, sys.stdin)
+    weights = weights_lib.load(flags.weights)
+    num_classes = weights.model['num_classes']
+    if num_classes is None:
+      raise ValueError(f'{flags.weights} has no head, and so knows no classes; give weights that have one')
+    resize = crops.side_before(weights.resolution, flags.resize)
+    names = read_class_names(flags.class_names, num_classes) if flags.class_names else weights.class_names
+  except (ValueError, OSError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+  print(weights.describe(), file=sys.stderr)
+
+  failures = []
+  with tqdm.tqdm(total=len(paths), unit='image', disable=None) as bar:
+    def failed(index, why):
+      failures.append(index)
+      bar.update()
+      with tqdm.tqdm.external_write_mode(file=sys.stderr):
+        print(f'cannot decode {paths[index]}: {why}', file=sys.stderr)
+
+    def counted():
+      for prediction in predictions(weights, paths, preprocessing=flags.preprocessing, resize=resize,
+                                    batch_size=flags.batch_size, failed=failed):
+        bar.update()
+        yield prediction
+
+    drawn = write(counted(), paths, names or range(num_classes), flags.format, flags.top, sys.stdout)
+
+  if flags.draw and drawn:
+    images, texts = zip(*drawn)
+    pictures.grid(np.stack(images), texts, f'{len(images)} of {len(paths):,} images: {flags.weights}', flags.draw)
+  if failures:
+    print(f'{len(failures):,} of {len(paths):,} images could not be decoded', file=sys.stderr)
+  return 1 if failures else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
