@@ -258,7 +258,7 @@ class EvalBatches:
 
 def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resolution: int, hosts: Hosts,
                  data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
-                 crop: str = 'paper_crop', resize: int | None = None, threads: int | None = None) -> EvalBatches:
+                 crop: str = 'paper_resize', resize: int | None = None, threads: int | None = None) -> EvalBatches:
   """The batches of one of a config's `evals`, or of a part of one of its `probes`.
 
   Args:
@@ -295,7 +295,11 @@ def open_all(config, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches]
       problems.append(str(error))
   if problems:
     raise ValueError('\n'.join(dict.fromkeys(problems)))  # two sections may have the same one
-  data = opened['data']
+  data = opened.pop('data')
+  for name, batches in opened.items():
+    if batches.resolution != data.resolution:
+      raise ValueError(f'config.{name}.resolution is {batches.resolution}, and config.data.resolution is '
+                       f'{data.resolution}: the token-mixing MLPs take one; set both to the same')
   evals = {name: opened[f'evals.{name}'] for name in config.evals}
   for batches in evals.values():
     check_classes(batches, configuration.with_classes(config, data.source.class_names).model)
@@ -386,7 +390,7 @@ class _Explained:
     except tf.errors.OpError as error:
       if isinstance(self.source, prepared.TfdsStream):
         raise ValueError(f'cannot decode an example of batch {self.taken} from here, of {self.source.name}: '
-                         f'{error.message}. Mend the copy') from error
+                         f'{preprocess.reason(error)}. Mend the copy') from error
       for index in map(int, self.indices(self.taken)):
         self._try(index)
       raise error
@@ -398,7 +402,7 @@ class _Explained:
       record, = self.source.read(tf.constant([index], tf.int64))
       preprocess.decode(self.source.parse(record, tf.constant(index, tf.int64))[0])
     except tf.errors.OpError as error:
-      raise ValueError(f'cannot decode {self.source.locate(index)}: {error.message}. Mend or remove it') from error
+      raise ValueError(f'cannot decode {self.source.locate(index)}: {preprocess.reason(error)}. Mend or remove it') from error
 
 
 @atexit.register
@@ -431,7 +435,7 @@ def path_batches(paths: Sequence[str], *, batch_size: int, resolution: int, resi
       try:
         prepare(index)
       except tf.errors.OpError as error:
-        why = error.message
+        why = preprocess.reason(error)
       failed(index, why)
 
   images = tf.data.Dataset.range(len(paths)).map(prepare, num_parallel_calls=os.cpu_count(), deterministic=True)

@@ -9,7 +9,7 @@ from configs import mixer_digits
 
 def get_config():
   config = mixer_digits.get_config()
-  config.model.num_classes = None
+  config.model.num_classes = 5
   config.data.dataset = 'few_digits'
   config.evals.test.dataset = 'few_digits'
   return config

@@ -1,4 +1,4 @@
-"""All ten digits at twice the resolution, from a Mixer that has seen five of them, on a tenth of the training images.
+"""All ten digits at twice the resolution, from a Mixer that has seen five of them, on 43 training images.
 
 The token-mixing MLPs are widened as in the paper's fine-tuning at 448 (App. C), and the recipe is that of
 configs/mixer_finetune.py. `mixer_digits_transfer.py:nothing` trains the same model without the weights.
@@ -26,7 +26,7 @@ def get_config(which: str = 'weights'):
     config.start_from = dict(weights='runs/mixer_digits_pretrain', head='fresh', token_mixing='block_diagonal')
   config.model = dict(name='mlp_mixer', num_classes=10, patch_size=4, num_blocks=2, hidden_dim=64, tokens_mlp_dim=32,
                       channels_mlp_dim=256, tiles=2)
-  config.data = dict(dataset='digits', split='train[:80%]' if dev else 'train', fraction=0.1, batch_size=64,
+  config.data = dict(dataset='digits', split='train[:80%]' if dev else 'train', fraction=0.03, batch_size=32,
                      resolution=16, resize=18, flip=False)
   config.step = dict(loss='softmax_xent')
   config.optimizer = dict(name='sgd', momentum=0.9, learning_rate=0.03, clip_norm=1.,

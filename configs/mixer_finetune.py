@@ -17,6 +17,7 @@ Run: python train.py --config=configs/mixer_finetune.py:b16_i21k,cifar10 --workd
 """
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
 MODELS = {  # name: variant, published weights
     'b16_i21k': ('B/16', 'imagenet21k/Mixer-B_16'), 'l16_i21k': ('L/16', 'imagenet21k/Mixer-L_16'),
@@ -64,16 +65,18 @@ def recipe(model: str, large: bool, row: dict, dev: bool, **data):
   config.total_steps = row['steps']
   config.log_every_steps = 50
   config.eval_every_steps = max(250, row['steps'] // 10)
-  config.start_from = dict(weights=weights, head='fresh', token_mixing='block_diagonal' if large else None)
-  config.model = dict(name='mlp_mixer', variant=variant, tiles=2 if large else 1, num_classes=None, dtype='bfloat16')
-  config.data = dict(data, split=row['dev_train' if dev else 'train'], batch_size=512, resolution=resolution,
-                     resize=resolution * 8 // 7)
+  config.start_from = dict(weights=weights, head='fresh',
+                           token_mixing='block_diagonal' if large else placeholder(str))
+  config.model = dict(name='mlp_mixer', variant=variant, tiles=2 if large else 1, num_classes=placeholder(int),
+                      dtype='bfloat16')
+  shared = dict(data, data_dir=placeholder(str), batch_size=512, resolution=resolution)
+  config.data = dict(shared, split=row['dev_train' if dev else 'train'], resize=resolution * 8 // 7)
   config.step = dict(loss='softmax_xent')
   config.optimizer = dict(name='sgd', momentum=0.9, learning_rate=0.03, clip_norm=1.,
                           schedule=dict(name='cosine', warmup_steps=500 if row['steps'] > 500 else 100))
   config.checkpoint = dict(every_steps=config.eval_every_steps, keep_latest=1)
-  same = {field: config.data.get_ref(field) for field in data}  # one override changes both
-  evaluation = dict(same, batch_size=512, resolution=resolution, crop='paper_resize')
+  # These fields are one in both sections: what is set in one is set in the other.
+  evaluation = dict({field: config.data.get_ref(field) for field in shared}, crop='paper_resize')
   config.evals = dict(dev=dict(evaluation, split=row['dev'])) if dev else dict(test=dict(evaluation, split=row['test']))
   return config
 
@@ -85,5 +88,5 @@ def _parse(which):
   known = len(parts) >= 2 and parts[0] in MODELS and (parts[1] in TASKS or '/' in parts[1])
   if not known or not set(options) <= {'448', 'dev'}:
     raise ValueError(f'mixer_finetune.py:{which} is not MODEL,TASK[,448][,dev]: MODEL is one of {", ".join(MODELS)}; TASK '
-                     f'one of {", ".join(TASKS)}, or the path of an image folder, with a slash in it')
+                     f'one of {", ".join(TASKS)}, or the path of an image folder, with a slash and no comma in it')
   return parts[0], parts[1], '448' in options, 'dev' in options

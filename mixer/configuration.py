@@ -39,8 +39,14 @@ def check(config: ml_collections.ConfigDict):
   _check_type('config.seed', config.seed, int)
   if 'num_classes' not in config.model:
     raise ValueError('config.model.num_classes is missing; None stands for as many as the training data have')
-  if 'train' in config.evals:
-    raise ValueError("config.evals.train: 'train' is what the metrics of the steps are called; choose another name")
+  probes = config.probes if 'probes' in config else {}
+  for section, names in (('evals', config.evals), ('probes', probes)):
+    if 'train' in names:
+      raise ValueError(f"config.{section}.train: 'train' is what the metrics of the steps are called; choose another "
+                       'name')
+  for name in set(config.evals) & set(probes):
+    raise ValueError(f'config.evals.{name} and config.probes.{name} have one name, and so would their results; choose '
+                     'another for one')
 
 
 def call(function, section: str, fields, hidden=(), **given):

@@ -11,6 +11,11 @@ def decode(encoded):
   return tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), [None, None, 3])
 
 
+def reason(error: tf.errors.OpError) -> str:
+  """What TensorFlow says of a file that it cannot decode, without the names of its operations."""
+  return error.message.split(' [Op:')[0].split('}} ')[-1]
+
+
 def inception_crop(encoded, resolution: int, min_area: float, pad: int, seed):
   """Decodes a random part of an image and resizes it (bilinear). [] bytes -> [resolution, resolution, 3] uint8.
 

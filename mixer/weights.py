@@ -41,6 +41,8 @@ class Weights:
     resolution: the side in pixels of the square images that the token-mixing MLPs take.
     loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
     class_names: of the logits, or None.
+    crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C; without `resize`
+      the side before the crop is 8/7 of the resolution (mixer/crops.py).
     source: where it comes from and what it is, for people.
   """
   params: dict
@@ -49,6 +51,8 @@ class Weights:
   loss: str
   class_names: list[str] | None
   source: str
+  crop: str = 'paper_resize'
+  resize: int | None = None
 
   def describe(self) -> str:
     """One line for people: 'Mixer-B/16, 1,000 classes, 224 x 224 pixels, ...'."""
@@ -135,6 +139,7 @@ def _of_run(workdir, step) -> Weights:
     loss = config['step']['loss']
     configuration.choose('step', 'loss', loss, losses.LOSSES)
     model = models.build(**section)
+    evaluated = _evaluated(config['evals'], resolution)
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(f'{workdir / "config.json"} is not the config of a run of this version: {error!r}') from error
   params, step = checkpoint.read_params(workdir, step)
@@ -151,7 +156,13 @@ def _of_run(workdir, step) -> Weights:
     raise ValueError(f'{names} has {len(class_names):,} lines, and the model {fields["num_classes"]:,} classes')
   kept = {field: value for field, value in section.items() if field not in NOT_KEPT}
   return Weights(params=params, model={**kept, **fields}, resolution=resolution, loss=loss, class_names=class_names,
-                 source=f'step {step:,} of the run in {workdir}')
+                 source=f'step {step:,} of the run in {workdir}', **evaluated)
+
+
+def _evaluated(evals, resolution):
+  """The fields 'crop' and 'resize' of the first evaluation at the resolution of the training."""
+  first = next((section for section in evals.values() if section['resolution'] == resolution), {})
+  return {field: first[field] for field in ('crop', 'resize') if field in first}
 
 
 def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] = 'fresh',

@@ -217,3 +217,10 @@ def test_a_field_may_be_a_sequence_or_one_of_several_words():
   assert configuration.call(function, 'probes.x', dict(shots=(1, 5), head='fresh')) == ((1, 5), 'fresh')
   with pytest.raises(ValueError, match="config.probes.x.head is 'frsh'; it must be one of 'fresh', None"):
     configuration.call(function, 'probes.x', dict(head='frsh'))
+
+
+def test_results_of_evaluations_and_probes_have_names_of_their_own():
+  with pytest.raises(ValueError, match='config.evals.val and config.probes.val have one name, and so would their results'):
+    configuration.check(a_config(evals=dict(val={}), probes=dict(val={})))
+  with pytest.raises(ValueError, match="config.probes.train: 'train' is what the metrics of the steps are called"):
+    configuration.check(a_config(probes=dict(train={})))

@@ -160,6 +160,15 @@ def test_probe_against_a_plain_loop(setup):
   assert probed(setup) == {**expected, 'examples': 30, 'train_examples': 40}
 
 
+def test_test_examples_without_a_class_are_left_out(setup):
+  model, params, train, test = setup
+  hidden = np.arange(30) % 3 == 0
+  some = probed((model, params, train, {**test, 'label': np.where(hidden, -1, test['label'])}))
+  rest = {name: x[~hidden] for name, x in test.items()}
+  assert some == probed((model, params, train, rest), num_test=20)
+  assert some['examples'] == 20
+
+
 def test_devices_do_not_matter(setup):
   results = [probed(setup, devices) for devices in (1, 2, 4)]
   assert results[0] == results[1] == results[2]
@@ -187,7 +196,8 @@ def test_examples_of_several_classes(setup):
     probed(setup, train={**train, 'label': np.stack([train['label']] * 2, axis=1)})
 
 
-@pytest.mark.parametrize('fields', [dict(shots=()), dict(shots=(0, 5)), dict(seeds=0), dict(l2=0.)])
+@pytest.mark.parametrize('fields', [dict(shots=()), dict(shots=5), dict(shots=(0, 5)), dict(shots=(2.5,)), dict(seeds=0),
+                                    dict(l2=0.)])
 def test_settings_without_sense(setup, fields):
-  with pytest.raises(ValueError, match='there must be some shots, all at least 1, at least 1 seed, and l2 above 0'):
+  with pytest.raises(ValueError, match='shots must be a list of integers of at least 1, with at least 1 seed, and l2 '):
     probed(setup, **fields)

@@ -4,12 +4,12 @@ import csv
 import json
 import pathlib
 
-from absl import flags
 import pytest
 
 from tools import sweep
 
-RUNS = {'learning_rate=0.1': 0.5, 'learning_rate=0.2': 0.75, 'learning_rate=0.3': 0.6, 'best': 0.9}
+RUNS = {'learning_rate=0.1': 0.5, 'learning_rate=0.2': 0.75, 'learning_rate=0.3': 0.6, 'best,learning_rate=0.2': 0.9,
+        'best,learning_rate=0.1': 0.9, 'best,learning_rate=0.3': 0.9}
 
 
 @pytest.fixture
@@ -23,21 +23,19 @@ def command(tmp_path, monkeypatch):
     trained.append((workdir.name, given))
     if fake.dies == workdir.name:
       raise KeyboardInterrupt
+    if workdir.name in fake.fails:
+      raise sweep.subprocess.CalledProcessError(3, arguments)
     (workdir / 'config.json').write_text(json.dumps({'total_steps': 10}))
     rows = [{'step': 5, 'dev/top1': 1.0}, {'step': 10, 'train/loss': 1.0, 'dev/top1': RUNS[workdir.name], 'dev/examples': 7}]
     (workdir / 'records.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
-  fake.dies = None
+  fake.dies, fake.fails = None, []
   monkeypatch.setattr(sweep.subprocess, 'run', fake)
 
-  def run(*arguments, dies=None):
+  def run(*arguments, dies=None, fails=()):
     trained.clear()
-    fake.dies = dies
-    flags.FLAGS.unparse_flags()
-    for name in ('over', 'set', 'metric', 'dev_config', 'dry_run'):
-      flags.FLAGS[name].unparse()
-    flags.FLAGS(['sweep', '--config=c.py:x', f'--workdir={tmp_path}', *arguments])
-    sweep.main(['sweep'])
+    fake.dies, fake.fails = dies, fails
+    sweep.sweep(sweep.parse(['--config=c.py:x', f'--workdir={tmp_path}', *arguments]))
     return list(trained)
 
   return run
@@ -45,13 +43,13 @@ def command(tmp_path, monkeypatch):
 
 def test_the_best_on_the_dev_split_is_trained_on_the_whole(command, tmp_path, capsys):
   trained = command('--over=optimizer.learning_rate=0.1,0.2,0.3', '--set=seed=7')
-  assert [name for name, _ in trained] == list(RUNS)
+  assert [name for name, _ in trained] == list(RUNS)[:4]
   assert [given['config'] for _, given in trained] == ['c.py:x,dev'] * 3 + ['c.py:x']
   assert trained[-1][1]['config.optimizer.learning_rate'] == '0.2'
   assert all(given['config.seed'] == '7' for _, given in trained)
   with open(tmp_path / 'sweep.csv', newline='') as file:
     rows = list(csv.DictReader(file))
-  assert [(row['run'], float(row['dev/top1'])) for row in rows] == list(RUNS.items())
+  assert [(row['run'], float(row['dev/top1'])) for row in rows] == list(RUNS.items())[:4]
   assert rows[-1]['optimizer.learning_rate'] == '0.2' and rows[0]['dev/examples'] == '7'
   assert 'best: learning_rate=0.2, on the whole training set: dev/top1 0.9' in capsys.readouterr().out
 
@@ -60,13 +58,13 @@ def test_it_goes_on_where_it_was_stopped(command):
   over = '--over=optimizer.learning_rate=0.1,0.2,0.3'
   with pytest.raises(KeyboardInterrupt):
     command(over, dies='learning_rate=0.3')
-  assert [name for name, _ in command(over)] == ['learning_rate=0.3', 'best']
+  assert [name for name, _ in command(over)] == ['learning_rate=0.3', 'best,learning_rate=0.2']
   assert command(over) == []
 
 
 def test_runs_of_other_flags_are_not_taken_for_these(command):
   command('--over=optimizer.learning_rate=0.1')
-  with pytest.raises(Exception, match=r'(?s)another command:.*--config.optimizer.learning_rate=0.1 there.*--config.seed=1 '):
+  with pytest.raises(ValueError, match=r'(?s)another command:.*--config.optimizer.learning_rate=0.1 there.*--config.seed=1 '):
     command('--over=optimizer.learning_rate=0.1', '--set=seed=1')
 
 
@@ -74,13 +72,15 @@ def test_a_dry_run_prints_the_commands_of_all_combinations(command, capsys, tmp_
   assert command('--over=a.b=1,2', '--over=c=x,y', '--dry_run', '--dev_config=d.py') == []
   lines = capsys.readouterr().out.splitlines()
   assert lines[1] == f"python train.py --config=d.py --workdir={tmp_path}/b=1,c=y --config.a.b=1 --config.c=y"
-  assert lines[-1] == f'python train.py --config=c.py:x --workdir={tmp_path}/best --config.a.b=BEST --config.c=BEST'
+  assert lines[-1] == f'python train.py --config=c.py:x --workdir={tmp_path}/best,... --config.a.b=BEST --config.c=BEST'
   assert len(lines) == 5
 
 
 def test_a_metric_may_be_named_and_an_unknown_one_lists_those_there_are(command):
-  with pytest.raises(Exception, match='--metric is dev/top2, and the runs have dev/top1, dev/examples'):
-    command('--over=optimizer.learning_rate=0.1', '--metric=dev/top2')
+  with pytest.raises(ValueError, match='--metric is dev/top2; it must be one that is .* of dev/top1, dev/examples'):
+    command('--over=optimizer.learning_rate=0.1,0.2', '--metric=dev/top2')
+  with pytest.raises(ValueError, match='--metric is dev/loss; it must be one that is the better the higher'):
+    sweep.metric_of({'dev/top1': 1., 'dev/loss': 2.}, 'dev/loss')
 
 
 @pytest.mark.parametrize('over, message', [
@@ -89,5 +89,31 @@ def test_a_metric_may_be_named_and_an_unknown_one_lists_those_there_are(command)
     (['a=1', 'a=2'], '--over names a twice'),
 ])
 def test_what_is_no_list_of_values_is_an_error(over, message):
-  with pytest.raises(Exception, match=message):
+  with pytest.raises(ValueError, match=message):
     sweep.grid(over)
+
+
+def test_runs_that_fail_are_left_out(command, capsys):
+  assert [name for name, _ in command('--over=optimizer.learning_rate=0.1,0.2,0.3', fails=['learning_rate=0.2'])] == [
+      *list(RUNS)[:3], 'best,learning_rate=0.3']
+  printed = capsys.readouterr()
+  assert 'learning_rate=0.2 failed with exit code 3, and is left out' in printed.err
+  assert 'best: learning_rate=0.3' in printed.out
+  with pytest.raises(ValueError, match='all 1 runs failed; their errors stand above'):
+    command('--over=optimizer.learning_rate=0.2', fails=['learning_rate=0.2'])
+
+
+def test_what_is_set_in_all_runs_is_field_and_value(command):
+  with pytest.raises(ValueError, match='--set=seed is not FIELD=VALUE'):
+    command('--over=a=1', '--set=seed')
+
+
+def test_a_finished_sweep_can_be_extended(command, tmp_path):
+  command('--over=optimizer.learning_rate=0.1')
+  again = command('--over=optimizer.learning_rate=0.1,0.2', f'--workdir={tmp_path}/../{tmp_path.name}')
+  assert [name for name, _ in again] == ['learning_rate=0.2', 'best,learning_rate=0.2']
+
+
+def test_a_config_without_a_dev_split_is_told_at_once(command):
+  with pytest.raises(ValueError, match='--config is c.py, which takes no ",dev"; give --dev_config'):
+    command('--over=optimizer.learning_rate=0.1', '--config=c.py')

@@ -39,7 +39,7 @@ def transfer(data_dir, way, **start_from):
   config = mixer_digits_transfer.get_config(way)
   config.update(total_steps=40, log_every_steps=40, eval_every_steps=40)
   config.model.update(SMALL)
-  config.data.update(data_dir=data_dir, fraction=0.2)
+  config.data.update(data_dir=data_dir, fraction=0.2, batch_size=64)
   config.evals.test.data_dir = data_dir
   config.optimizer.learning_rate = 0.1
   config.optimizer.schedule.warmup_steps = 5
@@ -95,7 +95,7 @@ def test_evaluation_export_and_prediction_agree_with_the_run(runs, pngs, tmp_pat
   folder, labels = pngs
   config = ['--config=configs/mixer_digits_transfer.py', f'--config.evals.test.data_dir={data_dir}']
   printed = subprocess.run(
-      [sys.executable, '-m', 'tools.evaluate', f'--weights={root / "tuned"}', *config, '--bench', '--resize=16',
+      [sys.executable, '-m', 'tools.evaluate', f'--weights={root / "tuned"}', *config, '--bench',
        f'--out={tmp_path / "results.json"}'], cwd=ROOT, check=True, capture_output=True, text=True).stdout
   assert '10 classes, 16 x 16 pixels: step 40 of the run' in printed
   assert 'of the forward pass alone' in printed
@@ -103,13 +103,12 @@ def test_evaluation_export_and_prediction_agree_with_the_run(runs, pngs, tmp_pat
   assert (found['test/top1'], found['test/examples']) == (tuned['test/top1'], 360)
   assert found['test/loss'] == pytest.approx(tuned['test/loss'], rel=1e-5)
 
-  assert predict.main([f'--weights={root / "tuned"}', '--resize=16', '--top=1', '--format=jsonl',
-                       str(folder)]) == 0
+  assert predict.main([f'--weights={root / "tuned"}', '--top=1', '--format=jsonl', str(folder)]) == 0
   lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   predicted = [line['predictions'][0]['class'] for line in lines]
   assert np.mean(predicted == labels) == pytest.approx(tuned['test/top1'])
 
-  export.main([f'--weights={root / "tuned"}', f'--out={tmp_path / "model.stablehlo"}', '--resize=16'])
+  export.main([f'--weights={root / "tuned"}', f'--out={tmp_path / "model.stablehlo"}'])
   program = jax.export.deserialize(bytearray((tmp_path / 'model.stablehlo').read_bytes()))
   images = np.stack([np.asarray(PIL.Image.open(path)) for path in sorted(folder.iterdir())])
   probabilities = np.asarray(program.call(images))
@@ -165,3 +164,10 @@ def test_a_config_of_fine_tuning_runs_on_an_image_folder(tmp_path, pngs):
   assert results['test/examples'] == 40
   assert (tmp_path / 'run/classes.txt').read_text() == 'even\nodd\n'
   assert weights.load(tmp_path / 'run').model['num_classes'] == 2
+
+
+def test_a_probe_of_other_classes_than_it_learns_is_refused(data_dir, tmp_path):
+  config = transfer(data_dir, 'nothing')
+  config.probes.digits.train.dataset = 'few_digits'
+  with pytest.raises(ValueError, match='config.probes.digits: the 5 classes of few_digits.* and the 10 of digits'):
+    train.train(config, str(tmp_path))

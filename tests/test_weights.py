@@ -25,7 +25,8 @@ from mixer.models import mlp_mixer
 
 MODEL = dict(name='mlp_mixer', **example_weights.FIELDS)
 RUN = {'model': {**MODEL, 'stochastic_depth': 0.1, 'head_bias_init': -6.9, 'dtype': 'bfloat16'},
-       'data': {'resolution': 8}, 'step': {'loss': 'sigmoid_xent'}}
+       'data': {'resolution': 8}, 'step': {'loss': 'sigmoid_xent'},
+       'evals': {'large': {'resolution': 16, 'resize': 20}, 'val': {'resolution': 8, 'crop': 'paper_crop', 'resize': 9}}}
 
 
 @functools.cache
@@ -196,6 +197,7 @@ def test_a_run_gives_its_latest_parameters_and_what_its_config_says(run):
   assert example_weights.equal(loaded.params, jax.tree.map(lambda x: np.asarray(x + 2), state().params))
   assert loaded.model == {**MODEL, 'dtype': 'bfloat16'}
   assert (loaded.resolution, loaded.loss, loaded.class_names) == (8, 'sigmoid_xent', None)
+  assert (loaded.crop, loaded.resize) == ('paper_crop', 9)
   assert loaded.source == f'step 2 of the run in {run}'
   assert sorted(path for path in run.rglob('*')) == before
 

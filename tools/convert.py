@@ -31,7 +31,7 @@ def main(arguments):
   except (ValueError, OSError) as error:
     print(error)
     return 1
-  print(f'written: {out}')
+  print(f'written: {out}. It holds the parameters alone, neither class names nor what the logits mean')
 
 
 if __name__ == '__main__':

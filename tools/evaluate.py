@@ -3,7 +3,7 @@
   python -m tools.evaluate --weights=imagenet1k/Mixer-B_16 --config=configs/evaluate_imagenet.py
   python -m tools.evaluate --weights=runs/digits --config=configs/mixer_digits.py --bench
 
-Images are taken at the resolution of the weights, and of the config only which images.
+Images are taken at the resolution of the weights, whatever the config's.
 """
 
 import json
@@ -28,7 +28,8 @@ WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .sa
                               'checkpoint in one.', required=True)
 PREPROCESSING = flags.DEFINE_enum('preprocessing', None, list(preprocess.EVALUATION_CROPS),
                                   "(i) or (ii) of the paper's App. C, or timm's; by default what the config says.")
-RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default 8/7 of the resolution.',
+RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default in the proportion to '
+                              'the resolution that the config says.',
                               lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, "By default the config's.", lower_bound=1)
 OUT = flags.DEFINE_string('out', None, 'A JSON file for the results.')
@@ -38,7 +39,9 @@ BENCH_BATCHES = 8
 
 def fields_for(section, resolution: int) -> dict:
   """The fields of an evaluation with those that the flags and the weights give."""
-  fields = {name: value for name, value in section.items() if name != 'resize'}
+  fields = dict(section.items())
+  if 'resize' in fields:  # in proportion
+    fields['resize'] = round(section.resize * resolution / section.resolution)
   given = {'crop': PREPROCESSING.value, 'resize': RESIZE.value, 'batch_size': BATCH_SIZE.value}
   return {**fields, 'resolution': resolution, **{name: value for name, value in given.items() if value is not None}}
 
@@ -78,12 +81,15 @@ def main(arguments):
   print(loaded.describe())
   if loaded.model['num_classes'] is None:
     raise ValueError(f'{WEIGHTS.value} has no head, and so knows no classes')
+  if OUT.value and not pathlib.Path(OUT.value).parent.is_dir():
+    raise app.UsageError(f'--out is {OUT.value}, and there is no folder {pathlib.Path(OUT.value).parent}')
   hosts = input_pipeline.Hosts.here()
   open_one = lambda where, section: configuration.call(
       input_pipeline.eval_batches, where, fields_for(section, loaded.resolution), hosts=hosts, where=where)
   evals = {name: open_one(f'evals.{name}', section) for name, section in config.evals.items()}
-  for batches in evals.values():
+  for name, batches in evals.items():
     check_classes(loaded, batches.source)
+    print(f'{name}: {batches.source.name}; {batches.crop}, {batches.resize} to {batches.resolution} pixels')
   settings = config.probes if 'probes' in config else {}
   probes = {name: tuple(open_one(f'probes.{name}.{part}', section[part]) for part in ('train', 'test'))
             for name, section in settings.items()}

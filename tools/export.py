@@ -75,10 +75,12 @@ def main(arguments: list[str] | None = None):
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the file: NAME.stablehlo or NAME.onnx')
-  parser.add_argument('--preprocessing', choices=crops.CROPS, help='of NAME.stablehlo; default: paper_resize')
-  parser.add_argument('--resize', type=int, help='the side before the crop; default: 8/7 of what the model takes, as '
-                      'in 256 for 224')
+  parser.add_argument('--preprocessing', choices=crops.CROPS, help="of NAME.stablehlo; default: that of the "
+                      "weights' run, or paper_resize")
+  parser.add_argument('--resize', type=int, help="the side before the crop; default: that of the weights' run, or 8/7 "
+                      'of what the model takes, as in 256 for 224')
   flags = parser.parse_args(arguments)
+  flags.out = flags.out.expanduser()
   if flags.out.suffix not in ('.stablehlo', '.onnx'):
     parser.error(f'--out is {flags.out}; it must end in .stablehlo or .onnx')
   if not flags.out.parent.is_dir():
@@ -89,7 +91,7 @@ def main(arguments: list[str] | None = None):
     weights = weights_lib.load(flags.weights)
     if weights.model['num_classes'] is None:
       raise ValueError(f'{flags.weights} has no head, and so knows no classes; give weights that have one')
-    resize = crops.side_before(weights.resolution, flags.resize)
+    resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
   except (ValueError, OSError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
 
@@ -100,7 +102,7 @@ def main(arguments: list[str] | None = None):
       sys.exit(f'{error.name} is not installed, which .onnx needs: pip install -r requirements-onnx.txt')
     takes = f'[b, {weights.resolution}, {weights.resolution}, 3] uint8, cropped beforehand'
   else:
-    preprocessing = flags.preprocessing or 'paper_resize'
+    preprocessing = flags.preprocessing or weights.crop
     exported = program(weights, preprocessing, resize).serialize()
     takes = f'[b, h, w, 3] uint8, then {preprocessing} from {resize}'
   flags.out.write_bytes(exported)

@@ -1,7 +1,7 @@
 """Tells what a model sees in images: the best classes of each, with their probabilities.
 
   python -m tools.predict --weights=imagenet21k/Mixer-B_16 photo.jpg folder_of_photos
-  python -m tools.predict --weights=runs/digits --resize=8 --format=csv photos > predictions.csv
+  python -m tools.predict --weights=runs/digits --format=csv photos > predictions.csv
   find photos -name '*.png' | python -m tools.predict --weights=model.npz --draw=predictions.png
 
 Predictions go to stdout, in the order of the images; all else goes to stderr. A file that cannot be decoded is named
@@ -12,6 +12,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import pathlib
 import sys
 
@@ -76,9 +77,15 @@ def predictions(weights, paths, *, preprocessing: str, resize: int, batch_size: 
   def predict(params, images):
     return losses.PROBABILITIES[weights.loss](model.apply({'params': params}, models.scale(images)))
 
+  under_way = []  # one batch, so that the device goes on while its probabilities are fetched
   for batch in input_pipeline.path_batches(
       paths, batch_size=batch_size, resolution=weights.resolution, resize=resize, crop=preprocessing, failed=failed):
-    yield from zip(batch['index'], batch['image'], np.asarray(predict(params, batch['image'])))
+    under_way.append((batch['index'], batch['image'], predict(params, batch['image'])))
+    if len(under_way) > 1:
+      index, images, probabilities = under_way.pop(0)
+      yield from zip(index, images, np.asarray(probabilities))
+  for index, images, probabilities in under_way:
+    yield from zip(index, images, np.asarray(probabilities))
 
 
 class Table:
@@ -154,10 +161,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
   parser.add_argument('--top', type=positive, default=5, help='how many classes of each image; default: %(default)s')
   parser.add_argument('--format', choices=FORMATS, default='table', help='default: %(default)s')
-  parser.add_argument('--preprocessing', choices=crops.CROPS, default='paper_resize',
-                      help="paper_resize and paper_crop are (i) and (ii) of the paper's App. C; default: %(default)s")
-  parser.add_argument('--resize', type=positive, metavar='PIXELS', help='the side before the crop; default: 8/7 of '
-                      'what the model takes, as in 256 for 224')
+  parser.add_argument('--preprocessing', choices=crops.CROPS,
+                      help="paper_resize and paper_crop are (i) and (ii) of the paper's App. C; default: that of the "
+                      "weights' run, or paper_resize")
+  parser.add_argument('--resize', type=positive, metavar='PIXELS', help="the side before the crop; default: that of the "
+                      "weights' run, or 8/7 of what the model takes, as in 256 for 224")
   parser.add_argument('--class_names', metavar='FILE', help='one name a line, in the order of the classes')
   parser.add_argument('--draw', metavar='OUT.png', help=f'draw the first {DRAWN} images with their best classes')
   parser.add_argument('--batch_size', type=positive, default=32, help='at a time; default: %(default)s')
@@ -172,7 +180,9 @@ def main(arguments: list[str] | None = None) -> int:
     num_classes = weights.model['num_classes']
     if num_classes is None:
       raise ValueError(f'{flags.weights} has no head, and so knows no classes; give weights that have one')
-    resize = crops.side_before(weights.resolution, flags.resize)
+    resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
+    if flags.draw and not pathlib.Path(flags.draw).parent.is_dir():
+      raise ValueError(f'--draw is {flags.draw}, and there is no folder {pathlib.Path(flags.draw).parent}')
     names = read_class_names(flags.class_names, num_classes) if flags.class_names else weights.class_names
   except (ValueError, OSError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
@@ -187,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'cannot decode {paths[index]}: {why}', file=sys.stderr)
 
     def counted():
-      for prediction in predictions(weights, paths, preprocessing=flags.preprocessing, resize=resize,
+      for prediction in predictions(weights, paths, preprocessing=flags.preprocessing or weights.crop, resize=resize,
                                     batch_size=flags.batch_size, failed=failed):
         bar.update()
         yield prediction
@@ -203,4 +213,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.stdout.reconfigure(errors='surrogateescape')  # paths need not be UTF-8
+  try:
+    sys.exit(main())
+  except BrokenPipeError:  # of | head
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)

@@ -7,6 +7,7 @@ Several --over are combined in all ways. Each run has a folder of its own in the
 goes on with the same command, and passes over what is finished. The table is sweep.csv there.
 """
 
+import argparse
 import csv
 import itertools
 import json
@@ -16,22 +17,9 @@ import shlex
 import subprocess
 import sys
 
-from absl import app
-from absl import flags
-
 from mixer import records
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-CONFIG = flags.DEFINE_string('config', None, 'The config of the last run, on the whole training set.', required=True)
-DEV_CONFIG = flags.DEFINE_string('dev_config', None, 'The config of the runs to choose by; by default that of --config '
-                                 'with ",dev" after it.')
-OVER = flags.DEFINE_multi_string('over', None, 'FIELD=VALUE,VALUE,...: what to try.', required=True)
-SET = flags.DEFINE_multi_string('set', [], 'FIELD=VALUE: what to set in all runs.')
-METRIC = flags.DEFINE_string('metric', None, 'What to choose by, the higher the better; by default the first evaluation\'s '
-                             'top-1 or precision@1.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the folders of the runs.', required=True)
-DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the commands and run none.')
 
 
 def grid(over: list[str]) -> list[dict[str, str]]:
@@ -40,9 +28,9 @@ def grid(over: list[str]) -> list[dict[str, str]]:
   for text in over:
     field, _, values = text.partition('=')
     if not field or not values or '' in values.split(','):
-      raise app.UsageError(f'--over={text} is not FIELD=VALUE,VALUE,...: --over=optimizer.learning_rate=0.003,0.01')
+      raise ValueError(f'--over={text} is not FIELD=VALUE,VALUE,...: --over=optimizer.learning_rate=0.003,0.01')
     if field in fields:
-      raise app.UsageError(f'--over names {field} twice')
+      raise ValueError(f'--over names {field} twice')
     fields[field] = values.split(',')
   return [dict(zip(fields, values)) for values in itertools.product(*fields.values())]
 
@@ -71,8 +59,8 @@ def metric_of(scores: dict[str, float], metric: str | None) -> str:
   """The name of what to choose by."""
   if metric is None:
     metric = next((name for name in scores if name.endswith(('/top1', '/precision_at_1'))), None)
-  if metric not in scores:
-    raise app.UsageError(f'--metric is {metric}, and the runs have {", ".join(scores)}')
+  if metric not in scores or metric.endswith(('/loss', 'examples')):
+    raise ValueError(f'--metric is {metric}; it must be one that is the better the higher, of {", ".join(scores)}')
   return metric
 
 
@@ -90,10 +78,11 @@ def write_table(path: pathlib.Path, rows: list[dict]):
 def train(config: str, workdir: pathlib.Path, fields: dict[str, str]) -> dict[str, float]:
   """Runs train.py to its end, unless it has been there. Returns its last evaluations."""
   arguments = command(config, workdir, fields)
-  line, kept = shlex.join(arguments), workdir / 'command.txt'
-  print(line, file=sys.stderr)
+  print(shlex.join(arguments), file=sys.stderr)
+  # Without the folder, which may be spelt in several ways.
+  line, kept = shlex.join([part for part in arguments if not part.startswith('--workdir=')]), workdir / 'command.txt'
   if kept.exists() and kept.read_text() != line:
-    raise app.UsageError(f'{workdir} holds the run of another command:\n  {kept.read_text()} there\n  {line} here\n'
+    raise ValueError(f'{workdir} holds the run of another command:\n  {kept.read_text()} there\n  {line} here\n'
                          'Choose another --workdir, or give the same flags')
   workdir.mkdir(parents=True, exist_ok=True)
   kept.write_text(line)
@@ -102,35 +91,74 @@ def train(config: str, workdir: pathlib.Path, fields: dict[str, str]) -> dict[st
   return result(workdir)
 
 
-def main(arguments):
-  if arguments[1:]:
-    raise app.UsageError(f'nothing reads {" ".join(arguments[1:])}')
-  root = pathlib.Path(WORKDIR.value).expanduser()
-  always = dict(text.partition('=')[::2] for text in SET.value)
-  dev_config = DEV_CONFIG.value or f'{CONFIG.value},dev'
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--config', required=True, help='of the last run, on the whole training set')
+  parser.add_argument('--dev_config', help='of the runs to choose by; default: that of --config with ",dev" after it')
+  parser.add_argument('--over', required=True, action='append', metavar='FIELD=VALUE,VALUE,...', help='what to try')
+  parser.add_argument('--set', default=[], action='append', metavar='FIELD=VALUE', help='what to set in all runs')
+  parser.add_argument('--metric', help="what to choose by, the higher the better; default: the first evaluation's top-1 "
+                      'or precision@1')
+  parser.add_argument('--workdir', required=True, type=pathlib.Path, help='the folder of the folders of the runs')
+  parser.add_argument('--dry_run', action='store_true', help='print the commands and run none')
+  return parser.parse_args(arguments)
+
+
+def sweep(flags: argparse.Namespace):
+  """Runs what the flags say, and prints and writes the table."""
+  root = flags.workdir.expanduser()
+  always = dict(_assignment(text) for text in flags.set)
+  if not flags.dev_config and '.py:' not in flags.config:
+    raise ValueError(f'--config is {flags.config}, which takes no ",dev"; give --dev_config, the config of the runs to '
+                     'choose by')
+  dev_config = flags.dev_config or f'{flags.config},dev'
   name = lambda fields: ','.join(f'{field.split(".")[-1]}={value}' for field, value in fields.items()).replace('/', '_')
-  runs = [(fields, root / name(fields)) for fields in grid(OVER.value)]
-  if DRY_RUN.value:
+  runs = [(fields, root / name(fields)) for fields in grid(flags.over)]
+  if flags.dry_run:
     for fields, workdir in runs:
       print(shlex.join(command(dev_config, workdir, {**always, **fields})))
-    print(shlex.join(command(CONFIG.value, root / 'best', {**always, **{field: 'BEST' for field in runs[0][0]}})))
+    print(shlex.join(command(flags.config, root / 'best,...', {**always, **{field: 'BEST' for field in runs[0][0]}})))
     return
 
   rows = []
   for fields, workdir in runs:
-    scores = train(dev_config, workdir, {**always, **fields})
+    try:
+      scores = train(dev_config, workdir, {**always, **fields})
+    except subprocess.CalledProcessError as error:  # a learning rate may be too high
+      print(f'{workdir} failed with exit code {error.returncode}, and is left out', file=sys.stderr)
+      scores = {}
+    if scores:
+      metric = metric_of(scores, flags.metric)  # before other runs are trained
     rows.append({'run': workdir.name, **fields, **scores})
     write_table(root / 'sweep.csv', rows)
-  metric = metric_of(scores, METRIC.value)
-  best = max(rows, key=lambda row: row[metric])
+  ended = [row for row in rows if len(row) > len(fields) + 1]
+  if not ended:
+    raise ValueError(f'all {len(rows)} runs failed; their errors stand above')
+  best = max(ended, key=lambda row: row[metric])
   chosen = {field: best[field] for field in runs[0][0]}
-  scores = train(CONFIG.value, root / 'best', {**always, **chosen})
-  write_table(root / 'sweep.csv', [*rows, {'run': 'best', **chosen, **scores}])
+  workdir = root / f'best,{name(chosen)}'
+  scores = train(flags.config, workdir, {**always, **chosen})
+  write_table(root / 'sweep.csv', [*rows, {'run': workdir.name, **chosen, **scores}])
   for row in rows:
-    print(f'{row["run"]:<40} {metric} {row[metric]:.4f}')
+    print(f'{row["run"]:<40} ' + (f'{metric} {row[metric]:.4f}' if row in ended else 'failed'))
   print(f'best: {name(chosen)}, on the whole training set: '
         + ', '.join(f'{key} {value:,.4g}' for key, value in scores.items()) + f'\ntable: {root / "sweep.csv"}')
 
 
+def _assignment(text):
+  field, equals, value = text.partition('=')
+  if not field or not equals:
+    raise ValueError(f'--set={text} is not FIELD=VALUE: --set=seed=1')
+  return field, value
+
+
+def main(arguments: list[str] | None = None):
+  flags = parse(arguments)
+  try:
+    sweep(flags)
+  except (ValueError, subprocess.CalledProcessError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+
+
 if __name__ == '__main__':
-  app.run(main)
+  main()

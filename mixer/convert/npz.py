@@ -35,7 +35,7 @@ def read(path) -> dict:
   with epath.Path(path).open('rb') as file:
     try:
       archive = zipfile.is_zipfile(file) and np.load(file, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
       raise ValueError(f'{path} cannot be read: {error}') from error
     if not archive:
       raise ValueError(f'{path} is no .npz file, or it is cut off; get it anew')

@@ -58,7 +58,12 @@ LABELS = {
 
 def select(features, wanted: dict):
   """A part of a dataset's features: those that PartialDecoding takes `wanted` for. Raises a ValueError without them."""
-  return tfds.decode.PartialDecoding(wanted).extract_features(features)
+  absent = [name for name in wanted if name not in features]
+  if absent:
+    raise ValueError(f'there is no feature {absent[0]!r}')
+  # PartialDecoding warns of TFDS's own deprecations, so it is used where a part of a feature is wanted alone.
+  part = lambda name: tfds.decode.PartialDecoding({name: wanted[name]}).extract_features(features)[name]
+  return tfds.features.FeaturesDict({name: features[name] if wanted[name] is True else part(name) for name in wanted})
 
 
 def possible(features) -> list[str]:

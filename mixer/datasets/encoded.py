@@ -7,6 +7,8 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
+from mixer import preprocess
+
 MAX_PIXELS = 80_000_000  # larger ones are no photographs for training, and would take gigabytes to decode
 FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF')  # Pillow has others that start other programs
 MAX_RATIO = 50  # of its sides: a strip whose shorter side is resized to 256 takes gigabytes
@@ -47,7 +49,7 @@ def as_jpeg(data: bytes) -> bytes:
   except Unreadable:
     raise
   except tf.errors.OpError as error:
-    raise Unreadable(error.message.split(' [Op:')[0].split('}} ')[-1]) from error
+    raise Unreadable(preprocess.reason(error)) from error
   except PIL.UnidentifiedImageError as error:
     raise Unreadable(f'it is none of {", ".join(FORMATS)}') from error  # Pillow's text holds a memory address
   except Exception as error:  # Pillow raises many kinds for damaged files.

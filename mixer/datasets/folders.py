@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp')
 
 
 @dataclasses.dataclass(frozen=True)

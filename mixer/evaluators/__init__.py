@@ -26,7 +26,8 @@ class Evaluators:
     """
     self._evals, self._probes, self._prefetch = evals, probes, prefetch
     self.scorer = classification.Scorer(model, loss)
-    self._probe = {name: _probe(name, settings[name], train.source, model) for name, (train, _) in probes.items()}
+    self._probe = {name: _probe(name, settings[name], train.source, test.source, model)
+                   for name, (train, test) in probes.items()}
     self.metrics = [f'{name}/{metric}' for name, batches in evals.items()
                     for metric in classification.metric_names(batches.source)]
     self.metrics += [f'{name}/{metric}' for name, probe in self._probe.items() for metric in probe.metrics]
@@ -48,8 +49,11 @@ def _under(name, values):
   return {f'{name}/{key}': value for key, value in values.items()}
 
 
-def _probe(name, section, source, model):
-  if source.class_names is None:
-    raise ValueError(f'config.probes.{name}: {source.name} has no classes to probe for')
+def _probe(name, section, train, test, model):
+  if train.class_names is None:
+    raise ValueError(f'config.probes.{name}: {train.name} has no classes to probe for')
+  if list(train.class_names) != list(test.class_names or ()):
+    raise ValueError(f'config.probes.{name}: the {len(train.class_names):,} classes of {train.name} and the '
+                     f'{len(test.class_names or ()):,} of {test.name} are not the same')
   fields = {field: value for field, value in section.items() if field not in ('train', 'test')}
-  return configuration.call(fewshot.Probe, f'probes.{name}', fields, model=model, num_classes=len(source.class_names))
+  return configuration.call(fewshot.Probe, f'probes.{name}', fields, model=model, num_classes=len(train.class_names))

@@ -81,16 +81,16 @@ class Probe:
     Args:
       model: its head, and so its number of classes, does not matter.
       num_classes: of the splits.
-      shots: how many examples of each class to learn from, one number or several.
+      shots: how many examples of each class to learn from, several numbers.
       seeds: how many choices of these examples to average over.
       l2: the penalty.
 
     Raises:
       ValueError: if one of these has no sense.
     """
-    if not shots or min(shots) < 1 or seeds < 1 or l2 <= 0:
-      raise ValueError(f'a probe with shots={tuple(shots)}, seeds={seeds}, l2={l2}: there must be some shots, all at '
-                       'least 1, at least 1 seed, and l2 above 0')
+    if isinstance(shots, int) or not shots or any(k != int(k) or k < 1 for k in shots) or seeds < 1 or l2 <= 0:
+      raise ValueError(f'a probe with shots={shots}, seeds={seeds}, l2={l2}: shots must be a list of integers of at least '
+                       '1, with at least 1 seed, and l2 above 0')
     self._num_classes, self._shots, self._seeds, self._l2 = num_classes, shots, seeds, l2
     self.metrics = [f'{number}shot' for number in shots]
     headless = model.clone(num_classes=None)
@@ -106,6 +106,8 @@ class Probe:
                num_test: int) -> dict[str, float]:
     """{'5shot': top-1 on `test`, the mean over the seeds, ..., 'examples': of test, 'train_examples'}.
 
+    Test examples without a class, of label -1, are left out.
+
     Raises:
       RuntimeError: if there are other numbers of examples than `num_train` and `num_test`, the splits'.
       ValueError: if a class has too few training examples, or examples have several classes each.
@@ -114,6 +116,7 @@ class Probe:
     chosen = {f'{shots}shot': [choose(train_labels, shots, self._num_classes, seed) for seed in range(self._seeds)]
               for shots in self._shots}
     test, test_labels = self._split(params, test, 'test', num_test)
+    test, test_labels = test[test_labels >= 0], test_labels[test_labels >= 0]
     score = lambda few: top1(train[few], train_labels[few], test, test_labels, self._num_classes, self._l2)
     scores = {name: float(np.mean([score(few) for few in choices])) for name, choices in chosen.items()}
     return {**scores, 'examples': len(test), 'train_examples': len(train)}
