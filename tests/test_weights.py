@@ -268,7 +268,7 @@ def convert(*arguments, code=0):
 def test_convert_writes_a_run_as_a_file_and_overwrites_none(run, tmp_path):
   out = tmp_path / 'w.safetensors'
   told = convert(run, out)
-  assert f': step 2 of the run in {run}\nwritten: {out}\n' in told
+  assert f': step 2 of the run in {run}\nwritten: {out}. It holds the parameters alone, ' in told
   assert example_weights.equal(weights.load(out).params, weights.load(run).params)
   out.write_text('kept')
   assert f'{out} is there already; give --overwrite' in convert(run, out, code=1)
