@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from mixer import configuration
+from mixer import crops
 from mixer import preprocess
 from mixer import randaugment
 from mixer.datasets import folders
@@ -157,8 +158,7 @@ class TrainBatches:
 def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int, seed: int, hosts: Hosts,
                   data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
                   fraction: float = 1., resize: int | None = None, min_area: float | None = None, pad: int = 0,
-                  flip: bool = True,
-                  randaugment_magnitude: float | None = None, randaugment_layers: int = 2,
+                  flip: bool = True, randaugment_magnitude: float | None = None, randaugment_layers: int = 2,
                   threads: int | None = None) -> TrainBatches:
   """The training batches of a config's `data` section.
 
@@ -273,7 +273,7 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
   """
   hosts.check(f'config.{where}.batch_size', batch_size)
   configuration.choose(where, 'crop', crop, preprocess.EVALUATION_CROPS)
-  resize = resize or round(resolution * 8 / 7)
+  resize = resize or crops.side_before(resolution, None)
   if resize < resolution:
     raise ValueError(f'config.{where}.resize is {resize}, smaller than the crop: resolution is {resolution}')
   source = sources.open_split(dataset, split, data_dir, label, max_labels)
@@ -304,7 +304,7 @@ def open_all(config, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches]
   for batches in evals.values():
     check_classes(batches, configuration.with_classes(config, data.source.class_names).model)
   return data, evals, {name: (opened[f'probes.{name}.train'], opened[f'probes.{name}.test'])
-                       for name in (config.probes if 'probes' in config else ())}
+                       for name in configuration.probes_of(config)}
 
 
 def attempts(config, hosts: Hosts) -> dict[str, Callable]:
@@ -321,7 +321,7 @@ def attempts(config, hosts: Hosts) -> dict[str, Callable]:
   sections = {'data': opener(train_batches, 'data', config.data, config.model, seed=config.seed)}
   for name, fields in config.evals.items():
     sections[f'evals.{name}'] = evaluation(f'evals.{name}', fields, model=config.model)
-  for name, probe in config.probes.items() if 'probes' in config else ():
+  for name, probe in configuration.probes_of(config).items():
     for part in ('train', 'test'):
       if part not in probe:
         raise ValueError(f'config.probes.{name}.{part} is missing; give it the fields of an evaluation')
@@ -402,7 +402,8 @@ class _Explained:
       record, = self.source.read(tf.constant([index], tf.int64))
       preprocess.decode(self.source.parse(record, tf.constant(index, tf.int64))[0])
     except tf.errors.OpError as error:
-      raise ValueError(f'cannot decode {self.source.locate(index)}: {preprocess.reason(error)}. Mend or remove it') from error
+      raise ValueError(f'cannot decode {self.source.locate(index)}: {preprocess.reason(error)}. Mend or remove '
+                       'it') from error
 
 
 @atexit.register

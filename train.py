@@ -53,7 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   update = configuration.call(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
                               learning_rate=learning_rate, seed=config.seed)
   update = update.lower(train_step.replicated_shapes(init), data.shapes)
-  evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, config.probes if probes else {}, prefetch)
+  evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, configuration.probes_of(config), prefetch)
 
   with (configuration.call(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir,
                            run={**config.to_dict(), 'contents': data.source.contents},

@@ -39,7 +39,7 @@ def check(config: ml_collections.ConfigDict):
   _check_type('config.seed', config.seed, int)
   if 'num_classes' not in config.model:
     raise ValueError('config.model.num_classes is missing; None stands for as many as the training data have')
-  probes = config.probes if 'probes' in config else {}
+  probes = probes_of(config)
   for section, names in (('evals', config.evals), ('probes', probes)):
     if 'train' in names:
       raise ValueError(f"config.{section}.train: 'train' is what the metrics of the steps are called; choose another "
@@ -129,6 +129,11 @@ def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float,
       raise ValueError(f'{path}.{name} is {value}; it must be at least {least}')
     resolved[name] = value
   return resolved
+
+
+def probes_of(config: ml_collections.ConfigDict):
+  """The section `probes`, which a config may leave out."""
+  return config.probes if 'probes' in config else {}
 
 
 def with_classes(config: ml_collections.ConfigDict, class_names) -> ml_collections.ConfigDict:

@@ -1,5 +1,7 @@
 """What the devices of this machine need of the loops that feed them."""
 
+from collections.abc import Iterable, Iterator
+
 import jax
 
 
@@ -10,3 +12,14 @@ def settle(results):
   """
   if jax.default_backend() == 'cpu' and jax.local_device_count() > 1:
     jax.block_until_ready(results)
+
+
+def one_ahead(results: Iterable) -> Iterator:
+  """The same results in order, each when the next is under way: the devices go on while one is fetched."""
+  under_way = []
+  for result in results:
+    settle(result)
+    under_way.append(result)
+    if len(under_way) > 1:
+      yield under_way.pop(0)
+  yield from under_way

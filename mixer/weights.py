@@ -41,8 +41,8 @@ class Weights:
     resolution: the side in pixels of the square images that the token-mixing MLPs take.
     loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
     class_names: of the logits, or None.
-    crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C; without `resize`
-      the side before the crop is 8/7 of the resolution (mixer/crops.py).
+    crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C; without
+      `resize` the side before the crop is 8/7 of the resolution (mixer/crops.py).
     source: where it comes from and what it is, for people.
   """
   params: dict
@@ -61,6 +61,11 @@ class Weights:
         f'{field} {self.model[field]}' for field in ('patch_size', *mlp_mixer.SIZES['B']))
     classes = f'{self.model["num_classes"]:,} classes' if self.model['num_classes'] else 'no head'
     return f'{name}, {classes}, {self.resolution} x {self.resolution} pixels: {self.source}'
+
+  def check_head(self, name: str):
+    """Raises a ValueError unless there are logits; `name` is what was loaded, for the message."""
+    if self.model['num_classes'] is None:
+      raise ValueError(f'{name} has no head, and so knows no classes; give weights that have one')
 
 
 def load(name: str) -> Weights:

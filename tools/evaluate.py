@@ -13,7 +13,6 @@ import time
 from absl import app
 from absl import flags
 import flax.jax_utils
-import jax
 
 import input_pipeline
 from mixer import command_line
@@ -79,8 +78,7 @@ def main(arguments):
   config = command_line.config(arguments)
   loaded = weights.load(WEIGHTS.value)
   print(loaded.describe())
-  if loaded.model['num_classes'] is None:
-    raise ValueError(f'{WEIGHTS.value} has no head, and so knows no classes')
+  loaded.check_head(WEIGHTS.value)
   if OUT.value and not pathlib.Path(OUT.value).parent.is_dir():
     raise app.UsageError(f'--out is {OUT.value}, and there is no folder {pathlib.Path(OUT.value).parent}')
   hosts = input_pipeline.Hosts.here()
@@ -90,7 +88,7 @@ def main(arguments):
   for name, batches in evals.items():
     check_classes(loaded, batches.source)
     print(f'{name}: {batches.source.name}; {batches.crop}, {batches.resize} to {batches.resolution} pixels')
-  settings = config.probes if 'probes' in config else {}
+  settings = configuration.probes_of(config)
   probes = {name: tuple(open_one(f'probes.{name}.{part}', section[part]) for part in ('train', 'test'))
             for name, section in settings.items()}
 

@@ -89,8 +89,7 @@ def main(arguments: list[str] | None = None):
     parser.error(f'{flags.out} holds no preprocessing; drop --preprocessing and --resize, or export .stablehlo')
   try:
     weights = weights_lib.load(flags.weights)
-    if weights.model['num_classes'] is None:
-      raise ValueError(f'{flags.weights} has no head, and so knows no classes; give weights that have one')
+    weights.check_head(flags.weights)
     resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
   except (ValueError, OSError) as error:
     sys.exit(f'{type(error).__name__}: {error}')

@@ -22,6 +22,7 @@ import tqdm
 
 import input_pipeline
 from mixer import crops
+from mixer import devices
 from mixer import losses
 from mixer import models
 from mixer import pictures
@@ -77,14 +78,10 @@ def predictions(weights, paths, *, preprocessing: str, resize: int, batch_size: 
   def predict(params, images):
     return losses.PROBABILITIES[weights.loss](model.apply({'params': params}, models.scale(images)))
 
-  under_way = []  # one batch, so that the device goes on while its probabilities are fetched
-  for batch in input_pipeline.path_batches(
-      paths, batch_size=batch_size, resolution=weights.resolution, resize=resize, crop=preprocessing, failed=failed):
-    under_way.append((batch['index'], batch['image'], predict(params, batch['image'])))
-    if len(under_way) > 1:
-      index, images, probabilities = under_way.pop(0)
-      yield from zip(index, images, np.asarray(probabilities))
-  for index, images, probabilities in under_way:
+  batches = input_pipeline.path_batches(
+      paths, batch_size=batch_size, resolution=weights.resolution, resize=resize, crop=preprocessing, failed=failed)
+  under_way = ((batch['index'], batch['image'], predict(params, batch['image'])) for batch in batches)
+  for index, images, probabilities in devices.one_ahead(under_way):
     yield from zip(index, images, np.asarray(probabilities))
 
 
@@ -164,8 +161,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument('--preprocessing', choices=crops.CROPS,
                       help="paper_resize and paper_crop are (i) and (ii) of the paper's App. C; default: that of the "
                       "weights' run, or paper_resize")
-  parser.add_argument('--resize', type=positive, metavar='PIXELS', help="the side before the crop; default: that of the "
-                      "weights' run, or 8/7 of what the model takes, as in 256 for 224")
+  parser.add_argument('--resize', type=positive, metavar='PIXELS', help='the side before the crop; default: that of '
+                      "the weights' run, or 8/7 of what the model takes, as in 256 for 224")
   parser.add_argument('--class_names', metavar='FILE', help='one name a line, in the order of the classes')
   parser.add_argument('--draw', metavar='OUT.png', help=f'draw the first {DRAWN} images with their best classes')
   parser.add_argument('--batch_size', type=positive, default=32, help='at a time; default: %(default)s')
@@ -177,9 +174,8 @@ def main(arguments: list[str] | None = None) -> int:
   try:
     paths = find(flags.images, sys.stdin)
     weights = weights_lib.load(flags.weights)
+    weights.check_head(flags.weights)
     num_classes = weights.model['num_classes']
-    if num_classes is None:
-      raise ValueError(f'{flags.weights} has no head, and so knows no classes; give weights that have one')
     resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
     if flags.draw and not pathlib.Path(flags.draw).parent.is_dir():
       raise ValueError(f'--draw is {flags.draw}, and there is no folder {pathlib.Path(flags.draw).parent}')

@@ -3,8 +3,8 @@
 The paper chooses each fine-tuning's learning rate so (section 3):
   python -m tools.sweep --config=configs/mixer_finetune.py:b16_i21k,cifar10 --workdir=runs/sweep \
     --over=optimizer.learning_rate=0.003,0.01,0.03,0.06
-Several --over are combined in all ways. Each run has a folder of its own in the work directory: a sweep that was stopped
-goes on with the same command, and passes over what is finished. The table is sweep.csv there.
+Several --over are combined in all ways. Each run has a folder of its own in the work directory: a sweep that was
+stopped goes on with the same command, and passes over what is finished. The table is sweep.csv there.
 """
 
 import argparse
@@ -97,8 +97,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument('--dev_config', help='of the runs to choose by; default: that of --config with ",dev" after it')
   parser.add_argument('--over', required=True, action='append', metavar='FIELD=VALUE,VALUE,...', help='what to try')
   parser.add_argument('--set', default=[], action='append', metavar='FIELD=VALUE', help='what to set in all runs')
-  parser.add_argument('--metric', help="what to choose by, the higher the better; default: the first evaluation's top-1 "
-                      'or precision@1')
+  parser.add_argument('--metric', help="what to choose by, the higher the better; default: the first evaluation's "
+                      'top-1 or precision@1')
   parser.add_argument('--workdir', required=True, type=pathlib.Path, help='the folder of the folders of the runs')
   parser.add_argument('--dry_run', action='store_true', help='print the commands and run none')
   return parser.parse_args(arguments)

@@ -25,14 +25,15 @@ def run(*arguments):
 def learning_rate(way: str) -> str:
   """The best of RATES on the dev split, as the table of the sweep says it."""
   workdir = f'runs/digits_transfer_{way}'
-  run('-m', 'tools.sweep', f'--config={CONFIG}:{way}', f'--over=optimizer.learning_rate={RATES}', f'--workdir={workdir}')
+  run('-m', 'tools.sweep', f'--config={CONFIG}:{way}', f'--over=optimizer.learning_rate={RATES}',
+      f'--workdir={workdir}')
   with open(f'{workdir}/sweep.csv', newline='') as file:
     return next(row['optimizer.learning_rate'] for row in csv.DictReader(file) if row['run'].startswith('best,'))
 
 
 def score(way: str, rate: str, seed: int) -> float:
   """Test top-1 of one seed; the sweep has trained seed 0."""
-  workdir = f'runs/digits_transfer_{way}/seed{seed}' if seed else f'runs/digits_transfer_{way}/best,learning_rate={rate}'
+  workdir = f'runs/digits_transfer_{way}/' + (f'seed{seed}' if seed else f'best,learning_rate={rate}')
   run('train.py', f'--config={CONFIG}:{way}', f'--workdir={workdir}', f'--config.seed={seed}',
       f'--config.optimizer.learning_rate={rate}')
   return list(records.read(f'{workdir}/records.jsonl'))[-1]['test/top1']

@@ -59,14 +59,9 @@ class Scorer:
       RuntimeError: if another number of examples was scored than `num_examples`, the split's, or none has a class.
     """
     totals = {}
-    under_way = []  # one batch, so that the devices go on while its sums are fetched
-    for batch in batches:
-      under_way.append(self._score(params, batch)[0])
-      devices.settle(under_way)
-      if len(under_way) > 1:
-        _add(totals, under_way.pop(0))
-    for sums in under_way:
-      _add(totals, sums)
+    for sums in devices.one_ahead(self._score(params, batch)[0] for batch in batches):
+      for name, value in jax.device_get(sums).items():
+        totals[name] = totals.get(name, 0.) + float(value)
     examples, classified = (round(totals.pop(name, 0)) for name in ('examples', 'classified'))
     if examples != num_examples:
       raise RuntimeError(f'the evaluation scored {examples} examples, and the split has {num_examples}')
@@ -81,8 +76,3 @@ class Scorer:
     real = np.asarray(batch['mask']).reshape(-1) > 0
     flat = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[real]
     return flat(batch['image']), flat(batch['label']), flat(probabilities)
-
-
-def _add(totals, sums):
-  for name, value in jax.device_get(sums).items():
-    totals[name] = totals.get(name, 0.) + float(value)

@@ -89,8 +89,8 @@ class Probe:
       ValueError: if one of these has no sense.
     """
     if isinstance(shots, int) or not shots or any(k != int(k) or k < 1 for k in shots) or seeds < 1 or l2 <= 0:
-      raise ValueError(f'a probe with shots={shots}, seeds={seeds}, l2={l2}: shots must be a list of integers of at least '
-                       '1, with at least 1 seed, and l2 above 0')
+      raise ValueError(f'a probe with shots={shots}, seeds={seeds}, l2={l2}: shots must be a list of integers of at '
+                       'least 1, with at least 1 seed, and l2 above 0')
     self._num_classes, self._shots, self._seeds, self._l2 = num_classes, shots, seeds, l2
     self.metrics = [f'{number}shot' for number in shots]
     headless = model.clone(num_classes=None)
@@ -123,24 +123,17 @@ class Probe:
 
   def _split(self, params, batches, name, number):
     """(features [N, C] float32, labels [N]) of a split's `number` examples, in its order."""
-    features, labels = [], []
-
-    def add(gathered):
-      real = gathered['mask'].reshape(-1) > 0
-      features.append(gathered['features'].reshape(real.size, -1)[real])
-      labels.append(gathered['label'].reshape(-1)[real])
-
-    under_way = []  # one batch, so that the devices go on while its features are fetched
-    for batch in batches:
+    def gather(batch):
       if batch['label'].ndim > 2:
         raise ValueError(f'the {name} examples have several classes each, and the few-shot probe wants one. Choose '
                          'a split whose examples have one class each')
-      under_way.append(self._features(params, {key: batch[key] for key in ('image', 'label', 'mask')}))
-      devices.settle(under_way)
-      if len(under_way) > 1:
-        add(jax.device_get(under_way.pop(0)))
-    for gathered in under_way:
-      add(jax.device_get(gathered))
+      return self._features(params, {key: batch[key] for key in ('image', 'label', 'mask')})
+
+    features, labels = [], []
+    for gathered in map(jax.device_get, devices.one_ahead(map(gather, batches))):
+      real = gathered['mask'].reshape(-1) > 0
+      features.append(gathered['features'].reshape(real.size, -1)[real])
+      labels.append(gathered['label'].reshape(-1)[real])
     seen = sum(map(len, labels))
     if seen != number:
       raise RuntimeError(f'the few-shot probe saw {seen} {name} examples, and the split has {number}')
