@@ -5,6 +5,7 @@
 """
 
 from concurrent import futures
+import contextlib
 import functools
 import itertools
 import os
@@ -66,16 +67,18 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   model = configuration.call(models.build, 'model', config.model)
   optimizer, learning_rate = configuration.call(optim.build, 'optimizer', config.optimizer, total_steps=total_steps)
   init = functools.partial(train_step.init, model, optimizer, data.image_shape, config.seed)
-  update = configuration.call(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
-                              learning_rate=learning_rate, seed=config.seed)
+  update = configuration.call(train_step.parallel, 'step', config.step, hidden=('devices',), model=model,
+                              optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)
   compiled = train_step.prepared(update, train_step.replicated_shapes(init), data.shapes)
   notices = processes.Notices()
   evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, configuration.probes_of(config),
                                    lambda batches: notices.between(prefetch(batches)))
 
-  with (configuration.call(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir, run=run,
-                           class_names=data.source.class_names, metrics=evaluate.metrics) as checkpoints,
-        futures.ThreadPoolExecutor() as pool):
+  with contextlib.ExitStack() as opened:
+    checkpoints = opened.enter_context(configuration.call(
+        checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir, run=run,
+        class_names=data.source.class_names, metrics=evaluate.metrics))
+    pool = opened.enter_context(futures.ThreadPoolExecutor())
     compiling = pool.submit(compiled)  # meanwhile the state and the first images are fetched
     state, unfinished = checkpoints.restore(train_step.on_host(init))
     first_step = int(state.step)
@@ -85,7 +88,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     state = flax.jax_utils.replicate(state)
     batches = prefetch(itertools.islice(data.start(first_step), total_steps - first_step))
     update, memory = compiling.result()
-    with report.Report(workdir, first_step, total_steps, data.batch_size) as told, notices:
+    # From here on notices are heeded, until the last checkpoint is complete.
+    with notices, opened.pop_all(), report.Report(workdir, first_step, total_steps, data.batch_size) as told:
       told.say(summary.describe(model=model, state=state, memory=memory, source=data.source, first_step=first_step,
                                 batch_size=data.batch_size, resolution=data.resolution, total_steps=total_steps))
       due = lambda step, every_steps: step % every_steps == 0 or step == total_steps
@@ -144,6 +148,9 @@ def main(arguments):
   except processes.Interrupted:
     processes.tell(f'stopped as told; the same command goes on: {workdir}')
     sys.exit(processes.INTERRUPTED)
+  except jax.errors.JaxRuntimeError as error:
+    processes.advise(error)
+    raise
   processes.tell(f'{report.describe(results)}\nrecords, checkpoints and pictures: {workdir}')
 
 

@@ -8,6 +8,8 @@ interrupted leaves the same checkpoints as one that was not.
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 import contextlib
+import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -16,7 +18,7 @@ import types
 import zlib
 
 from absl import logging
-import flax.jax_utils
+from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -50,7 +52,7 @@ def claim(workdir, resolved: dict, class_names: Sequence[str] | None = None):
         if not path.exists():
           raise ValueError(f'{workdir} holds checkpoints and no config.json that says of which run. Choose another '
                            '--workdir')
-        _same_run(workdir, files.object_in(path), resolved)
+        _same_run(workdir, _config_in(path), resolved)
       _wait_for_all('claim')
       if jax.process_index() == 0:
         storage.make_folder(workdir)
@@ -65,6 +67,15 @@ def claim(workdir, resolved: dict, class_names: Sequence[str] | None = None):
   except OSError as error:
     raise OSError(f'cannot write to the work directory {workdir}: {error}. Choose another --workdir') from error
   return lock
+
+
+def _config_in(path):
+  try:
+    return files.object_in(path)
+  except ValueError as error:
+    raise ValueError(f'{error}. It has {path.stat().length:,} bytes, and says of which run the checkpoints beside it '
+                     'are. Put back what it was, which the same command writes into a new --workdir, or choose another '
+                     '--workdir') from error
 
 
 def _entries(folder) -> list:
@@ -89,10 +100,29 @@ def _same_run(workdir, there, here):
 
 
 class _Manager(ocp.CheckpointManager):
-  """Orbax's, but for its own question whether to stop: processes.Notices asks it, with a count of its own."""
+  """Orbax's, whose checkpoints outlast a power cut, and which leaves it to `restore` to find what is damaged."""
 
   def reached_preemption(self, step):
-    return False
+    return False  # processes.Notices asks it, with a count of its own
+
+  def metrics(self, step):
+    try:
+      return super().metrics(step)
+    except ValueError as error:  # damaged; the state beside them may be whole
+      logging.warning('the metrics of the checkpoint %s cannot be read (%s)', self.directory / str(step), error)
+      return None
+
+  def _load_checkpoint_infos(self, skip_metadata_read=False):
+    # Orbax also reads when each was completed, which nobody asks, and ends by an error where a bit of that is damaged.
+    infos = super()._load_checkpoint_infos(skip_metadata_read=True)
+    return [dataclasses.replace(info, metrics=self.metrics(info.step)) for info in infos]
+
+  def _finalize_checkpoint(self, step):
+    # The checkpoint has just got its name, and the ones that are not to be kept are deleted next. Of its files only
+    # the arrays are on the disk for certain, by TensorStore.
+    super()._finalize_checkpoint(step)
+    if jax.process_index() == 0:
+      storage.sync(self.directory / str(step))
 
 
 class Checkpoints:
@@ -144,7 +174,9 @@ class Checkpoints:
         preservation_policy=policy, best_fn=score, cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
     with storage.reached(self._workdir):
-      return _Manager(self._workdir / folder, item_handlers=ocp.StandardCheckpointHandler(), options=options)
+      # Compressed, float32 weights become smaller by 8 %, and a save takes five times as much of the processors.
+      return _Manager(self._workdir / folder, item_handlers=ocp.PyTreeCheckpointHandler(use_compression=False),
+                      options=options)
 
   def __enter__(self):
     return self
@@ -152,6 +184,9 @@ class Checkpoints:
   def __exit__(self, kind, error, trace):
     try:
       with self._explained():
+        self._due.wait_until_finished()
+        if error is None:
+          self._delete_stale()
         self._due.close()
         self._interrupted.close()
     except OSError as failure:
@@ -178,7 +213,7 @@ class Checkpoints:
     self._save(self._interrupted, step, state, None)
 
   def _save(self, manager, step, state, metrics):
-    host = jax.tree.map(np.asarray, flax.jax_utils.unreplicate(state))
+    host = _on_host(state)
     with storage.reached(self._workdir):
       if not (self._workdir / 'config.json').exists():
         raise OSError(f'the work directory {self._workdir} is gone, and with it what this run has written')
@@ -186,11 +221,15 @@ class Checkpoints:
         self._lock.check()
     with self._explained():
       self._due.wait_until_finished()
-      if (stale := self._interrupted.latest_step()) is not None and stale <= (self._due.latest_step() or -1):
-        self._interrupted.delete(stale)
+      self._delete_stale()
       self._check_room(step, host)
-      manager.save(step, args=ocp.args.StandardSave(host), metrics=metrics or {},
+      manager.save(step, args=ocp.args.PyTreeSave(host), metrics=metrics or {},
                    custom_metadata={'crc32': checksums(host)})
+
+  def _delete_stale(self):
+    """Deletes what was saved when the run was told to stop, once a later checkpoint, or one as late, is complete."""
+    if (stale := self._interrupted.latest_step()) is not None and stale <= (self._due.latest_step() or -1):
+      self._interrupted.delete(stale)
 
   def _check_room(self, step, host):
     if storage.in_bucket(self._workdir):
@@ -233,12 +272,12 @@ class Checkpoints:
 
     Raises:
       ValueError: if the checkpoint's arrays have other names or shapes than `state`, or no checkpoint can be read.
-      OSError: if its bucket cannot be reached.
+      OSError: if the disk, or the bucket, cannot be read. Nothing is set aside then.
     """
     found, damaged = self._steps(), []
     for step, manager in found:
       try:
-        with storage.reached(self._workdir):
+        with storage.being_read(manager.directory / str(step)):
           error, restored = None, self._read(manager, step, state)
       except (_DoesNotFit, storage.Unreachable):
         raise
@@ -263,7 +302,9 @@ class Checkpoints:
     if unlike := trees.compare(there, trees.shapes(state), 'checkpoint', 'config'):
       raise _DoesNotFit(f'the checkpoint {path} does not fit the model of this config:{unlike}\n'
                         'Use the config it was made with, or another --workdir')
-    restored = manager.restore(step, args=ocp.args.StandardRestore(jax.tree.map(np.asarray, state)))
+    wanted = jax.tree.map(np.asarray, state)
+    restored = manager.restore(step, args=ocp.args.PyTreeRestore(
+        wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)))
     check(restored, path)
     return restored
 
@@ -294,6 +335,12 @@ class Checkpoints:
 
 class _DoesNotFit(ValueError):
   """A checkpoint that can be read has other arrays than the run."""
+
+
+def _on_host(state):
+  """A replicated tree's arrays. [devices, ...] -> [...]. Nothing is computed, nor takes room, on a device."""
+  return jax.tree.map(functools.partial(np.squeeze, axis=0),
+                      jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), state)))
 
 
 def _in_all(here: bool) -> bool:
@@ -327,18 +374,22 @@ def check(state, path):
       raise ValueError(f'array {name} is not what was saved: its checksum is {found}, and was {saved.get(name)}')
 
 
-def read_params(workdir, step: int | None = None) -> tuple[dict, int]:
-  """The parameters of a run's checkpoint as nested dicts of numpy arrays, and its step. Nothing is written.
+def read_params(workdir, step: int | None = None, folder: str | None = None) -> tuple[dict, epath.Path]:
+  """The parameters of a run's checkpoint as nested dicts of numpy arrays, and its path. Nothing is written.
 
   Args:
     step: None for the latest that can be read.
+    folder: the one of FOLDERS to look in; None for both.
 
   Raises:
     ValueError: if there is no checkpoint, or none can be read; it names the folder and the steps there are.
+    OSError: if the disk, or the bucket, cannot be read.
   """
   workdir = storage.path_of(workdir)
-  paths = sorted(_whole(workdir), key=lambda path: (int(path.name), path.parent.name == FOLDERS[0]), reverse=True)
-  there = f'the steps in {workdir}: {", ".join(path.name for path in paths) or "none"}'
+  paths = sorted(_whole(workdir, [folder] if folder else FOLDERS),
+                 key=lambda path: (int(path.name), path.parent.name == FOLDERS[0]), reverse=True)
+  there = (f'the steps in {workdir / folder if folder else workdir}: '
+           f'{", ".join(path.name for path in paths) or "none"}')
   if step is not None and str(step) not in [path.name for path in paths]:
     raise ValueError(f'there is no checkpoint of step {step}; {there}')
   damaged = []
@@ -346,7 +397,7 @@ def read_params(workdir, step: int | None = None) -> tuple[dict, int]:
     if step not in (None, int(path.name)):
       continue
     try:
-      with storage.reached(workdir):
+      with storage.being_read(path):
         params = _read_params(path)
     except storage.Unreachable:
       raise
@@ -355,13 +406,13 @@ def read_params(workdir, step: int | None = None) -> tuple[dict, int]:
       continue
     for number, reason in damaged:
       logging.warning('the checkpoint of step %s cannot be read (%s); step %s is taken', number, reason, path.name)
-    return params, int(path.name)
+    return params, path
   reason = f' (step {damaged[0][0]}: {damaged[0][1]})' if damaged else ''
   raise ValueError(f'no checkpoint can be read{reason}; {there}')
 
 
-def _whole(workdir) -> Iterator:
-  for folder in FOLDERS:
+def _whole(workdir, folders) -> Iterator:
+  for folder in folders:
     yield from (path for path in _entries(workdir / folder)
                 if path.name.isdecimal() and ocp.utils.is_checkpoint_finalized(path))
 

@@ -5,6 +5,7 @@ step together, so that all must begin with the same config and stop after the sa
 """
 
 from collections.abc import Iterable, Iterator
+import contextlib
 import ctypes
 import itertools
 import json
@@ -24,6 +25,7 @@ INTERRUPTED = 75  # told to stop, and saved
 LOST = 76  # another process is gone, or has never come
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ONE_NOTICE_S = 0.5  # a launcher that passes a signal on, beside a system that tells every process, makes two of one
+LAST_WORDS_S = 3  # how long a process that leaves waits until they are taken from it
 
 _announce = None  # JAX's own handler of SIGTERM, which tells the other processes
 
@@ -61,10 +63,13 @@ def join(distributed: bool, coordinator: str | None = None, num_processes: int |
     lost_timeout: how long another process may be silent before it is taken for lost, in seconds.
 
   Raises:
-    ValueError: if only some of coordinator, num_processes and process_id are given, or they have no sense.
+    ValueError: if only some of coordinator, num_processes and process_id are given, or anything has no sense.
     SystemExit: if the others do not join in time.
   """
-  given = lambda value, variable: os.environ.get(variable) if value is None else value
+  for name, seconds in {'--join_timeout': join_timeout, '--lost_timeout': lost_timeout}.items():
+    if seconds < 1:
+      raise ValueError(f'{name} is {seconds}; it must be at least 1, in seconds')
+  given = lambda value, variable: os.environ.get(variable) or None if value is None else value
   flags = {'--coordinator': given(coordinator, 'JAX_COORDINATOR_ADDRESS'),
            '--num_processes': given(num_processes, 'JAX_NUM_PROCESSES'),
            '--process_id': given(process_id, 'JAX_PROCESS_ID')}
@@ -75,11 +80,8 @@ def join(distributed: bool, coordinator: str | None = None, num_processes: int |
                      'the processes by itself')
   if not (distributed or named or told_by_environment()):
     return
-  address, *numbers = flags.values()
   if named:
-    number, index = map(int, numbers)
-    if not 0 <= index < number:
-      raise ValueError(f'--process_id is {index}, of --num_processes={number}; it must be from 0 to {number - 1}')
+    address, number, index = _checked(*flags.values())
   late = threading.Timer(join_timeout, _not_joined, [flags, join_timeout])
   late.daemon = True
   late.start()
@@ -97,6 +99,21 @@ def join(distributed: bool, coordinator: str | None = None, num_processes: int |
   sys.excepthook = _leave_alone
 
 
+def _checked(address, number, index) -> tuple[str, int, int]:
+  host, _, port = address.rpartition(':')
+  if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+    raise ValueError(f'--coordinator, or JAX_COORDINATOR_ADDRESS, is {address!r}; it must be HOST:PORT of process 0, for '
+                     'example 10.0.0.2:1234')
+  for name, variable, value, least in (('--num_processes', 'JAX_NUM_PROCESSES', number, 1),
+                                       ('--process_id', 'JAX_PROCESS_ID', index, 0)):
+    if not str(value).isdecimal() or int(value) < least:
+      raise ValueError(f'{name}, or {variable}, is {value!r}; it must be a whole number, at least {least}')
+  number, index = int(number), int(index)
+  if index >= number:
+    raise ValueError(f'--process_id is {index}, of --num_processes={number}; it must be from 0 to {number - 1}')
+  return address, number, index
+
+
 def _not_joined(flags, seconds):
   told = ', '.join(f'{name}={value}' for name, value in flags.items() if value is not None)
   _leave(LOST, f'not all processes of the run joined within {seconds} s ({told or "found by JAX"}). Start the same command '
@@ -107,19 +124,41 @@ def _not_joined(flags, seconds):
 
 def _leave_alone(kind, error, trace):
   # At its orderly end a process waits for the others, which wait for it in the next step.
-  traceback.print_exception(kind, error, trace)
+  told = ''.join(traceback.format_exception(kind, error, trace))
   this = f'process {jax.process_index()} of {jax.process_count()}'
   if issubclass(kind, KeyboardInterrupt):
-    _leave(128 + signal.SIGINT, f'{this} was told to stop before the first step')
-  if issubclass(kind, jax.errors.JaxRuntimeError):
-    _leave(LOST, f'{this} has lost another one, unless the error above says that its own devices failed. Start all of '
-                 'them again: the run goes on from its latest checkpoint')
-  _leave(1, f'{this} ends by this error, and the others will miss it')
+    _leave(128 + signal.SIGINT, f'{told}{this} was told to stop before the first step')
+  if issubclass(kind, jax.errors.JaxRuntimeError) and not _no_memory(error):
+    _leave(LOST, f'{told}{this} has lost another one, unless the error above says that its own devices failed. Start all '
+                 'of them again: the run goes on from its latest checkpoint')
+  _leave(1, f'{told}{this} ends by this error, and the others will miss it')
+
+
+def _no_memory(error):
+  return 'RESOURCE_EXHAUSTED' in str(error)
+
+
+def advise(error: jax.errors.JaxRuntimeError):
+  """Adds what to do to an error that says that the devices' memory is too small."""
+  if _no_memory(error):
+    error.add_note('The batch does not fit into the memory of the devices. Raise config.step.accumulate, which takes the '
+                   'same steps in smaller parts, take more devices, or lower config.data.batch_size')
 
 
 def _leave(code, message):
-  print(message, file=sys.stderr, flush=True)
+  _say(message, LAST_WORDS_S)
   os._exit(code)
+
+
+def _say(text, seconds=0.):
+  """Prints to stderr, and waits for that no longer than told: nobody may read it, or it may be closed."""
+  def write():
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+      os.write(sys.stderr.fileno(), f'{text}\n'.encode())  # a buffer has a lock, which the main thread may hold
+
+  telling = threading.Thread(target=write, daemon=True)
+  telling.start()
+  telling.join(seconds)
 
 
 def _take_over_signals():
@@ -197,9 +236,9 @@ class Notices:
         _leave(128 + received[0], f'{name}, the second one: leaves at once. The run goes on from its latest checkpoint')
       first = time.monotonic()
       self._told.set()
-      print(f'{name}: stops after this step and saves; a second one leaves at once', file=sys.stderr, flush=True)
       if _announce:
         _announce(signal.SIGTERM)
+      _say(f'{name}: stops after this step and saves; a second one leaves at once')
 
   def check(self):
     """Raises Interrupted if there was a notice. All processes must call it equally often; all raise at one call."""

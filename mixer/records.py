@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import json
+import os
 
 from mixer import files
 from mixer import storage
@@ -24,7 +25,8 @@ def read(path) -> Iterator[dict]:
 class Writer:
   """Appends records to a file, each step once; nothing is written where `path` is None.
 
-  On a disk a record is there at once. In a bucket, where a file is only written whole, it is there after `flush`.
+  On a disk a record is there at once, and outlasts a power cut after `flush`. In a bucket, where a file is only written
+  whole, it is there after `flush`.
   """
 
   def __init__(self, path, last_step: int):
@@ -53,8 +55,10 @@ class Writer:
       self._rewrite()
 
   def flush(self):
-    """Makes sure that all records are there."""
-    if self._path is not None and not self._file:
+    """Makes sure that all records are there, and stay."""
+    if self._file:
+      self._guard(lambda: os.fsync(self._file.fileno()))
+    elif self._path is not None:
       self._rewrite()
 
   def _rewrite(self):

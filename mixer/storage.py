@@ -6,8 +6,10 @@ TensorStore and google-cloud-storage.
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import fcntl
 import os
+import pathlib
 import re
 import socket
 import tempfile
@@ -23,6 +25,8 @@ LATER = 'Requests were repeated, in vain; the same command goes on when Google C
 # errors. TensorFlow has a kind of error for each.
 ADVICE = {'PERMISSION_DENIED': SIGN_IN, 'UNAUTHENTICATED': SIGN_IN, 'UNAVAILABLE': LATER, 'DEADLINE_EXCEEDED': LATER,
           'RESOURCE_EXHAUSTED': LATER, 'ABORTED': LATER, 'INTERNAL': LATER, 'CANCELLED': LATER, 'UNKNOWN': LATER}
+# What the system says of a file that is not what it should be, or is not there. All else that it says is of the disk.
+OF_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG)
 
 
 def path_of(name) -> epath.Path:
@@ -43,7 +47,10 @@ def make_folder(path: epath.Path):
     OSError: if it cannot be made, or there is no such bucket.
   """
   if not in_bucket(path):
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+      _sync(folder.parent)
     return
   bucket = '/'.join(os.fspath(path).split('/')[:3])
   with reached(path):
@@ -55,7 +62,7 @@ def make_folder(path: epath.Path):
 
 
 def write(path: epath.Path, content: str | bytes):
-  """Replaces a file. Whoever reads meanwhile, or after a kill, sees the old content or the new one."""
+  """Replaces a file. Whoever reads meanwhile, or after a kill or a power cut, sees the old content or the new one."""
   content = content.encode() if isinstance(content, str) else content
   if in_bucket(path):  # where an object appears when it is closed
     with reached(path):
@@ -63,11 +70,32 @@ def write(path: epath.Path, content: str | bytes):
     return
   partial = path.with_name(f'{path.name}.partial')
   partial.write_bytes(content)
+  _sync(partial)
   partial.replace(path)
+  _sync(path.parent)
+
+
+def sync(folder: epath.Path):
+  """Waits until a folder on a disk, all that is in it, and its name in the folder above outlast a power cut."""
+  if not in_bucket(folder):
+    folder = pathlib.Path(folder)
+    for path in (*folder.rglob('*'), folder, folder.parent):
+      _sync(path)
+
+
+def _sync(path):
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  except OSError as error:
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a network's file system that has no such thing
+      raise
+  finally:
+    os.close(descriptor)
 
 
 class Unreachable(OSError):
-  """The service of a bucket does not do what it is asked, whatever lies there."""
+  """A disk, or the service of a bucket, does not do what it is asked, whatever lies there."""
 
 
 def advice(error: BaseException, path) -> str | None:
@@ -100,6 +128,38 @@ def reached(path) -> Iterator[None]:
     if (way_out := advice(error, path)) is None:
       raise
     raise Unreachable(f'{path} cannot be reached: {first_line(error)}. {way_out}') from error
+
+
+@contextlib.contextmanager
+def being_read(path) -> Iterator[None]:
+  """As `reached`, and also raises errors of a disk, or of the way to it, as an Unreachable.
+
+  All others are then of what was read.
+  """
+  try:
+    with reached(path):
+      yield
+  except Unreachable:
+    raise
+  except Exception as error:
+    if (fault := _fault(error)) is None:
+      raise
+    raise Unreachable(f'{path} cannot be read: {fault}. No checkpoint was touched; the same command goes on when the '
+                      'disk can be read again') from error
+
+
+def _fault(error):
+  """What the system says of a disk in an error or in what led to it; None if nothing."""
+  while error is not None:
+    if isinstance(error, OSError):
+      code = error.errno
+    else:  # TensorStore tells it in words
+      found = re.search(r"os_error_code='(\d+)'", str(error))
+      code = found and int(found[1])
+    if code and code not in OF_FILES:
+      return f'[Errno {code}] {os.strerror(code)}'
+    error = error.__cause__ or error.__context__
+  return None
 
 
 def first_line(error: BaseException) -> str:

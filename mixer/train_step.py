@@ -38,9 +38,9 @@ def on_host(init) -> TrainState:
   return jax.device_get(jax.jit(init, compiler_options=options)())
 
 
-def replicated_shapes(init) -> TrainState:
-  """The shapes and types of init(), replicated over this host's devices; nothing is computed."""
-  devices = jax.local_device_count()
+def replicated_shapes(init, devices: int | None = None) -> TrainState:
+  """The shapes and types of init(), replicated over so many devices, by default this host's; nothing is computed."""
+  devices = devices or jax.local_device_count()
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), jax.eval_shape(init))
 
 
@@ -97,14 +97,16 @@ def mixing_weight(mixup: float, seed: int, step):
   return mixing.draw_weight(mixup, jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), 1))
 
 
-def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: float = 0., accumulate: int = 1):
+def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: float = 0., accumulate: int = 1,
+             devices=None):
   """`update` over all devices: state and batch have a leading axis of devices, the metrics have none.
 
-  The state is donated whole. The batch is not: none of the results could take its memory.
+  The state is donated whole. The batch is not: none of the results could take its memory. `devices` may be others than
+  those of this machine, to compile for them (tools/plan.py).
   """
   step = functools.partial(update, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
                            mixup=mixup, accumulate=accumulate)
-  return jax.pmap(step, axis_name='batch', out_axes=(0, None), donate_argnums=0)
+  return jax.pmap(step, axis_name='batch', devices=devices, out_axes=(0, None), donate_argnums=0)
 
 
 def prepared(step, state: TrainState, batch: dict):

@@ -78,7 +78,8 @@ def load(name: str) -> Weights:
 
   Args:
     name: a published name ('imagenet21k/Mixer-B_16'), an .npz file (also gs://), a .safetensors file of timm, a run's
-      work directory, for its latest checkpoint, or one of its checkpoints ('runs/digits/checkpoints/562').
+      work directory, for its latest checkpoint, or one of its checkpoints ('runs/digits/checkpoints/562', or
+      'runs/digits/interrupted/500').
 
   Raises:
     FileNotFoundError, OSError, ValueError: naming the file or address and what is the matter with it.
@@ -96,10 +97,10 @@ def _of_path(path):
     return _of_file(_there(path), npz.read)
   if path.suffix == '.safetensors':
     return _of_file(_there(path), timm.read)
-  if path.parent.name == 'checkpoints' and path.name.isdecimal():
-    return _of_run(path.parent.parent, int(path.name))
+  if path.parent.name in checkpoint.FOLDERS and path.name.isdecimal():
+    return _of_run(path.parent.parent, int(path.name), path.parent.name)
   if _there(path).is_dir():
-    return _of_run(path, None)
+    return _of_run(path)
   advice = ''
   if path.suffix in ('.pth', '.pt', '.bin'):
     advice = " PyTorch's own files are pickles, which are not read; save the state_dict as .safetensors there."
@@ -145,7 +146,7 @@ def _wordnet_ids() -> list[str]:
   return (folder / 'datasets' / 'imagenet2012' / 'labels.txt').read_text().split()
 
 
-def _of_run(workdir, step) -> Weights:
+def _of_run(workdir, step=None, folder=None) -> Weights:
   path = workdir / 'config.json'
   if not path.exists():
     raise ValueError(f"{workdir} is not a run's work directory: there is no {path}")
@@ -158,8 +159,7 @@ def _of_run(workdir, step) -> Weights:
     evaluated = _evaluated(config['evals'], resolution)
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f'{path} is not the config of a run of this version: {error!r}') from error
-  params, step = checkpoint.read_params(workdir, step)
-  checked = f'{workdir / "checkpoints" / str(step)}'
+  params, checked = checkpoint.read_params(workdir, step, folder)
   params = trees.nested(arrays.float32(trees.flat(params), checked))
   fields, there = _sizes_of(params, checked)
   # The model is not traced: of a config that claims a million blocks, that takes for ever.
@@ -172,7 +172,7 @@ def _of_run(workdir, step) -> Weights:
     raise ValueError(f'{names} has {len(class_names):,} lines, and the model {fields["num_classes"]:,} classes')
   kept = {field: value for field, value in section.items() if field not in NOT_KEPT}
   return Weights(params=params, model={**kept, **fields}, resolution=resolution, loss=loss, class_names=class_names,
-                 source=f'step {step:,} of the run in {workdir}', **evaluated)
+                 source=f'step {int(checked.name):,} of the run in {workdir}', **evaluated)
 
 
 def _evaluated(evals, resolution):

@@ -3,6 +3,7 @@ import errno
 import functools
 import json
 import os
+import re
 import resource
 import shutil
 
@@ -66,6 +67,19 @@ def test_what_is_restored_is_what_was_saved_without_the_axis_of_devices(tmp_path
   assert equal(restore(tmp_path), flax.jax_utils.unreplicate(jax.device_get(at(2))))
 
 
+def test_a_checkpoint_is_on_the_disk_before_those_before_it_are_deleted(tmp_path, monkeypatch):
+  names = lambda path: {str(part.relative_to(path)) for part in path.rglob('*')}
+  synced = []
+
+  def sync(folder, original=storage.sync):
+    original(folder)
+    synced.append((folder.name, kept(tmp_path), names(tmp_path / 'checkpoints' / folder.name)))
+  monkeypatch.setattr(storage, 'sync', sync)
+  save(tmp_path, [1, 2], keep_latest=1)
+  assert synced[1] == ('2', [1, 2], names(tmp_path / 'checkpoints/2'))
+  assert kept(tmp_path) == [2]
+
+
 def test_without_a_checkpoint_the_state_stays(tmp_path):
   state = first_state()
   assert restore(tmp_path, state) is state
@@ -83,6 +97,12 @@ def test_a_run_that_goes_on_knows_the_best_of_the_lives_before(tmp_path):
   for steps in ([1, 2, 3], [4, 5], [6, 7, 8]):
     save(tmp_path, steps, scores, best='test/top1')
   assert kept(tmp_path) == [2, 7, 8]
+
+
+def test_of_checkpoints_without_metrics_none_is_the_best(tmp_path):
+  save(tmp_path, [1, 2])  # as nothing asked for a best one
+  save(tmp_path, [3, 4, 5, 6], lambda step: {'test/top1': 1 / step}, best='test/top1')
+  assert kept(tmp_path) == [3, 5, 6]
 
 
 def test_saving_does_not_wait_for_the_disk_nor_see_later_changes(tmp_path):
@@ -129,6 +149,41 @@ def test_a_flipped_bit_anywhere_costs_that_checkpoint_at_most(tmp_path):
   assert fell_back > len(names)
 
 
+def test_a_bit_of_what_orbax_reads_first_costs_that_checkpoint_at_most(tmp_path, caplog):
+  scores = lambda step: {'test/top1': 1 / step}
+  save(tmp_path, [1, 2, 3], scores, best='test/top1')
+  metadata = tmp_path / 'checkpoints/3/_CHECKPOINT_METADATA'
+  metadata.write_text(metadata.read_text().replace('performance_metrics', 'performancE_metrics'))
+  assert int(restore(tmp_path).step) == 2
+  assert (tmp_path / 'damaged/checkpoints-3').exists()
+  metrics = tmp_path / 'checkpoints/2/metrics/metrics'
+  metrics.write_text(metrics.read_text().replace('"', '!'))
+  save(tmp_path, [3, 4, 5], scores, best='test/top1')
+  assert kept(tmp_path) == [1, 4, 5]
+  assert re.search(r'the metrics of the checkpoint .*checkpoints/2 cannot be read \(.*\)', caplog.text)
+
+
+@pytest.mark.parametrize('name, target, said', [
+    ('_METADATA', '/proc/self/mem', r'\[Errno 5\] Input/output error'),
+    ('manifest.ocdbt', 'manifest.ocdbt', r'\[Errno 40\] Too many levels of symbolic links'),  # told by TensorStore
+])
+def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, name, target, said):
+  save(tmp_path, [1, 2])
+  path = tmp_path / 'checkpoints/2/default' / name
+  content = path.read_bytes()
+  path.unlink()
+  path.symlink_to(target)
+  said = f'checkpoints/2 cannot be read: {said}. No checkpoint was touched; the same command goes on'
+  with pytest.raises(OSError, match=said):
+    restore(tmp_path)
+  with pytest.raises(OSError, match=said):
+    checkpoint.read_params(tmp_path)
+  assert kept(tmp_path) == [1, 2] and not (tmp_path / 'damaged').exists()
+  path.unlink()
+  path.write_bytes(content)
+  assert int(restore(tmp_path).step) == 2
+
+
 def test_what_is_not_what_was_saved_is_damaged(tmp_path, monkeypatch, caplog):
   with monkeypatch.context() as patched:
     save(tmp_path, [1])
@@ -145,7 +200,7 @@ def test_checkpoints_without_checksums_are_taken_with_a_warning(tmp_path, caplog
   assert int(restore(tmp_path).step) == 1
   assert 'from before there were checksums' in caplog.text
   metadata.unlink()
-  assert checkpoint.read_params(tmp_path)[1] == 1
+  assert checkpoint.read_params(tmp_path)[1].name == '1'
   assert '_CHECKPOINT_METADATA is missing' in caplog.text
 
 
@@ -159,6 +214,20 @@ def test_a_damaged_latest_checkpoint_falls_back_and_says_so(tmp_path, how, caplo
   assert (tmp_path / 'damaged' / 'checkpoints-3').exists()
   save(tmp_path, [3])  # the run takes the step again
   assert int(restore(tmp_path).step) == 3
+
+
+def test_a_step_is_taken_and_saved_again_in_place_of_a_damaged_one_and_may_be_damaged_again(tmp_path):
+  save(tmp_path, [1, 2, 3], keep_latest=3)
+  damage(tmp_path / 'checkpoints/3', 'truncated')
+  with open_run(tmp_path) as checkpoints:
+    assert int(checkpoints.restore(first_state())[0].step) == 2
+    checkpoints.save(3, at(3))
+  assert kept(tmp_path) == [2, 3]
+  (tmp_path / 'damaged/checkpoints-3/of the first time').touch()
+  damage(tmp_path / 'checkpoints/3', 'arrays gone')
+  assert int(restore(tmp_path).step) == 2
+  assert kept(tmp_path) == [2]
+  assert not (tmp_path / 'damaged/checkpoints-3/of the first time').exists()
 
 
 def test_when_none_can_be_read_nothing_is_started_anew(tmp_path):
@@ -248,13 +317,26 @@ def test_an_interrupted_run_goes_on_with_what_was_due(tmp_path):
   with open_run(tmp_path) as checkpoints:
     state, unfinished = checkpoints.restore(first_state())
     assert int(state.step) == 2 and unfinished
-    assert checkpoint.read_params(tmp_path)[1] == 2
+    assert checkpoint.read_params(tmp_path)[1].name == '2'
     checkpoints.save(2, at(2))
+  assert not list((tmp_path / 'interrupted').iterdir())
   with open_run(tmp_path) as checkpoints:
     state, unfinished = checkpoints.restore(first_state())
     assert int(state.step) == 2 and not unfinished
+
+
+def test_what_was_interrupted_is_kept_until_a_later_checkpoint_is_complete(tmp_path):
+  save(tmp_path, [1])
+  with open_run(tmp_path) as checkpoints:
+    checkpoints.save_interrupted(2, at(2))
+  with pytest.raises(OSError), full_disk(room=600), open_run(tmp_path) as checkpoints:
     checkpoints.save(3, at(3))
-  assert not list((tmp_path / 'interrupted').iterdir())
+  with open_run(tmp_path) as checkpoints:
+    assert int(checkpoints.restore(first_state())[0].step) == 2
+    checkpoints.save(3, at(3))
+    assert [path.name for path in (tmp_path / 'interrupted').iterdir()] == ['2']
+    checkpoints.save(4, at(4))
+    assert not list((tmp_path / 'interrupted').iterdir())
 
 
 def test_two_runs_at_once_are_refused_and_the_lock_ends_with_its_run(tmp_path):
@@ -269,6 +351,27 @@ def test_checkpoints_of_an_unknown_run_are_refused(tmp_path):
   save(tmp_path, [1])
   (tmp_path / 'config.json').unlink()
   with pytest.raises(ValueError, match='holds checkpoints and no config.json'):
+    checkpoint.claim(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize('content', ['', '{"seed": 0, "total_st', '[]'])
+def test_a_config_that_was_cut_off_is_told_with_the_way_out(tmp_path, content):
+  save(tmp_path, [1])
+  (tmp_path / 'config.json').write_text(content)
+  with pytest.raises(ValueError, match=f'config.json: .* It has {len(content)} bytes, and says of which run (.|\n)*Put '
+                     'back what it was, .*, or choose another --workdir'):
+    checkpoint.claim(tmp_path, CONFIG)
+  assert kept(tmp_path) == [1] and (tmp_path / 'config.json').read_text() == content
+
+
+def test_a_work_directory_that_not_all_processes_share_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpoint.jax, 'process_index', lambda: 1)
+  with pytest.raises(OSError, match='process 1 does not find there what process 0 wrote; it must be on storage that all'):
+    checkpoint.claim(tmp_path, CONFIG)
+  monkeypatch.undo()
+  checkpoint.claim(tmp_path, {**CONFIG, 'seed': 1})  # of an earlier run, on this machine alone
+  monkeypatch.setattr(checkpoint.jax, 'process_index', lambda: 1)
+  with pytest.raises(OSError, match='process 1 does not find there what process 0 wrote'):
     checkpoint.claim(tmp_path, CONFIG)
 
 

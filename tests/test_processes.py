@@ -192,6 +192,63 @@ def test_a_second_notice_leaves_at_once_whatever_the_main_thread_does():
     assert 'SIGTERM, the second one: leaves at once' in process.stderr.read()
 
 
+@pytest.mark.parametrize('stderr', ['full', 'closed', 'absent'])
+def test_a_notice_is_heeded_and_a_second_one_leaves_at_once_though_nobody_can_be_told(stderr, tmp_path):
+  # The first one is seen by the file that `check` has written, since what would be told cannot be.
+  waiting = f'''
+import os, pathlib, sys, threading
+from mixer import processes
+stderr = {stderr!r}
+if stderr == 'full':
+  read, write = os.pipe()
+  os.set_blocking(write, False)
+  try:
+    while True: os.write(write, b'x' * 4096)
+  except BlockingIOError: os.set_blocking(write, True)
+  os.dup2(write, 2)
+elif stderr == 'closed': os.close(2)
+else: sys.stderr = None
+with processes.Notices() as notices:
+  print('in', flush=True)
+  while True:
+    try: notices.check()
+    except processes.Interrupted: break
+  pathlib.Path({str(tmp_path / "told")!r}).touch()
+  lock = threading.Lock(); lock.acquire(); lock.acquire()
+'''
+  process = subprocess.Popen([sys.executable, '-c', waiting], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+  try:
+    assert process.stdout.readline() == 'in\n'
+    process.terminate()
+    until = time.monotonic() + LIMIT_S
+    while not (tmp_path / 'told').exists() and time.monotonic() < until:
+      time.sleep(0.01)
+    assert (tmp_path / 'told').exists()
+    time.sleep(2 * processes.ONE_NOTICE_S)
+    process.terminate()
+    assert process.wait(LIMIT_S / 4) == 128 + signal.SIGTERM
+  finally:
+    process.kill()
+    process.communicate()
+
+
+def test_a_batch_that_does_not_fit_is_no_lost_process_and_is_told_with_the_way_out():
+  # Without the devices' end nothing would be left to tell apart: a real allocation, of a petabyte.
+  program = '''
+import sys, jax
+from mixer import processes
+sys.excepthook = processes._leave_alone
+try: jax.numpy.zeros(2**50, 'uint8')
+except jax.errors.JaxRuntimeError as error:
+  processes.advise(error)
+  raise
+'''
+  done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 1, done.stderr
+  assert 'RESOURCE_EXHAUSTED: ' in done.stderr and 'ends by this error, and the others will miss it' in done.stderr
+  assert 'The batch does not fit into the memory of the devices. Raise config.step.accumulate' in done.stderr
+
+
 def test_signals_mean_what_they_meant_when_there_are_no_more_notices():
   before = {number: signal.getsignal(number) for number in processes.SIGNALS}
   with processes.Notices() as notices:
@@ -208,6 +265,36 @@ def test_signals_mean_what_they_meant_when_there_are_no_more_notices():
 def test_half_of_an_address_is_refused(arguments, text):
   with pytest.raises(ValueError, match=text):
     processes.join(False, *arguments)
+
+
+@pytest.mark.parametrize('flags, environment, text', [
+    (dict(coordinator='host', num_processes=2, process_id=0), {},
+     r"--coordinator, or JAX_COORDINATOR_ADDRESS, is 'host'; it must be HOST:PORT of process 0, for example 10"),
+    (dict(coordinator=':1', num_processes=2, process_id=0), {}, r"--coordinator, .* is ':1'; it must be HOST:PORT"),
+    (dict(coordinator='host:99999', num_processes=2, process_id=0), {}, r"'host:99999'; it must be HOST:PORT"),
+    (dict(coordinator='host:http', num_processes=2, process_id=0), {}, r"'host:http'; it must be HOST:PORT"),
+    (dict(coordinator='h:1', num_processes=0, process_id=0), {},
+     '--num_processes, or JAX_NUM_PROCESSES, is 0; it must be a whole number, at least 1'),
+    (dict(coordinator='h:1', num_processes=2, process_id=-1), {},
+     '--process_id, or JAX_PROCESS_ID, is -1; it must be a whole number, at least 0'),
+    ({}, {'JAX_COORDINATOR_ADDRESS': 'h:1', 'JAX_NUM_PROCESSES': 'two', 'JAX_PROCESS_ID': '0'},
+     "JAX_NUM_PROCESSES, is 'two'; it must be a whole number, at least 1"),
+    ({}, {'JAX_COORDINATOR_ADDRESS': 'h:1', 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '0.5'},
+     "JAX_PROCESS_ID, is '0.5'; it must be a whole number, at least 0"),
+    (dict(join_timeout=0), {}, '--join_timeout is 0; it must be at least 1, in seconds'),
+    (dict(lost_timeout=-5), {}, '--lost_timeout is -5; it must be at least 1, in seconds'),
+])
+def test_values_without_sense_are_named_with_what_they_must_be(flags, environment, text, monkeypatch):
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(ValueError, match=text):
+    processes.join(False, **flags)
+
+
+def test_variables_that_are_empty_say_nothing(monkeypatch):
+  for name in ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'):
+    monkeypatch.setenv(name, '')
+  processes.join(False)
 
 
 def test_a_machine_of_no_cluster_is_told_what_to_give(tmp_path, data_dir):

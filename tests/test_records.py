@@ -1,6 +1,7 @@
 """The numbers of a run survive its interruptions."""
 
 import json
+import os
 import resource
 
 import pytest
@@ -36,6 +37,16 @@ def test_each_record_is_on_disk_at_once(tmp_path):
   writer.write(1, {})
   assert steps_in(tmp_path / 'records.jsonl') == [1]
   writer.close()
+
+
+def test_what_was_flushed_outlasts_a_power_cut(tmp_path, monkeypatch):
+  synced = []
+  writer = records.Writer(tmp_path / 'records.jsonl', 0)
+  writer.write(1, {})
+  monkeypatch.setattr(records.os, 'fsync', lambda descriptor: synced.append(os.readlink(f'/proc/self/fd/{descriptor}')))
+  writer.flush()
+  writer.close()
+  assert synced == [str(tmp_path / 'records.jsonl')]
 
 
 def test_a_half_written_line_is_passed_over(tmp_path):

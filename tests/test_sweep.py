@@ -3,9 +3,15 @@
 import csv
 import json
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
+from conftest import ROOT
+from mixer import processes
 from tools import sweep
 
 RUNS = {'learning_rate=0.1': 0.5, 'learning_rate=0.2': 0.75, 'learning_rate=0.3': 0.6, 'best,learning_rate=0.2': 0.9,
@@ -17,24 +23,24 @@ def command(tmp_path, monkeypatch):
   """Runs the sweep with a train.py that writes what RUNS says; returns (exit code, the runs that were trained)."""
   trained = []
 
-  def fake(arguments, check):
+  def fake(arguments):
     given = dict(argument.removeprefix('--').partition('=')[::2] for argument in arguments[2:])
     workdir = pathlib.Path(given['workdir'])
     trained.append((workdir.name, given))
     if fake.dies == workdir.name:
       raise KeyboardInterrupt
     if workdir.name in fake.fails:
-      raise sweep.subprocess.CalledProcessError(3, arguments)
+      return fake.code
     (workdir / 'config.json').write_text(json.dumps({'total_steps': 10}))
     rows = [{'step': 5, 'dev/top1': 1.0}, {'step': 10, 'train/loss': 1.0, 'dev/top1': RUNS[workdir.name], 'dev/examples': 7}]
     (workdir / 'records.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    return 0
 
-  fake.dies, fake.fails = None, []
-  monkeypatch.setattr(sweep.subprocess, 'run', fake)
+  monkeypatch.setattr(sweep, 'exit_code', fake)
 
-  def run(*arguments, dies=None, fails=()):
+  def run(*arguments, dies=None, fails=(), code=3):
     trained.clear()
-    fake.dies, fake.fails = dies, fails
+    fake.dies, fake.fails, fake.code = dies, fails, code
     sweep.sweep(sweep.parse(['--config=c.py:x', f'--workdir={tmp_path}', *arguments]))
     return list(trained)
 
@@ -101,6 +107,48 @@ def test_runs_that_fail_are_left_out(command, capsys):
   assert 'best: learning_rate=0.3' in printed.out
   with pytest.raises(ValueError, match='all 1 runs failed; their errors stand above'):
     command('--over=optimizer.learning_rate=0.2', fails=['learning_rate=0.2'])
+
+
+@pytest.mark.parametrize('code, ends_with, how', [
+    (processes.INTERRUPTED, 75, 'ended with exit code 75'), (processes.LOST, 76, 'ended with exit code 76'),
+    (-signal.SIGKILL, 137, 'was ended by SIGKILL'), (-signal.SIGABRT, 134, 'was ended by SIGABRT'),
+    (128 + signal.SIGTERM, 143, 'ended with exit code 143'),
+])
+def test_a_run_that_was_stopped_stops_the_sweep_which_then_goes_on(command, code, ends_with, how):
+  over = '--over=optimizer.learning_rate=0.1,0.2,0.3'
+  with pytest.raises(sweep.Stopped, match=f'learning_rate=0.2 {how}, and can go on; so does the sweep') as stopped:
+    command(over, fails=['learning_rate=0.2'], code=code)
+  assert stopped.value.code == ends_with
+  with pytest.raises(sweep.Stopped):
+    command(over, fails=['best,learning_rate=0.2'], code=code)
+  assert [name for name, _ in command(over)] == ['best,learning_rate=0.2']
+
+
+def test_a_sweep_that_stops_has_the_exit_code_of_its_run(monkeypatch, capsys):
+  def stop(flags):
+    raise sweep.Stopped('runs/x', processes.INTERRUPTED)
+  monkeypatch.setattr(sweep, 'sweep', stop)
+  with pytest.raises(SystemExit) as ended:
+    sweep.main(['--config=c.py:x', '--workdir=runs', '--over=a=1'])
+  assert ended.value.code == processes.INTERRUPTED
+  assert 'the run in runs/x ended with exit code 75, and can go on' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_notice_to_the_sweep_reaches_the_run_which_may_take_its_time(tmp_path, number):
+  ready = tmp_path / 'ready'
+  run = ('import pathlib, signal, sys, time\n'
+         'def stop(*_): time.sleep(1); sys.exit(75)\n'
+         f'signal.signal({int(number)}, stop)\n'
+         f'pathlib.Path({str(ready)!r}).touch()\n'
+         'time.sleep(60)')
+  whole = f'import sys; from tools import sweep; sys.exit(sweep.exit_code([sys.executable, "-c", {run!r}]))'
+  with subprocess.Popen([sys.executable, '-c', whole], cwd=ROOT) as process:
+    while not ready.exists():
+      assert process.poll() is None
+      time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(120) == processes.INTERRUPTED
 
 
 def test_what_is_set_in_all_runs_is_field_and_value(command):

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from configs import mixer_digits
 from conftest import ROOT
 import input_pipeline
+from mixer import checkpoint
 from mixer import models
 from mixer import processes
 from mixer import records
@@ -138,11 +139,27 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_n
   assert [path.name for path in (tmp_path / 'interrupted').iterdir()] == [str(step)]
   assert [line['step'] for line in told(tmp_path) if 'test/top1' in line] == [s for s in (3, 6) if s < step]
   assert train.train(config(data_dir), str(tmp_path)) == whole[1]
+  assert not list((tmp_path / 'interrupted').iterdir())
   assert told(tmp_path) == told(whole[0])
   one, other = last_state(tmp_path), last_state(whole[0])
   assert all(np.array_equal(one[name], other[name]) for name in one)
   kept = lambda workdir: sorted(path.name for path in (workdir / 'checkpoints').iterdir())
   assert kept(tmp_path) == kept(whole[0])
+
+
+def test_the_last_checkpoint_is_completed_while_notices_are_heeded(data_dir, tmp_path, monkeypatch):
+  before, told = signal.getsignal(signal.SIGTERM), []
+
+  def leave(self, *error, original=checkpoint.Checkpoints.__exit__):
+    if signal.getsignal(signal.SIGTERM) != before:  # else it would end all tests
+      os.kill(os.getpid(), signal.SIGTERM)
+      told.append(signal.SIGTERM)
+    original(self, *error)
+  monkeypatch.setattr(checkpoint.Checkpoints, '__exit__', leave)
+  results = train.train(config(data_dir, total_steps=2, **{'optimizer.schedule.warmup_steps': 1}), str(tmp_path))
+  assert told and results['test/examples'] == 360
+  assert last_state(tmp_path)["['step']"] == 2
+  assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_finished_run_only_scores_again(whole, data_dir):

@@ -211,6 +211,20 @@ def test_a_checkpoint_of_a_run_gives_that_step(run):
     weights.load(run / 'checkpoints' / '7')
 
 
+def test_a_checkpoint_of_a_run_that_was_interrupted_is_that_one_alone(run, tmp_path):
+  workdir = shutil.copytree(run, tmp_path / 'run')
+  shutil.copytree(workdir / 'checkpoints/1', workdir / 'interrupted/2')  # as if it were another state of step 2
+  for name, value in (('checkpoints/2', 2), ('interrupted/2', 1)):
+    loaded = weights.load(workdir / name)
+    assert example_weights.equal(loaded.params, jax.tree.map(lambda x: np.asarray(x + value), state().params))
+    assert 'step 2' in loaded.source
+  with pytest.raises(ValueError, match=r'there is no checkpoint of step 1; the steps in .*/interrupted: 2$'):
+    weights.load(workdir / 'interrupted/1')
+  (workdir / 'interrupted/2/default/manifest.ocdbt').write_bytes(b'')
+  with pytest.raises(ValueError, match=r'no checkpoint can be read \(step 2: .*\); the steps in .*/interrupted: 2$'):
+    weights.load(workdir / 'interrupted/2')
+
+
 def test_a_checkpoint_that_cannot_be_read_gives_the_one_before_and_says_so(tmp_path, caplog):
   make_run(tmp_path)
   for path in (tmp_path / 'checkpoints' / '2').rglob('*'):

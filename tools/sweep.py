@@ -4,7 +4,8 @@ The paper chooses each fine-tuning's learning rate so (section 3):
   python -m tools.sweep --config=configs/mixer_finetune.py:b16_i21k,cifar10 --workdir=runs/sweep \
     --over=optimizer.learning_rate=0.003,0.01,0.03,0.06
 Several --over are combined in all ways. Each run has a folder of its own in the work directory: a sweep that was
-stopped goes on with the same command, and passes over what is finished. The table is sweep.csv there.
+stopped goes on with the same command, and passes over what is finished. The table is sweep.csv there. SIGTERM and
+Ctrl-C stop the run in hand as they stop train.py, and then the sweep with the same exit code.
 """
 
 import argparse
@@ -13,13 +14,24 @@ import itertools
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 
 from mixer import files
+from mixer import processes
 from mixer import records
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+class Stopped(Exception):
+  """A run ended for a reason that is none of its values', and can go on. `code` is the exit code of the sweep."""
+
+  def __init__(self, workdir, code: int):
+    how = f'was ended by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'
+    super().__init__(f'the run in {workdir} {how}, and can go on; so does the sweep, with the same command')
+    self.code = 128 - code if code < 0 else code  # as a shell has it
 
 
 def grid(over: list[str]) -> list[dict[str, str]]:
@@ -76,7 +88,12 @@ def write_table(path: pathlib.Path, rows: list[dict]):
 
 
 def train(config: str, workdir: pathlib.Path, fields: dict[str, str]) -> dict[str, float]:
-  """Runs train.py to its end, unless it has been there. Returns its last evaluations."""
+  """Runs train.py to its end, unless it has been there. Returns its last evaluations.
+
+  Raises:
+    subprocess.CalledProcessError: if it fails.
+    Stopped: if it was told to stop, has lost another process, or was ended by a signal.
+  """
   arguments = command(config, workdir, fields)
   print(shlex.join(arguments), file=sys.stderr)
   # Without the folder, which may be spelt in several ways.
@@ -87,8 +104,25 @@ def train(config: str, workdir: pathlib.Path, fields: dict[str, str]) -> dict[st
   workdir.mkdir(parents=True, exist_ok=True)
   kept.write_text(line)
   if result(workdir) is None:
-    subprocess.run([sys.executable, str(ROOT / 'train.py'), *arguments[2:]], check=True)
+    code = exit_code([sys.executable, str(ROOT / 'train.py'), *arguments[2:]])
+    if code < 0 or code > 128 or code in (processes.INTERRUPTED, processes.LOST):
+      raise Stopped(workdir, code)
+    if code:
+      raise subprocess.CalledProcessError(code, arguments)
   return result(workdir)
+
+
+def exit_code(arguments: list[str]) -> int:
+  """Runs a command, and passes notices to stop on to it."""
+  with subprocess.Popen(arguments) as process:
+    # Python's own answer to Ctrl-C would kill it before it has saved.
+    before = {number: signal.signal(number, lambda number, _: process.send_signal(number))
+              for number in processes.SIGNALS}
+    try:
+      return process.wait()
+    finally:
+      for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -156,6 +190,9 @@ def main(arguments: list[str] | None = None):
   flags = parse(arguments)
   try:
     sweep(flags)
+  except Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    sys.exit(stopped.code)
   except (ValueError, subprocess.CalledProcessError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
 
