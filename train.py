@@ -57,6 +57,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     processes.Interrupted: if it was told to stop; the same call goes on.
   """
   configuration.check(config)
+  devices.keep_memory()
   data, evals, probes = input_pipeline.open_all(config, input_pipeline.Hosts.here())
   config = configuration.with_classes(config, data.source.class_names)
   config = configuration.in_steps(config, data.source.num_examples / data.batch_size)

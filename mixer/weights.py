@@ -28,7 +28,7 @@ from mixer.models import mlp_mixer
 
 # Fields of a run's `model` section that its parameters tell, or that count in training alone.
 NOT_KEPT = ('variant', 'tiles', 'dropout_rate', 'stochastic_depth', 'stochastic_depth_rule', 'head_bias_init',
-            'param_dtype')
+            'param_dtype', 'scan', 'remat', 'platform')
 
 
 @dataclasses.dataclass(frozen=True)

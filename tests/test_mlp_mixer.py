@@ -21,8 +21,13 @@ VARIANTS = [row['model'].removeprefix('Mixer-') for row in TABLE_1]
 
 # 8 x 12 pixels: six patches, in two rows of three.
 SMALL = dict(name='mlp_mixer', num_classes=5, patch_size=4, num_blocks=3, hidden_dim=16, tokens_mlp_dim=10,
-             channels_mlp_dim=24)
+             channels_mlp_dim=24, platform='any')
 SHAPE = (8, 12, 3)
+
+# Ways to compute the same model. The first one is the paper's listing.
+FORMS = [dict(platform=platform, scan=scan, remat=remat) for platform in ('any', 'cpu') for scan in (False, True)
+         for remat in ('none', 'block')]
+FORM_NAMES = [' '.join(map(str, form.values())) for form in FORMS]
 
 # LLVM takes 20 s over the random numbers of dropout, which are soon computed without its care.
 FAST = {'xla_backend_optimization_level': 0}
@@ -134,8 +139,9 @@ def test_head_starts_at_its_bias():
 # The equations
 
 
-def test_same_weights_same_logits():
-  model, params, images = small_model()
+@pytest.mark.parametrize('form', FORMS, ids=FORM_NAMES)
+def test_same_weights_same_logits(form):
+  model, params, images = small_model(**form)
   logits = model.apply({'params': params}, images)
   expected = [reference(params, image, [(1, 1)] * 3)[1] for image in images]
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
@@ -226,6 +232,98 @@ def test_bfloat16_keeps_float32_parameters_and_logits():
   assert (np.asarray(half_logits) != np.asarray(half_logits.astype('bfloat16').astype('float32'))).any()
 
 
+# Its forms
+
+
+def logits_and_gradients(model, params, images, keys=None):
+  """Logits, and the gradients of a loss in which all of them count."""
+  def loss(params):
+    logits = model.apply({'params': params}, images, keys)
+    return jnp.mean(jnp.square(logits - 1)), logits
+  gradients, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+  return {'logits': logits, **flax.traverse_util.flatten_dict(gradients, sep='/')}
+
+
+def assert_near(got, wanted, tolerance):
+  """Each array to `tolerance` of its largest element, but for those that are zero and rounding."""
+  least = max(np.abs(x).max() for name, x in wanted.items() if name != 'logits')
+  for name, x in wanted.items():
+    # LayerNorm takes away what the last token-mixing bias adds to all channels alike: its gradient is exactly 0.
+    scale = least if name.endswith('token_mixing/Dense_1/bias') else np.abs(x).max()
+    np.testing.assert_allclose(got[name], x, rtol=0, atol=tolerance * scale, err_msg=name)
+
+
+@functools.cache
+def variant_case(variant):
+  """(fields, parameters, 11 images of four patches a side) of two blocks of a variant, at its full width."""
+  fields = {**mlp_mixer.variant_fields(variant), 'num_blocks': 2, 'num_classes': 5}
+  side = 4 * fields['patch_size']
+  images = np.random.default_rng(1).uniform(-1, 1, (11, side, side, 3)).astype(np.float32)
+  return fields, filled(param_shapes(mlp_mixer.MlpMixer(**fields), (side, side, 3))), images
+
+
+@functools.cache
+def plain_results(variant, dtype):
+  fields, params, images = variant_case(variant)
+  return logits_and_gradients(mlp_mixer.MlpMixer(**fields, dtype=dtype), params, images)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_all_variants_are_the_same_on_a_cpu(variant):
+  fields, params, images = variant_case(variant)
+  got = logits_and_gradients(mlp_mixer.MlpMixer(**fields, platform='cpu'), params, images)
+  assert_near(got, plain_results(variant, 'float32'), 2e-5)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_all_variants_are_no_less_exact_in_bfloat16_on_a_cpu(variant):
+  fields, params, images = variant_case(variant)
+  exact, plain = plain_results(variant, 'float32'), plain_results(variant, 'bfloat16')
+  got = logits_and_gradients(mlp_mixer.MlpMixer(**fields, platform='cpu', dtype='bfloat16'), params, images)
+  for name in exact:
+    error = lambda results: np.linalg.norm(results[name] - exact[name])
+    assert error(got) <= 1.5 * error(plain) + 1e-3 * np.linalg.norm(exact[name]), name
+
+
+@pytest.mark.parametrize('form', FORMS[1:], ids=FORM_NAMES[1:])
+def test_all_forms_have_the_same_noise_and_gradients(form):
+  noise = dict(dropout_rate=0.3, stochastic_depth=0.5, stochastic_depth_rule='rescaled')
+  model, params, images = small_model(**noise)
+  wanted = logits_and_gradients(model, params, images, keys_of(0, 4))
+  assert np.abs(wanted['logits'] - model.apply({'params': params}, images)).max() > 0.1
+  assert_near(logits_and_gradients(model.clone(**form), params, images, keys_of(0, 4)), wanted, 2e-5)
+
+
+@pytest.mark.parametrize('form', FORMS, ids=FORM_NAMES)
+def test_all_forms_have_the_same_parameters_and_multiply_adds(form):
+  model, params, images = small_model()
+  here = model.clone(**form)
+  assert param_shapes(here, SHAPE) == param_shapes(model, SHAPE)
+  assert flops.macs(here.apply, {'params': params}, images) == flops.macs(model.apply, {'params': params}, images)
+
+
+@pytest.mark.parametrize('platform', ['any', 'cpu'])
+def test_a_scan_holds_one_block_and_remat_keeps_less(platform):
+  model, params, images = small_model(platform=platform, num_blocks=8)
+  images = np.repeat(images, 32, axis=0)
+  def step(**fields):
+    loss = lambda params: model.clone(**fields).apply({'params': params}, images, keys_of(0, len(images))).sum()
+    return jax.jit(jax.grad(loss)).lower(params)
+  products = lambda **fields: step(**fields).as_text().count('dot_general')
+  assert products(scan=True) < products() / 4
+  temporary = lambda **fields: step(**fields).compile().memory_analysis().temp_size_in_bytes
+  assert temporary(scan=True, remat='block') < 0.6 * temporary(scan=True)
+
+
+def test_the_platform_is_jaxs_own_and_any_number_of_images_passes_in_parts():
+  model, params, images = small_model(platform=None)
+  assert model.platform == 'cpu'
+  images = np.concatenate([images] * 6)
+  wanted = model.clone(platform='any').apply({'params': params}, images)
+  for number in (1, 7, 8, 9, 16, 23):
+    np.testing.assert_allclose(model.apply({'params': params}, images[:number]), wanted[:number], rtol=1e-5, atol=1e-5)
+
+
 # Errors
 
 
@@ -252,6 +350,11 @@ def test_patches_must_tile_the_image(shape):
   message = rf'the images are {shape[0]} x {shape[1]} pixels, which patches of 4 x 4 do not tile; choose data\.res'
   with pytest.raises(ValueError, match=message):
     param_shapes(models.build(**SMALL), shape)
+
+
+def test_wrong_remat():
+  with pytest.raises(ValueError, match="config.model.remat is 'all'; it must be one of 'none', 'block'"):
+    models.build(**SMALL, remat='all')
 
 
 @pytest.mark.parametrize('field, value', [

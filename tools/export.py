@@ -60,7 +60,7 @@ def onnx_program(weights):
 
 
 def _probabilities(weights, crop):
-  model = models.build(**weights.model)
+  model = models.build(**weights.model, platform='any')
   return lambda images: losses.PROBABILITIES[weights.loss](
       model.apply({'params': weights.params}, models.scale(crop(images))))
 

@@ -1,6 +1,7 @@
 """Models. `build` turns a config's `model` section into one, here and nowhere else."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from mixer import configuration
@@ -14,12 +15,14 @@ def scale(images):
   return images.astype(jnp.float32) / 127.5 - 1
 
 
-def build(*, name: str, variant: str | None = None, **fields) -> nn.Module:
+def build(*, name: str, variant: str | None = None, platform: str | None = None, **fields) -> nn.Module:
   """A model whose `apply` maps images and keys to logits. [B, H, W, 3] in [-1, 1], [B] keys or None -> [B, K].
 
   Args:
     name: 'mlp_mixer'.
     variant: 'B/16' and the like: fills in the sizes of the paper's Table 1. Without it, `fields` give them.
+    platform: what it is to run on: 'cpu', 'tpu', 'gpu', or 'any' for all of them; by default JAX's own. It decides on
+      speed alone.
     **fields: the model class's attributes.
 
   Raises:
@@ -30,4 +33,5 @@ def build(*, name: str, variant: str | None = None, **fields) -> nn.Module:
   for field in sizes.keys() & fields.keys():
     raise ValueError(f'config.model.{field} is {fields[field]}, and config.model.variant {variant!r} makes it '
                      f'{sizes[field]}; drop one of the two fields')
-  return configuration.call(model, 'model', {**sizes, **fields}, hidden=('parent', 'name'))
+  return configuration.call(model, 'model', {**sizes, **fields, 'platform': platform or jax.default_backend()},
+                            hidden=('parent', 'name'))

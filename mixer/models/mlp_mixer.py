@@ -22,6 +22,8 @@ import jax.numpy as jnp
 
 from mixer import configuration
 from mixer import trees
+from mixer.models import depth
+from mixer.models import on_cpu
 from mixer.models import stochastic
 
 FloatType = typing.Literal['float32', 'bfloat16']
@@ -80,19 +82,21 @@ class MlpBlock(nn.Module):
 
 
 class MixerBlock(nn.Module):
-  """Token mixing, then channel mixing: eq. 1. [B, S, C], [B] keys or None -> [B, S, C]."""
+  """Token mixing, then channel mixing: eq. 1. [B, S, C], [B] keys or None -> [B, S, C].
+
+  `drop_rates` are the probabilities of dropping the one branch and the other.
+  """
   tokens_mlp_dim: int
   channels_mlp_dim: int
   dropout_rate: float = 0.
-  drop_rates: tuple[float, float] = (0., 0.)
   rescale: bool = False
   dtype: FloatType = 'float32'
   param_dtype: FloatType = 'float32'
 
   @nn.compact
-  def __call__(self, x, keys=None):
+  def __call__(self, x, keys=None, drop_rates=(0., 0.)):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    drop = lambda y, mlp: stochastic.drop_branch(y, self.drop_rates[mlp], stochastic.fold(keys, 2 + mlp), self.rescale)
+    drop = lambda y, mlp: stochastic.drop_branch(y, drop_rates[mlp], stochastic.fold(keys, 2 + mlp), self.rescale)
     y = nn.LayerNorm(**dtypes)(x)
     y = jnp.swapaxes(y, 1, 2)
     y = MlpBlock(self.tokens_mlp_dim, self.dropout_rate, name='token_mixing', **dtypes)(y, stochastic.fold(keys, 0))
@@ -118,6 +122,10 @@ class MlpMixer(nn.Module):
     head_bias_init: the head's first bias; about -log(K) for a sigmoid loss. Its kernel starts at zero.
     dtype: of the blocks' computation. The features' mean and the head are float32.
     param_dtype: of the parameters.
+    scan: whether the blocks are one loop, which compiles once; the parameters are the same.
+    remat: 'block' keeps of each block only its input for the backward pass, which computes the rest again. To save
+      memory on a CPU it needs `scan`.
+    platform: what it is to run on: 'cpu' has a form of its own, of equal results (on_cpu.py).
   """
   num_classes: int | None
   patch_size: int
@@ -132,6 +140,9 @@ class MlpMixer(nn.Module):
   head_bias_init: float = 0.
   dtype: FloatType = 'float32'
   param_dtype: FloatType = 'float32'
+  scan: bool = False
+  remat: typing.Literal['none', 'block'] = 'none'
+  platform: str = 'any'
 
   @nn.compact
   def __call__(self, images, keys=None):
@@ -146,20 +157,40 @@ class MlpMixer(nn.Module):
       raise ValueError(f'the images are {height} x {width} pixels, which patches of {self.patch_size} x '
                        f'{self.patch_size} do not tile; choose data.resolution as a multiple of model.patch_size')
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    rescale = configuration.choose('model', 'stochastic_depth_rule', self.stochastic_depth_rule, STOCHASTIC_DEPTH_RULES)
     rates = drop_rates(self.stochastic_depth_rule, self.stochastic_depth, self.num_blocks)
 
-    x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='stem', **dtypes)(images)
-    x = x.reshape(x.shape[0], -1, self.hidden_dim)
-    for i in range(self.num_blocks):
-      x = MixerBlock(self.tiles**2 * self.tokens_mlp_dim, self.channels_mlp_dim, self.dropout_rate, rates[i], rescale,
-                     name=f'MixerBlock_{i}', **dtypes)(x, stochastic.fold(keys, i))
-    x = nn.LayerNorm(name='pre_head_layer_norm', **dtypes)(x)
-    features = jnp.mean(x, axis=1, dtype=jnp.float32)
+    if self.platform == 'cpu' and not self.is_initializing():
+      features = on_cpu.features(self, self.variables['params'], images, keys, rates)
+    else:
+      x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='stem', **dtypes)(images)
+      x = x.reshape(x.shape[0], -1, self.hidden_dim)
+      x = self._blocks(x, keys, rates, dtypes)
+      x = nn.LayerNorm(name='pre_head_layer_norm', **dtypes)(x)
+      features = jnp.mean(x, axis=1, dtype=jnp.float32)
     if self.num_classes is None:
       return features
     return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name='head', param_dtype=self.param_dtype,
                     bias_init=nn.initializers.constant(self.head_bias_init), dtype=jnp.float32)(features)
+
+  def _blocks(self, x, keys, rates, dtypes):
+    sizes = (self.tiles**2 * self.tokens_mlp_dim, self.channels_mlp_dim, self.dropout_rate, self.rescales)
+    if self.scan and not self.is_initializing():
+      one = MixerBlock(*sizes, **dtypes, parent=None)
+      block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
+      return depth.scan(block, self.blocks_of(self.variables['params']), x, rates, self.remat == 'block')
+    block = MixerBlock if self.remat == 'none' else nn.remat(MixerBlock, static_argnums=3)  # of (self, x, keys, rates)
+    for i in range(self.num_blocks):
+      x = block(*sizes, **dtypes, name=f'MixerBlock_{i}')(x, stochastic.fold(keys, i), rates[i])
+    return x
+
+  @property
+  def rescales(self) -> bool:
+    """Whether branches that stochastic depth keeps are divided by their probability."""
+    return configuration.choose('model', 'stochastic_depth_rule', self.stochastic_depth_rule, STOCHASTIC_DEPTH_RULES)
+
+  def blocks_of(self, params) -> list[dict]:
+    """The parameters of each block, in their order."""
+    return [params[f'MixerBlock_{i}'] for i in range(self.num_blocks)]
 
 
 def fields_of(params) -> dict:

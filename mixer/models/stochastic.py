@@ -22,12 +22,12 @@ def dropout(x, rate: float, keys):
   return jnp.where(kept, x / (1 - rate), 0)
 
 
-def drop_branch(x, rate: float, keys, rescale: bool):
+def drop_branch(x, rate, keys, rescale: bool):
   """Stochastic depth: zeroes an example's whole branch with probability `rate`. [B, ...], [B] keys or None -> same.
 
-  With `rescale`, kept branches are divided by 1 - rate, so that their expectation stays.
+  With `rescale`, kept branches are divided by 1 - rate, so that their expectation stays. `rate` may be traced.
   """
-  if keys is None or rate == 0:
+  if keys is None or isinstance(rate, float) and rate == 0:
     return x
   kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, (1,) * (x.ndim - 1)))(keys)
   return jnp.where(kept, x / (1 - rate) if rescale else x, 0)

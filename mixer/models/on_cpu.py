@@ -1,0 +1,151 @@
+"""The Mixer's features in the form that is the fastest on CPUs: the same numbers, to rounding, as mlp_mixer's own.
+
+What it does, and what each was seen to bring to a training step of S/16 (`make bench`):
+
+- The backward passes of LayerNorm and GELU are written by hand, so that less is kept for them.
+- The table of tokens lies as [S, B, C]: both mixings are products of two matrices, and nothing is transposed.
+- The stem is a product with the patches, for XLA's convolution is slower.
+- Without noise, as in evaluation, images go through in parts of 8, whose activations stay in the caches.
+
+On TPUs and GPUs these cost more than they bring (docs/tpu_plans.md); the plain form is for them.
+Shapes are those of mlp_mixer.py.
+"""
+
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from mixer.models import depth
+from mixer.models import stochastic
+
+EPSILON = 1e-6  # of LayerNorm, as in Flax
+PART = 8  # images
+
+
+def features(model, params, images, keys, rates):
+  """[B, H, W, 3], [B] keys or None -> [B, C] float32.
+
+  Args:
+    model: the MlpMixer.
+    params: its parameters.
+    rates: the probability of dropping each branch, as `mlp_mixer.drop_rates` gives them.
+  """
+  whole = functools.partial(_features, model, params)
+  if keys is not None or len(images) <= PART:
+    return whole(images, keys, rates)
+  number = len(images) // PART
+  first, rest = jnp.split(images, [number * PART])
+  done = lax.map(lambda part: whole(part, None, rates), first.reshape(number, PART, *images.shape[1:]))
+  done = done.reshape(number * PART, -1)
+  return jnp.concatenate([done, whole(rest, None, rates)]) if len(rest) else done
+
+
+def _features(model, params, images, keys, rates):
+  block = functools.partial(_block, model, keys)
+  x = _stem(model, params['stem'], images)
+  if model.scan:
+    x = depth.scan(block, model.blocks_of(params), x, rates, model.remat == 'block')
+  else:
+    block = jax.checkpoint(block, static_argnums=(2, 3)) if model.remat == 'block' else block
+    for i, of_block in enumerate(model.blocks_of(params)):
+      x = block(of_block, x, i, rates[i])
+  x = _layer_norm(params['pre_head_layer_norm'], x, model.dtype)
+  return jnp.mean(x, axis=0, dtype=jnp.float32)
+
+
+def _stem(model, layer, images):
+  """[B, H, W, 3] -> [S, B, C]."""
+  size = model.patch_size
+  batch, height, width, channels = images.shape
+  x = images.reshape(batch, height // size, size, width // size, size, channels).transpose(1, 3, 0, 2, 4, 5)
+  x = x.reshape(-1, batch, size * size * channels)
+  return _dense({**layer, 'kernel': layer['kernel'].reshape(-1, model.hidden_dim)}, x, model.dtype)
+
+
+def _block(model, keys, params, x, number, rates):
+  """mlp_mixer.MixerBlock. [S, B, C] -> [S, B, C]."""
+  keys = stochastic.fold(keys, number)
+
+  def noisy(noise, axes, y, *arguments):
+    # Noise is drawn for an example in the plain form's order.
+    if keys is None:
+      return y
+    back = tuple(axes.index(axis) for axis in range(3))
+    return noise(y.transpose(axes), *arguments).transpose(back)
+
+  def mlp(params, y, dense, axes, number):
+    drop = lambda y, layer: noisy(stochastic.dropout, axes, y, model.dropout_rate,
+                                  stochastic.fold(stochastic.fold(keys, number), layer))
+    y = drop(_gelu(dense(params['Dense_0'], y, model.dtype)), 0)
+    return drop(dense(params['Dense_1'], y, model.dtype), 1)
+
+  def drop_branch(y, branch):
+    return noisy(stochastic.drop_branch, (1, 0, 2), y, rates[branch], stochastic.fold(keys, 2 + branch), model.rescales)
+
+  y = _layer_norm(params['LayerNorm_0'], x, model.dtype)
+  x = x + drop_branch(mlp(params['token_mixing'], y, _dense_over_tokens, (1, 2, 0), 0), 0)
+  y = _layer_norm(params['LayerNorm_1'], x, model.dtype)
+  return x + drop_branch(mlp(params['channel_mixing'], y, _dense, (1, 0, 2), 1), 1)
+
+
+def _dense(layer, x, dtype):
+  """[S, B, M] -> [S, B, N]."""
+  x, kernel, bias = (array.astype(dtype) for array in (x, layer['kernel'], layer['bias']))
+  return x @ kernel + bias
+
+
+def _dense_over_tokens(layer, x, dtype):
+  """[M, B, C] -> [N, B, C]."""
+  x, kernel, bias = (array.astype(dtype) for array in (x, layer['kernel'], layer['bias']))
+  y = lax.dot_general(kernel, x.reshape(len(x), -1), (((0,), (0,)), ((), ())))
+  return y.reshape(-1, *x.shape[1:]) + bias[:, None, None]
+
+
+def _layer_norm(layer, x, dtype):
+  """Over the last axis; computed in float32, as in Flax."""
+  return _normalise(x.astype(jnp.float32), layer['scale'], layer['bias']).astype(dtype)
+
+
+@jax.custom_vjp
+def _normalise(x, scale, bias):
+  return _normalise_forward(x, scale, bias)[0]
+
+
+def _normalise_forward(x, scale, bias):
+  mean = jnp.mean(x, -1, keepdims=True)
+  variance = jnp.maximum(0., jnp.mean(jnp.square(x), -1, keepdims=True) - jnp.square(mean))
+  inverse = lax.rsqrt(variance + EPSILON)
+  return (x - mean) * inverse * scale + bias, (x, mean, inverse, scale)
+
+
+def _normalise_backward(kept, gradient):
+  # The barrier keeps XLA from sharing, and so from storing, what the forward pass computed on the way.
+  (x, mean, inverse, scale), gradient = lax.optimization_barrier((kept, gradient))
+  normal = (x - mean) * inverse
+  of_normal = gradient * scale
+  mean_of = lambda y: jnp.mean(y, -1, keepdims=True)
+  of_x = inverse * (of_normal - mean_of(of_normal) - normal * mean_of(of_normal * normal))
+  examples = tuple(range(x.ndim - 1))
+  return of_x, jnp.sum(gradient * normal, examples), jnp.sum(gradient, examples)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+@jax.custom_vjp
+def _gelu(x):
+  return jax.nn.gelu(x)
+
+
+def _gelu_backward(x, gradient):
+  # gelu(x) = x (1 + tanh(u)) / 2 with u = a (x + b x^3)
+  x, gradient = lax.optimization_barrier((x, gradient))
+  a, b = (2 / jnp.pi)**0.5, 0.044715
+  tanh = jnp.tanh(a * (x + b * x**3))
+  slope = 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh**2) * a * (1 + 3 * b * x**2)
+  return (gradient * slope,)
+
+
+_gelu.defvjp(lambda x: (_gelu(x), x), _gelu_backward)
