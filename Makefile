@@ -1,16 +1,21 @@
 # make demo: train on the embedded digits.   make test: run the tests.   Both install what they need into .venv.
+# make bench: measure this repository beside the paper's listing, and with EXTRAS=1 beside timm; about ten minutes.
 # make audit: ask for known vulnerabilities of the packages.
-# make test EXTRAS=1 also compares with timm, on PyTorch, and with ONNX Runtime; without, those tests are skipped.
+# make test EXTRAS=1 also compares with timm, on PyTorch, and with ONNX Runtime, and compiles for TPUs, with libtpu;
+# without, those tests are skipped.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test audit lock clean
+.PHONY: demo test bench audit lock clean
 
 demo: .venv/run
 	.venv/bin/python train.py --config=configs/mixer_digits.py --workdir=runs/digits
 
 test: .venv/test $(if $(EXTRAS),.venv/extras)
 	.venv/bin/python -m pytest -n 2 --dist=loadfile --durations=10 tests
+
+bench: .venv/run $(if $(EXTRAS),.venv/extras)
+	.venv/bin/python -m benchmarks
 
 .venv/run: requirements.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -23,8 +28,9 @@ test: .venv/test $(if $(EXTRAS),.venv/extras)
 	$(PIP) install --quiet --requirement requirements-test.txt --constraint requirements.lock
 	@touch $@
 
-.venv/extras: .venv/test requirements-timm.txt requirements-onnx.txt
-	$(PIP) install --quiet --requirement requirements-timm.txt --requirement requirements-onnx.txt --constraint requirements.lock
+.venv/extras: .venv/test requirements-timm.txt requirements-onnx.txt requirements-tpu.txt
+	$(PIP) install --quiet --requirement requirements-timm.txt --requirement requirements-onnx.txt \
+	  --requirement requirements-tpu.txt --constraint requirements.lock
 	$(PIP) install --quiet --no-deps timm==1.0.31
 	@touch $@
 
@@ -32,7 +38,7 @@ test: .venv/test $(if $(EXTRAS),.venv/extras)
 audit: .venv/run
 	$(PIP) install --quiet --constraint requirements.lock pip-audit==2.10.1
 	.venv/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock \
-	  --requirement requirements-onnx.txt --requirement requirements-timm.txt
+	  --requirement requirements-onnx.txt --requirement requirements-timm.txt --requirement requirements-tpu.txt
 
 # Pin everything that the requirements bring along, for every platform and Python from 3.11 on.
 lock: .venv/run

@@ -1,0 +1,333 @@
+"""What a run will take: by arithmetic for every pre-training config, and by compiling for TPUs that are not here."""
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from conftest import ROOT
+from configs import mixer_b16_i1k
+from configs import mixer_digits
+from configs import mixer_jft_subset
+import golden
+from mixer import accelerators
+from mixer.datasets import sources
+from tools import plan as planning
+
+PARAMS = {row['model'].removeprefix('Mixer-'): int(row['exact_params_without_head'])
+          for row in csv.DictReader((golden.FOLDER / 'table1_specs.csv').open())}
+
+# (variant, steps, the paper's TPUv3 core-days): steps are epochs of the published numbers of images by batches of 4,096.
+EXPECTED = {
+    'mixer_b16_i1k': ('B/16', 92_898, 10), 'mixer_l16_i1k': ('L/16', 92_898, 40),
+    'mixer_b16_i21k': ('B/16', 1_039_829, 150), 'mixer_l16_i21k': ('L/16', 1_039_829, 410),
+    'mixer_s32_jft': ('S/32', 369_874, 10), 'mixer_s16_jft': ('S/16', 369_874, 30),
+    'mixer_b32_jft': ('B/32', 517_823, 50), 'mixer_b16_jft': ('B/16', 517_823, 80),
+    'mixer_l32_jft': ('L/32', 517_823, 120), 'mixer_l16_jft': ('L/16', 1_035_645, 450),
+    'mixer_h14_jft': ('H/14', 1_035_645, 1010), 'mixer_jft_subset': ('B/32', 517_083, 50),
+}
+
+# In a process of its own, where TensorFlow cannot be imported and compilations are counted.
+QUICK = '''
+import json, sys
+for name in ('tensorflow', 'tensorflow_datasets', 'input_pipeline', 'libtpu'): sys.modules[name] = None
+import jax
+compilations = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: compilations.append(event) if 'backend_compile' in event else None)
+from tools import plan
+plans = plan.plan_all()
+print(json.dumps({'compilations': len(compilations), 'plans': {p.name: dict(
+    params=p.params_without_head, steps=p.config.total_steps, core_days=p.core_days(0.4), paper=p.paper_core_days,
+    fits=p.fits, state=p.state_bytes, all=p.params, images_per_core=p.images_per_core) for p in plans}}))
+jax.jit(lambda x: x + 1)(1)
+assert compilations, 'compilations are not heard of'
+'''
+
+
+@pytest.fixture(scope='module')
+def quick(tmp_path_factory):
+  environment = dict(os.environ, TFDS_DATA_DIR=str(tmp_path_factory.mktemp('none')), JAX_COMPILATION_CACHE_DIR='')
+  done = subprocess.run([sys.executable, '-c', QUICK], cwd=ROOT, capture_output=True, text=True, env=environment)
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout)
+
+
+def test_a_plan_needs_neither_data_nor_compilation_and_is_there_for_every_pre_training_config(quick):
+  assert set(quick['plans']) == {f'configs/{name}.py' for name in EXPECTED}
+  assert quick['compilations'] == 0
+
+
+@pytest.mark.parametrize('name', EXPECTED)
+def test_quick_plan(quick, name):
+  found, (variant, steps, core_days) = quick['plans'][f'configs/{name}.py'], EXPECTED[name]
+  assert found['params'] == PARAMS[variant]
+  assert (found['steps'], found['paper']) == (steps, core_days)
+  assert found['state'] == 4 * 3 * found['all'] + 3 * 4  # float32; AdamW's two moments; three counters of steps
+  assert found['fits']
+
+
+@pytest.mark.parametrize('name', EXPECTED)
+def test_a_config_names_a_slice_that_exists_and_its_images_a_core(quick, name):
+  slice_name, topology, images_per_core = planning.named_slice(ROOT / 'configs' / f'{name}.py')
+  assert accelerators.slice_of(topology).name == slice_name
+  assert quick['plans'][f'configs/{name}.py']['images_per_core'] == images_per_core
+
+
+def test_the_paper_took_a_sensible_part_of_the_peak(quick):
+  # Within three times of 40 %: its figures have one or two digits.
+  for found in quick['plans'].values():
+    assert 1 / 3 < found['core_days'] / found['paper'] < 3
+
+
+def small(**fields):
+  """Small images and a small model, in the recipe of ImageNet-1k with mixup; 8 images a core of v3:2x2."""
+  config = mixer_b16_i1k.get_config()
+  del config.model.variant
+  config.model.update(patch_size=8, num_blocks=2, hidden_dim=128, tokens_mlp_dim=64, channels_mlp_dim=256)
+  config.data.update(resolution=32, batch_size=64)
+  config.update_from_flattened_dict(fields)
+  return config
+
+
+def small_plan(topology='v3:2x2', **fields):
+  return planning.Plan.of('small', small(**fields), accelerators.slice_of(topology), num_examples=1_000_000)
+
+
+@pytest.mark.parametrize('topology', ['v3:3x3', 'v9:2x2', 'v3', '4x4', 'v3-32'])
+def test_an_unknown_topology_names_the_known_ones(topology):
+  with pytest.raises(ValueError, match=rf"'{topology}' is no topology(.|\n)*v3:2x2, v3:4x4(.|\n)*v6e:2x2"):
+    accelerators.slice_of(topology)
+
+
+@pytest.mark.parametrize('topology, name, cores', [
+    ('v2:4x4', 'v2-32', 32), ('v3:8x8', 'v3-128', 128), ('v4:2x2x4', 'v4-32', 16), ('v5e:4x4', 'v5litepod-16', 16),
+    ('v5p:2x2x1', 'v5p-8', 4), ('v6e:2x4', 'v6e-8', 8)])
+def test_slices_have_the_names_of_cloud_tpu(topology, name, cores):
+  found = accelerators.slice_of(topology)
+  assert (found.name, found.cores) == (name, cores)
+
+
+@pytest.mark.parametrize('fields, message', [
+    ({'data.batch_size': 100}, r'batch_size is 100; it must be a multiple of the 8 cores of v3-8 \(v3:2x2\) \(96 or 104\)'),
+    ({'data.batch_size': 4}, r'batch_size is 4; it must be a multiple of the 8 cores .* \(8 or 16\)'),
+    ({'step.accumulate': 3}, 'accumulate is 3; it must divide the 8 images a core'),
+])
+def test_what_does_not_divide_is_told(fields, message):
+  with pytest.raises(ValueError, match=message):
+    small_plan(**fields)
+
+
+@pytest.mark.parametrize('split, number', [
+    ('train', 1_281_167), ('train[:99%]', 1_268_355), ('train[99%:]', 12_812), ('train[10%:20%]', 128_116)])
+def test_parts_of_a_published_split(data_dir, split, number):
+  config = mixer_b16_i1k.get_config()
+  config.data.update(split=split, data_dir=data_dir)
+  assert planning.images_of(config).number == number
+
+
+def test_a_fraction_of_the_data(data_dir):
+  config = mixer_jft_subset.get_config('l16,0.1')
+  config.data.data_dir = data_dir
+  assert planning.images_of(config).number == 30_300_000
+
+
+@pytest.mark.parametrize('dataset, split', [('neverheard', 'train'), ('imagenet2012', 'test'),
+                                            ('imagenet2012', 'train[:1000]')])
+def test_unknown_images_are_told_and_may_be_counted_by_hand(data_dir, dataset, split):
+  config = mixer_b16_i1k.get_config()
+  config.data.update(dataset=dataset, split=split, data_dir=data_dir)
+  with pytest.raises(ValueError, match=r'is not here, and its number .* published .*imagenet21k train.*--num_examples='):
+    planning.images_of(config)
+  assert planning.images_of(config, num_examples=1234).number == 1234
+
+
+def test_data_that_are_here_are_counted(tmp_path):
+  config = mixer_digits.get_config()
+  config.data.data_dir = str(tmp_path)
+  with pytest.raises(ValueError, match='is not here'):
+    planning.images_of(config)
+  sources.open_split('digits', 'train', str(tmp_path))
+  assert planning.images_of(config).number == 1437
+
+
+def test_the_estimate_of_memory_has_all_its_parts():
+  plan, parted = small_plan(), small_plan(**{'step.accumulate': 4})
+  # 16 patches by 128 channels; hidden layers of 64 x 128 and 16 x 256; two blocks, 8 images of bfloat16.
+  assert plan.activation_bytes == 2 * 8 * 2 * (2 * 16 * 128 + 64 * 128 + 16 * 256)
+  assert plan.gradient_bytes == 4 * plan.params
+  assert plan.bytes == plan.state_bytes + plan.gradient_bytes + plan.activation_bytes
+  assert (parted.activation_bytes, parted.gradient_bytes) == (plan.activation_bytes / 4, 2 * plan.gradient_bytes)
+  rematerialised = small_plan(**{'model.remat': 'block'})
+  assert rematerialised.activation_bytes == plan.activation_bytes / 2 + 2 * 8 * 2 * 16 * 128
+  assert not small_plan(**{'data.batch_size': 2**23, 'optimizer.schedule.warmup_steps': 1}).fits
+
+
+def test_the_model_is_the_form_for_tpus_whatever_runs_here():
+  assert small_plan().model.platform == 'tpu' and jax.default_backend() == 'cpu'
+
+
+@pytest.mark.parametrize('fields, told', [({}, True), ({'step.accumulate': 2}, False), ({'model.scan': True}, False)])
+def test_the_time_of_a_loop_that_is_counted_once_is_not_told(fields, told):
+  step = types.SimpleNamespace(
+      memory_analysis=lambda: types.SimpleNamespace(peak_memory_in_bytes=1), as_text=lambda: '',
+      cost_analysis=lambda: {'optimal_seconds': 0.5, 'bytes accessed': 7e9})
+  plan = small_plan(**fields)
+  found = planning.compiled(types.SimpleNamespace(compile=lambda: step), planning._counted_once(plan))
+  assert (found['step_seconds'], found['accessed_bytes']) == ((0.5, 7e9) if told else (None, None))
+  assert ('images/s a core: an upper bound' in planning.describe_compiled(plan, found, 8)) == told
+
+
+def test_a_negative_estimate_of_xla_is_no_time():
+  step = types.SimpleNamespace(
+      memory_analysis=lambda: types.SimpleNamespace(peak_memory_in_bytes=1), as_text=lambda: '',
+      cost_analysis=lambda: {'optimal_seconds': -0.5, 'bytes accessed': 7e9})
+  found = planning.compiled(types.SimpleNamespace(compile=lambda: step), counted_once=False)
+  assert found['step_seconds'] is None
+  assert "XLA's estimate is no time" in planning.describe_compiled(small_plan(), found, 8)
+
+
+def test_the_cost_grows_with_the_steps_and_falls_with_the_utilisation():
+  plan, longer = small_plan(total_epochs=10.), small_plan(total_epochs=20.)
+  assert longer.flops == pytest.approx(2 * plan.flops, rel=1e-3)
+  assert plan.core_days(0.2) == pytest.approx(2 * plan.core_days(0.4))
+  assert plan.core_days(1.) == pytest.approx(
+      10e6 * 3 * plan.flops_per_image / 61.5e12 / 86_400, rel=1e-4)
+
+
+def test_without_the_compiler_the_command_that_installs_it_is_told(monkeypatch):
+  find = importlib.util.find_spec
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *_: None if name == 'libtpu' else find(name))
+  with pytest.raises(ValueError, match='pip install -r requirements-tpu.txt -c requirements.lock'):
+    planning.lower(small_plan(), 8)
+
+
+def test_all_reduces_are_found_and_summed_in_the_text_of_a_module():
+  text = '''
+  %all-reduce.1 = (f32[128]{0:T(256)}, bf16[8,16]{1,0:T(8,128)}, /*index=2*/f32[]{:T(256)}) all-reduce(%a, %b, %c), to=%add
+  %gte = f32[128]{0:T(256)} get-tuple-element(%all-reduce.1), index=0
+  ROOT %all-reduce-start.2 = f32[3,5]{1,0:T(8,128)S(1)} all-reduce-start(%d), channel_id=1
+  %all-reduce-done.2 = f32[3,5]{1,0:T(8,128)S(1)} all-reduce-done(%all-reduce-start.2)
+'''
+  assert planning.all_reduce_bytes(text) == 4 * 128 + 2 * 8 * 16 + 4 + 4 * 15
+
+
+@pytest.mark.parametrize('limit, first, answer, tried', [
+    (64, 64, 8, [8, 16]), (200, 64, 16, [8, 16, 32]), (25, 64, 2, [8, 4, 2]), (0, 64, None, [8, 4, 2, 1])])
+def test_the_sweep_finds_the_largest_batch_that_fits(monkeypatch, limit, first, answer, tried):
+  seen = []
+  found = lambda number: dict(fits=8 * number <= limit, message='too large', peak_bytes=1, step_seconds=1.,
+                              accessed_bytes=1, all_reduce_bytes=1, compile_seconds=1.)
+  monkeypatch.setattr(planning, 'lower', lambda plan, number: seen.append(number) or number)
+  monkeypatch.setattr(planning, 'compiled', lambda number, _: found(number))
+  assert planning.largest(small_plan(**{'data.batch_size': first})) == answer
+  assert seen == tried
+
+
+def test_what_is_compiled_is_kept_until_it_changes(monkeypatch, tmp_path):
+  plans, compilations = [small_plan(), small_plan('v5e:2x2')], []
+  program = types.SimpleNamespace(as_text=lambda: 'one program')
+  result = dict(fits=True, peak_bytes=2**30, step_seconds=0.5, accessed_bytes=7e9, all_reduce_bytes=2**20,
+                compile_seconds=3.)
+
+  def compile_one(*_):
+    if len(compilations) == 1:
+      compilations.append('stopped')
+      raise KeyboardInterrupt
+    compilations.append('done')
+    return result
+
+  monkeypatch.setattr(planning, 'lower', lambda plan, number: program)
+  monkeypatch.setattr(planning, 'compiled', compile_one)
+  monkeypatch.setattr(planning.importlib.metadata, 'version', lambda name: '0.0.42.1')
+  path, pages = tmp_path / 'plans.jsonl', []
+  write = lambda: pages.append(planning.page(plans, planning.Kept(path), 0.4, 'plans.md'))
+  go_on = lambda: planning.compile_all(plans, planning.Kept(path), write)
+  with pytest.raises(KeyboardInterrupt):
+    go_on()
+  assert pages[-1].count('not yet compiled') == 1
+  go_on()
+  assert compilations == ['done', 'stopped', 'done'] and len(path.read_text().splitlines()) == 2
+  assert '| 1.00 | 6% | 0.500 | 16 | 7.0 | 1 | 3 | 0.0.42.1 |' in pages[-1] and 'not yet compiled' not in pages[-1]
+  go_on()
+  assert len(compilations) == 3
+  program.as_text = lambda: 'another program'
+  go_on()
+  assert len(compilations) == 5 and len(path.read_text().splitlines()) == 2
+
+
+def test_the_page_holds_a_row_for_every_config_and_was_made_by_the_command_in_it():
+  text = (ROOT / 'docs' / 'tpu_plans.md').read_text()
+  tables = text.split('## As compiled')
+  for name in EXPECTED:
+    assert all(len(re.findall(rf'^\| `{name}` ', table, re.M)) == 1 for table in tables)
+  assert 'python -m tools.plan --all --compile --out=docs/tpu_plans.md' in text
+
+
+def test_the_page_is_up_to_date(monkeypatch, data_dir):
+  monkeypatch.setenv('TFDS_DATA_DIR', data_dir)
+  kept = planning.Kept(ROOT / 'docs' / 'tpu_plans.jsonl')
+  expected = planning.page(planning.plan_all(), kept, 0.4, 'docs/tpu_plans.md')
+  assert (ROOT / 'docs' / 'tpu_plans.md').read_text() == expected, (
+      'python -m tools.plan --all --out=docs/tpu_plans.md makes it anew, with --compile what has changed as well')
+
+
+def run(*arguments, code=0):
+  done = subprocess.run([sys.executable, '-m', 'tools.plan', *arguments], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == code, done.stdout + done.stderr
+  return done.stdout + done.stderr
+
+
+def test_the_command_tells_a_plan(data_dir):
+  told = run('--config=configs/mixer_b16_i21k.py', f'--config.data.data_dir={data_dir}')
+  assert '59,111,472 without the head; 25.2 GFLOPs an image forward, 75.7 in training' in told
+  assert 'slice     v3-32 (v3:4x4): 32 cores; a core has 16 GiB' in told
+  assert 'batch     4,096, 128 a core' in told and 'steps     1,039,829, 300.0 epochs' in told
+  assert 'at 40% of the peak, which is an assumption' in told and '150 TPUv3 core-days (Table 3)' in told
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--config=configs/mixer_digits.py'], 'mixer_digits.py names no slice in its docstring; give --topology'),
+    (['--config=configs/mixer_b16_i1k.py', '--topology=v3:5x5'], "'v3:5x5' is no topology"),
+    (['--config=configs/mixer_b16_i1k.py', '--sweep'], 'give --compile, too'),
+    (['--all'], '--out=docs/tpu_plans.md'),
+    (['--all', '--out=x.md', '--topology=v3:4x4'], 'drop --topology'),
+])
+def test_the_command_refuses_what_it_cannot_do(arguments, message):
+  assert message in run(*arguments, code=1)
+
+
+needs_compiler = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None,
+                                    reason='libtpu is not installed: requirements-tpu.txt')
+
+
+@needs_compiler
+def test_the_training_step_is_compiled_for_a_tpu():
+  # In a process of its own: the tests share a cache of what is compiled, and this cannot come from one.
+  told = run('--config=configs/mixer_digits.py', '--topology=v3:2x2', '--num_examples=1437', '--compile')
+  params = int(re.search(r'MlpMixer, ([\d,]+) parameters', told)[1].replace(',', ''))
+  number = lambda pattern: float(re.search(pattern, told)[1].replace(',', ''))
+  assert 0 < number(r'it fits: at most ([\d.e-]+) of 15.48 GiB a core') < 0.1
+  # Every gradient and the loss, once.
+  assert number(r'([\d.]+) MiB all-reduced') == pytest.approx(4 * (params + 1) / 2**20, abs=6e-4)
+  assert number(r'MiB all-reduced a step, ([\d.]+) GB of memory accessed') > 12 * params / 1e9
+  assert number(r'([\d.e-]+) s a step as XLA estimates it') > 0
+  assert 'images/s a core: an upper bound' in told
+
+
+@needs_compiler
+@pytest.mark.parametrize('generation', accelerators.GENERATIONS)
+def test_a_program_may_have_the_memory_that_is_said(generation):
+  slice_ = accelerators.slice_of(f'{generation}:{accelerators.GENERATIONS[generation].shapes[0]}')
+  product = jax.pmap(lambda x: x @ x, devices=planning._devices(slice_))
+  lowered = product.lower(jax.ShapeDtypeStruct((slice_.cores, 2**18, 2**18), jnp.float32))  # 256 GiB a core
+  found = planning.compiled(lowered, counted_once=False)
+  assert not found['fits'] and f'exceeds available HBM ({slice_.generation.usable:g}G)' in found['message']
