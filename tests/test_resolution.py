@@ -20,7 +20,8 @@ AT_448 = {'S/32': (21_609_504, 5.24), 'S/16': (30_068_352, 20.04), 'B/32': (66_3
           'H/14': (588_442_368, 645.02)}
 
 SIDE = 2  # tokens a side at the base resolution
-SMALL = dict(name='mlp_mixer', patch_size=2, num_blocks=2, hidden_dim=8, tokens_mlp_dim=6, channels_mlp_dim=12)
+SMALL = dict(name='mlp_mixer', patch_size=2, num_blocks=2, hidden_dim=8, tokens_mlp_dim=6, channels_mlp_dim=12,
+             platform='any')  # whose layers tell what they compute
 
 
 def a_model(**fields):

@@ -1,0 +1,153 @@
+"""Measures this repository beside the paper's listing, timm on PyTorch and this machine's limits, on its CPU.
+
+  make bench, or
+  python -m benchmarks --parts=training,inference --out=runs/bench
+
+Contenders take turns, in processes of their own. The folder gets samples.jsonl (every sample), table.md and bench.png.
+Ratios hold beyond this machine; the figures do not. Leave the machine alone meanwhile.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+
+import tqdm
+
+from benchmarks import jpegs
+from benchmarks import picture
+from benchmarks import summary
+from benchmarks import turns
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tensorflow-cpu', 'tensorflow', 'opencv-python-headless', 'torch',
+            'timm')
+LATE = 300.  # seconds, of a turn: torch.compile takes its time
+
+
+def _against(kind: str, model: str, batch: int, compiled: bool = True):
+  """Ours, the listing and timm in all its ways, at one task."""
+  size = (kind, f'--model={model}', f'--batch={batch}')
+  ways = [(*way, *more) for more in ((), ('--compile',)) if compiled or not more
+          for way in ((), ('--dtype=bfloat16',))]
+  return (('ours', *size), ('listing', *size), *(('timm', *size, *way) for way in ways))
+
+
+def _training(model, batch):
+  return turns.Group(f'training {model}', (('matmul', 'jax'), ('matmul', 'numpy'),
+                                           *_against('training', model, batch)))
+
+
+def _inference(model, batch):
+  # torch.compile starts anew for each batch: once is enough.
+  return turns.Group(f'inference {model}, batch {batch}', _against('inference', model, batch, compiled=batch == 16))
+
+
+def _compiling(model, batch):
+  size = ('compiling', f'--model={model}', f'--batch={batch}')
+  return turns.Group(f'compiling {model}', (('ours', *size), ('ours', *size, '--remat'), ('listing', *size)), rounds=3)
+
+
+def _beside(name, module, kinds, *arguments, rounds):
+  return turns.Group(name, tuple((module, kind, *arguments) for kind in kinds), rounds)
+
+
+PARTS = {
+    'training': (_training('B/16', 8), _training('S/16', 16)),
+    'inference': tuple(_inference(model, batch) for model in ('B/16', 'S/16') for batch in (16, 32)),
+    'compiling': (_compiling('B/16', 8), _compiling('S/16', 16)),
+    'pipeline': (_beside('input pipeline', 'pipeline', ('ours', 'decode'), '--seconds=4', rounds=5),),
+    'loop': (_beside('loop on JPEGs', 'loop', ('train', 'step'), '--model=S/16', '--batch=8', '--data=jpegs', '--every=4',
+                     '--logs=6', '--seconds=8', rounds=3),
+             _beside('loop on fake images', 'loop', ('train', 'step'), '--model=demo', '--batch=128', '--every=50',
+                     '--logs=10', '--seconds=4', rounds=5)),
+    'evaluation': (_beside('evaluation', 'evaluation', ('split', 'forward'), '--model=S/16', '--batch=32', rounds=3),),
+}
+WITH_JPEGS = ('pipeline', 'loop', 'evaluation')
+
+
+def versions() -> dict[str, str]:
+  """Of Python and of PACKAGES, as far as they are installed."""
+  found = {'python': platform.python_version()}
+  for package in PACKAGES:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      pass
+  return found
+
+
+def machine() -> str:
+  """'2 x AMD EPYC ..., 24 GiB'."""
+  cpuinfo = pathlib.Path('/proc/cpuinfo')
+  lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+  names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
+  return f'{os.cpu_count()} x {names[0] if names else platform.machine()}, {memory:.0f} GiB'
+
+
+def commit() -> str:
+  """The commit of this checkout, with '+' if files differ from it; 'unknown' without git."""
+  git = lambda *arguments: subprocess.run(['git', *arguments], cwd=turns.ROOT, capture_output=True, text=True,
+                                          check=True).stdout.strip()
+  try:
+    return git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain') else '')
+  except (OSError, subprocess.CalledProcessError):
+    return 'unknown'
+
+
+def measure(groups: list[turns.Group], file, common: dict) -> list[dict]:
+  """All samples of the groups, which are also written to a file of JSON lines as they come."""
+  samples = []
+  began = time.monotonic()
+  with tqdm.tqdm(total=sum(group.turns for group in groups), unit='turn', smoothing=0, dynamic_ncols=True,
+                 disable=None) as bar:
+    def tell(text):
+      bar.set_description(text)
+      bar.update()
+
+    for group in groups:
+      for sample in turns.take_turns(group, LATE, tell):
+        samples.append({**sample, **common})
+        file.write(json.dumps(samples[-1]) + '\n')
+        file.flush()
+        if 'failed' in sample:
+          bar.write(f'{sample["failed"]} failed: {sample["why"]}', file=sys.stderr)
+      bar.write(f'{(time.monotonic() - began) / 60:4.1f} min: {group.name} is done', file=sys.stderr)
+  return samples
+
+
+def main(arguments: list[str] | None = None):
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--parts', default=','.join(PARTS), help='default: %(default)s')
+  parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/bench'), help='default: %(default)s')
+  parser.add_argument('--rounds', type=int, help='of each group; by default 3 or 5')
+  flags = parser.parse_args(arguments)
+  parts = flags.parts.split(',')
+  for part in parts:
+    if part not in PARTS:
+      parser.error(f'--parts has {part!r}; there are {", ".join(PARTS)}')
+  groups = [group for part in parts for group in PARTS[part]]
+  if flags.rounds is not None:
+    groups = [turns.Group(group.name, group.contenders, flags.rounds) for group in groups]
+  flags.out.mkdir(parents=True, exist_ok=True)
+  if set(parts) & set(WITH_JPEGS):
+    jpegs.prepare()
+  common = dict(versions=versions(), commit=commit(), machine=machine())
+  with (flags.out / 'samples.jsonl').open('w') as file:
+    samples = measure(groups, file, common)
+  about = (f'{common["machine"]}; commit {common["commit"]}, {datetime.date.today()}; '
+           + ', '.join(f'{name} {version}' for name, version in common['versions'].items()))
+  table = summary.table(samples, about)
+  (flags.out / 'table.md').write_text(table)
+  picture.draw(samples, flags.out / 'bench.png')
+  print(f'{table}\n{flags.out}: table.md, samples.jsonl, bench.png')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,54 @@
+"""The evaluation of a split, from JPEGs to its scores, beside the scoring alone of a batch that lies on the devices.
+
+  seq 4 | python -m benchmarks.evaluation split --model=S/16 --batch=32
+"""
+
+import time
+
+import flax.jax_utils
+import numpy as np
+
+import input_pipeline
+from benchmarks import contender
+from benchmarks import jpegs
+from benchmarks import ours
+from benchmarks import workloads
+from mixer import configuration
+from mixer import models
+from mixer import train_step
+from mixer.evaluators import classification
+
+
+def turns(flags):
+  config = workloads.config(flags.model, flags.batch)
+  section = dict(dataset=flags.dataset or jpegs.prepare(), split='test', batch_size=flags.batch,
+                 resolution=config.data.resolution)
+  batches = configuration.call(input_pipeline.eval_batches, 'evals.test', section, where='evals.test',
+                               hosts=input_pipeline.Hosts.here())
+  init, _ = ours.build(config, (section['resolution'], section['resolution'], 3))
+  params = flax.jax_utils.replicate(train_step.on_host(init).params)
+  scorer = classification.Scorer(configuration.call(models.build, 'model', config.model), config.step.loss)
+  number = batches.source.num_examples
+  first = next(input_pipeline.prefetch(batches))
+  real = int(np.sum(first['mask']))
+  scorer(params, [first], real)  # compiles
+  yield []
+  while True:
+    began = time.monotonic()
+    if flags.kind == 'split':
+      scorer(params, input_pipeline.prefetch(batches), number)
+    else:
+      scorer(params, [first] * len(batches), len(batches) * real)
+    yield [dict(unit='images/s', value=len(batches) * flags.batch / (time.monotonic() - began))]
+
+
+def main():
+  parser = contender.parser(__doc__, ('split', 'forward'))
+  parser.add_argument('--dataset', help="a folder of images; default: those of benchmarks.jpegs")
+  flags = parser.parse_args()
+  contender.serve(turns(flags), contender=flags.kind, quantity='evaluation', model=flags.model, batch=flags.batch,
+                  dtype='float32')
+
+
+if __name__ == '__main__':
+  main()

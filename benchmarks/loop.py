@@ -1,0 +1,62 @@
+"""train.py's whole loop, with its records, beside the bare training step on one batch again and again.
+
+  seq 4 | python -m benchmarks.loop train --model=demo --batch=128
+  seq 4 | python -m benchmarks.loop train --model=S/16 --batch=8 --data=jpegs --every=4 --logs=6
+"""
+
+import pathlib
+import tempfile
+
+import jax
+
+from benchmarks import contender
+from benchmarks import jpegs
+from benchmarks import ours
+from benchmarks import workloads
+from mixer import records
+
+
+def config_of(flags):
+  """With JPEGs the paper's augmentation for ImageNet, too."""
+  config = workloads.config(flags.model, flags.batch)
+  config.update(log_every_steps=flags.every, total_steps=flags.every * flags.logs)
+  if flags.data == 'jpegs':
+    config.data.update(dataset=flags.dataset or jpegs.prepare(), randaugment_magnitude=15.)
+    config.step.mixup = 0.5
+  return config
+
+
+def steady_speed(found: list[dict]) -> float:
+  """Images/s over a run's records but the first, which follows the start. Each tells of equally many steps."""
+  speeds = [record['images_per_s_per_core'] * jax.device_count() for record in found
+            if 'images_per_s_per_core' in record]
+  return (len(speeds) - 1) / sum(1 / speed for speed in speeds[1:])
+
+
+def runs(config):
+  """Turns that each are a run of train.py's `train` from its start to its end."""
+  import train  # which defines train.py's flags
+  yield []
+  while True:
+    with tempfile.TemporaryDirectory() as workdir:
+      train.train(config, workdir)
+      found = list(records.read(pathlib.Path(workdir) / 'records.jsonl'))
+    yield [dict(unit='images/s', value=steady_speed(found))]
+
+
+def main():
+  parser = contender.parser(__doc__, ('train', 'step'))
+  parser.add_argument('--data', choices=('fake', 'jpegs'), default='fake', help='default: %(default)s')
+  parser.add_argument('--dataset', help='a folder of images; default: those of benchmarks.jpegs')
+  parser.add_argument('--every', type=int, default=50, help='steps between two records; default: %(default)s')
+  parser.add_argument('--logs', type=int, default=10, help='records of a run, the first of which is left out; default: '
+                      '%(default)s')
+  flags = parser.parse_args()
+  config = config_of(flags)
+  turns = runs(config) if flags.kind == 'train' else contender.speed(lambda: ours.step_rates(config, flags.seconds))
+  contender.serve(turns, contender=flags.kind, quantity=f'loop on {flags.data}', model=flags.model, batch=flags.batch,
+                  dtype='float32')
+
+
+if __name__ == '__main__':
+  main()

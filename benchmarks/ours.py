@@ -1,0 +1,99 @@
+"""This repository's model: trained as train.py does it, applied as evaluations do it.
+
+  seq 4 | python -m benchmarks.ours training --model=B/16 --batch=8
+  seq 4 | python -m benchmarks.ours compiling --model=B/16 --batch=8 --remat
+"""
+
+import functools
+import time
+
+import flax.jax_utils
+import jax
+import numpy as np
+
+import input_pipeline
+from benchmarks import contender
+from benchmarks import workloads
+from mixer import configuration
+from mixer import devices
+from mixer import models
+from mixer import optim
+from mixer import train_step
+from mixer.evaluators import classification
+
+
+def build(config, image_shape):
+  """(init, update) as train.py makes them of a config, with images of (H, W, 3)."""
+  model = configuration.call(models.build, 'model', config.model)
+  optimizer, learning_rate = configuration.call(optim.build, 'optimizer', config.optimizer,
+                                                total_steps=config.total_steps)
+  init = functools.partial(train_step.init, model, optimizer, image_shape, config.seed)
+  return init, configuration.call(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
+                                  learning_rate=learning_rate, seed=config.seed)
+
+
+def data_of(config) -> input_pipeline.TrainBatches:
+  return configuration.call(input_pipeline.train_batches, 'data', config.data, seed=config.seed,
+                            hosts=input_pipeline.Hosts.here())
+
+
+def step_rates(config, seconds: float):
+  """`contender.rates` of the config's training step, on its first batch again and again, which lies on the devices."""
+  devices.keep_memory()  # as train.py does
+  data = data_of(config)
+  init, update = build(config, data.image_shape)
+  batch = next(input_pipeline.prefetch(data.start(0)))
+  compiled, _ = train_step.prepared(update, train_step.replicated_shapes(init), data.shapes)()
+  state = flax.jax_utils.replicate(train_step.on_host(init))
+
+  def run(number):
+    nonlocal state
+    for _ in range(number):
+      state, metrics = compiled(state, batch)
+    jax.block_until_ready((state, metrics))
+  return contender.rates(run, config.data.batch_size, seconds)
+
+
+def scorer_rates(config, seconds: float):
+  """`contender.rates` of scoring the same batch of fake images again and again."""
+  model = configuration.call(models.build, 'model', config.model)
+  data = data_of(config)
+  init, _ = build(config, data.image_shape)
+  params = flax.jax_utils.replicate(train_step.on_host(init).params)
+  batch = next(data.start(0))
+  batch['mask'] = np.ones(batch['label'].shape, np.float32)
+  batch = next(input_pipeline.prefetch([batch]))
+  scorer = classification.Scorer(model, config.step.loss)
+  run = lambda number: scorer(params, [batch] * number, number * config.data.batch_size)
+  return contender.rates(run, config.data.batch_size, seconds)
+
+
+def compiling(config):
+  """Turns that compile the training step anew, and tell what that takes, and the memory that the step will."""
+  jax.config.update('jax_enable_compilation_cache', False)  # that on the disk
+  data = data_of(config)
+  yield []
+  while True:
+    init, update = build(config, data.image_shape)
+    state = train_step.replicated_shapes(init)
+    began = time.monotonic()
+    _, memory = train_step.prepared(update, state, data.shapes)()
+    yield [dict(quantity='compile time', unit='s', value=time.monotonic() - began),
+           dict(quantity='temporary memory', unit='MiB', value=memory.temp_size_in_bytes / 2**20)]
+
+
+def main():
+  parser = contender.parser(__doc__, ('training', 'inference', 'compiling'))
+  parser.add_argument('--remat', action='store_true', help='recompute each block in the backward pass, and scan them')
+  flags = parser.parse_args()
+  fields = dict(scan=True, remat='block') if flags.remat else {}
+  config = workloads.config(flags.model, flags.batch, **fields)
+  turns = {'training': lambda: contender.speed(lambda: step_rates(config, flags.seconds)),
+           'inference': lambda: contender.speed(lambda: scorer_rates(config, flags.seconds)),
+           'compiling': lambda: compiling(config)}
+  contender.serve(turns[flags.kind](), contender='ours, remat' if flags.remat else 'ours', quantity=flags.kind,
+                  model=flags.model, batch=flags.batch, dtype='float32')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,51 @@
+"""Training images as train.py reads them, and the limit: the same files decoded whole, by as many threads.
+
+  seq 4 | python -m benchmarks.pipeline ours
+"""
+
+import itertools
+import time
+
+import input_pipeline
+from benchmarks import contender
+from benchmarks import jpegs
+from mixer import configuration
+from tools import bench_input
+
+BATCH, RESOLUTION = 128, 224
+READY = 8  # batches that are passed over at the start of a turn: those that the pipeline had ready while others had theirs
+
+
+def speeds(chunks, ready: int, seconds: float):
+  """Images/s of one turn after the other, of an iterator of numbers of images. The first is there at once."""
+  next(chunks)
+
+  def forever():
+    while True:
+      for _ in itertools.islice(chunks, ready):
+        pass
+      number, began = 0, time.monotonic()
+      while time.monotonic() - began < seconds:
+        number += next(chunks)
+      yield number / (time.monotonic() - began)
+  return forever()
+
+
+def start(flags):
+  config = dict(dataset=flags.dataset or jpegs.prepare(), split='train', batch_size=BATCH, resolution=RESOLUTION)
+  data = configuration.call(input_pipeline.train_batches, 'data', config, seed=0, hosts=input_pipeline.Hosts(0, 1, 1))
+  if flags.kind == 'ours':
+    return speeds((batch['image'].shape[1] for batch in data.start(0)), READY, flags.seconds)
+  return speeds(bench_input.decode_limit(data), 1, flags.seconds)
+
+
+def main():
+  parser = contender.parser(__doc__, ('ours', 'decode'))
+  parser.add_argument('--dataset', help="a folder of images; default: those of benchmarks.jpegs")
+  flags = parser.parse_args()
+  contender.serve(contender.speed(lambda: start(flags)), contender=flags.kind, quantity='input pipeline', model=None,
+                  batch=BATCH, dtype='uint8')
+
+
+if __name__ == '__main__':
+  main()

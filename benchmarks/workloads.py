@@ -1,0 +1,29 @@
+"""The models that are measured."""
+
+import ml_collections
+
+from mixer.models import mlp_mixer
+
+CLASSES = 1000
+# The resolution in pixels, and the sizes. 'demo' has those of configs/mixer_digits.py.
+MODELS = {
+    'S/16': (224, mlp_mixer.variant_fields('S/16')),
+    'B/16': (224, mlp_mixer.variant_fields('B/16')),
+    'demo': (8, dict(patch_size=4, num_blocks=2, hidden_dim=64, tokens_mlp_dim=32, channels_mlp_dim=256)),
+}
+DATA = 'runs/bench_data'  # where JPEGs are generated, once
+
+
+def config(model: str, batch: int, **fields) -> ml_collections.ConfigDict:
+  """What train.py would train: Adam, clipped, on one batch of fake images again and again, and nothing besides.
+
+  `fields` are further ones of the model.
+  """
+  resolution, sizes = MODELS[model]
+  return ml_collections.ConfigDict(dict(
+      seed=0, total_steps=100_000, log_every_steps=50, eval_every_steps=100_000,
+      model=dict(name='mlp_mixer', num_classes=CLASSES, **sizes, **fields),
+      data=dict(dataset='fake', split='train', batch_size=batch, resolution=resolution),
+      step=dict(loss='softmax_xent'),
+      optimizer=dict(name='adamw', learning_rate=1e-3, clip_norm=1., schedule=dict(name='cosine')),
+      checkpoint=dict(every_steps=100_000), evals={}))

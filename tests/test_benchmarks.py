@@ -1,0 +1,265 @@
+"""The benchmarks run, take turns, and count rightly; how fast anything is, no test asks."""
+
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import jax
+import numpy as np
+import pytest
+import sklearn.datasets
+
+from benchmarks import __main__ as bench
+from benchmarks import jpegs
+from benchmarks import listing
+from benchmarks import loop
+from benchmarks import summary
+from benchmarks import timm
+from benchmarks import turns
+from benchmarks import workloads
+from conftest import ROOT
+from mixer import models
+from mixer import trees
+
+SIZE = ('--model=demo', '--batch=8', '--seconds=0.05')
+FAKE_TURNS = '''
+import sys
+for turn, _ in enumerate(sys.stdin):
+  if turn:
+    print('{"contender": "fake", "value": 1}')
+  print(flush=True)
+'''
+
+
+def contend(module, *arguments, number=2):
+  """The samples of some turns of a contender, run as people run it."""
+  environment = dict(os.environ, XLA_FLAGS='')  # on one device
+  done = subprocess.run([sys.executable, '-m', f'benchmarks.{module}', *arguments], cwd=ROOT, env=environment,
+                        input='\n' * number, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  samples = [json.loads(line) for line in done.stdout.splitlines() if line]
+  assert done.stdout.count('\n') == number + len(samples)  # an empty line ends each turn
+  assert done.stdout.startswith('\n')  # the first has no samples
+  return samples
+
+
+# each contender, as a process
+
+
+@pytest.mark.parametrize('module, kind, more, quantity', [
+    ('ours', 'training', (), 'training'),
+    ('ours', 'inference', (), 'inference'),
+    ('listing', 'training', (), 'training'),
+    ('listing', 'inference', (), 'inference'),
+    ('matmul', 'jax', ('--side=64',), 'matmul'),
+    ('matmul', 'numpy', ('--side=64',), 'matmul'),
+    ('loop', 'train', ('--every=2', '--logs=3'), 'loop on fake'),
+    ('loop', 'step', (), 'loop on fake'),
+])
+def test_contenders_give_a_sample_a_turn(module, kind, more, quantity):
+  first, second = contend(module, kind, *SIZE, *more, number=3)
+  assert first['quantity'] == second['quantity'] == quantity
+  assert first['value'] > 0 and first['unit'] == ('GFLOP/s' if module == 'matmul' else 'images/s')
+  assert set(summary.IDENTITY) < set(first)
+
+
+@pytest.mark.parametrize('module', ['ours', 'listing'])
+def test_contenders_tell_what_compiling_takes(module):
+  time, memory = contend(module, 'compiling', *SIZE)
+  assert (time['quantity'], time['unit'], memory['quantity'], memory['unit']) == (
+      'compile time', 's', 'temporary memory', 'MiB')
+  assert time['value'] > 0 and memory['value'] > 0
+
+
+@pytest.mark.parametrize('kind, more', [('training', ('--dtype=bfloat16',)), ('inference', ())])
+def test_timm_contends(kind, more):
+  pytest.importorskip('torch', reason='torch is not installed: see requirements-timm.txt')
+  sample, = contend('timm', kind, *SIZE, *more)
+  assert sample['contender'] == 'timm' and sample['value'] > 0
+  assert sample['dtype'] == ('bfloat16' if more else 'float32')
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+  """The JPEGs of the benchmarks, as an image folder with few of them."""
+  root, images = tmp_path_factory.mktemp('jpegs'), sklearn.datasets.load_sample_images().images
+  for split in ('train', 'test'):
+    for k in range(workloads.CLASSES):
+      (root / split / f'{k:03}').mkdir(parents=True)
+    for k in range(12):
+      (root / split / f'{k:03}' / 'image.jpg').write_bytes(jpegs.encoded(images[k % 2], np.random.default_rng(k)))
+  return root
+
+
+@pytest.mark.parametrize('module, kind, more', [
+    ('pipeline', 'ours', ()), ('pipeline', 'decode', ()), ('evaluation', 'split', ()), ('evaluation', 'forward', ()),
+    ('loop', 'train', ('--data=jpegs', '--every=1', '--logs=2'))])
+def test_contenders_read_jpegs(module, kind, more, photographs):
+  sample, = contend(module, kind, *SIZE, f'--dataset={photographs}', *more)
+  assert sample['contender'] == kind and sample['value'] > 0
+
+
+def test_jpegs_are_the_same_again_and_as_large_as_was_said():
+  photographs = sklearn.datasets.load_sample_images().images
+  make = lambda seed: jpegs.encoded(photographs[seed % 2], np.random.default_rng(seed))
+  assert make(1) == make(1) != make(3)
+  assert 48e3 < np.mean([len(make(seed)) for seed in range(100)]) < 54e3
+  assert cv2.imdecode(np.frombuffer(make(1), np.uint8), cv2.IMREAD_COLOR).shape == (375, 500, 3)
+
+
+# the listing
+
+
+def test_the_listing_is_our_model():
+  net, shapes, images = listing.shapes('demo', batch=3)
+  ours = models.build(**workloads.config('demo', 3).model)
+  assert trees.shapes(shapes) == trees.shapes(jax.eval_shape(ours.init, jax.random.key(0), images)['params'])
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+  x = rng.uniform(-1, 1, images.shape).astype(np.float32)
+  wanted = net.apply({'params': params}, x)
+  np.testing.assert_allclose(ours.apply({'params': params}, x), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+# turns
+
+
+def take(monkeypatch, tmp_path, contenders, rounds=2, timeout=60.):
+  """The samples of contenders whose programs are given by their names, and what was told."""
+  (tmp_path / 'benchmarks').mkdir()
+  (tmp_path / 'benchmarks' / '__init__.py').touch()
+  for name, program in contenders.items():
+    (tmp_path / 'benchmarks' / f'{name}.py').write_text(program)
+  monkeypatch.setattr(turns, 'ROOT', tmp_path)
+  group, told = turns.Group('group', tuple((name,) for name in contenders), rounds), []
+  return list(turns.take_turns(group, timeout, told.append)), told
+
+
+def test_contenders_take_turns(monkeypatch, tmp_path):
+  samples, told = take(monkeypatch, tmp_path, {name: FAKE_TURNS.replace('fake', name) for name in 'abc'})
+  assert [(sample['contender'], sample['round'], sample['group']) for sample in samples] == [
+      (name, number, 'group') for number in (1, 2) for name in 'abc']
+  assert told == [*(f'group: prepare {name}' for name in 'abc'),
+                  *(f'group, round {number}: {name}' for number in (1, 2) for name in 'abc')]
+
+
+def test_the_others_go_on_when_one_fails(monkeypatch, tmp_path):
+  samples, _ = take(monkeypatch, tmp_path, {
+      'absent': 'import nothing_of_this_name',
+      'well': FAKE_TURNS,
+      'breaks': FAKE_TURNS.replace('  if turn:', '  if turn == 2:\n    raise ValueError("has had enough")\n  if turn:'),
+  })
+  failed = {sample['failed']: (sample['round'], sample['why']) for sample in samples if 'failed' in sample}
+  assert failed == {'absent': (0, "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+                    'breaks': (2, 'ValueError: has had enough')}
+  assert [sample['round'] for sample in samples if 'value' in sample] == [1, 1, 2]
+
+
+def test_a_turn_that_takes_too_long_is_ended(monkeypatch, tmp_path):
+  sample, = take(monkeypatch, tmp_path, {'late': 'import time\ninput()\ntime.sleep(600)'}, timeout=2.)[0]
+  assert (sample['failed'], sample['why']) == ('late', 'took longer than 2 s')
+
+
+@pytest.mark.parametrize('errors, why', [
+    ('Traceback\n  File\nValueError: no\n\nSet this to see more\n', 'ValueError: no'),
+    ('a.b.CompileError: no compiler\nhint', 'a.b.CompileError: no compiler'),
+    ('torch is not installed: pip\n', 'torch is not installed: pip'), ('', '')])
+def test_the_reason_of_an_end_is_the_exception(errors, why):
+  assert turns.reason(errors) == why
+
+
+def test_without_torch_the_command_that_installs_it_is_named(monkeypatch):
+  monkeypatch.setattr(timm.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(SystemExit, match=r'torch and timm are not installed: pip install -r requirements-timm.txt'):
+    timm.load()
+
+
+# the summary
+
+
+def sample(contender, value, number=1, quantity='training', model='B/16', batch=8, dtype='float32', group='g'):
+  return dict(contender=contender, quantity=quantity, model=model, batch=batch, dtype=dtype, unit='images/s',
+              value=value, group=group, round=number)
+
+
+OURS, LISTING = ('training', 'B/16', 8, 'ours'), ('training', 'B/16', 8, 'listing')
+
+
+def test_ratios_are_taken_round_by_round():
+  samples = [sample('ours', 4., 1), sample('listing', 2., 1), sample('ours', 30., 2), sample('listing', 10., 2),
+             sample('ours', 9., 3), sample('listing', 9., 3), sample('ours', 100., 4)]  # which the listing did not reach
+  samples += [sample('listing', 1., 1, dtype='bfloat16'), sample('listing', 1., 1, batch=16),
+              sample('listing', 1., 4, group='another')]
+  assert summary.ratio(samples, OURS, LISTING) == summary.Spread(2., 1., 3., 3)
+  assert summary.ratio(samples[:1], OURS, LISTING) is None
+
+
+def test_the_limit_is_the_better_library_of_each_round():
+  matmul = lambda who, value, number: sample(who, value, number, quantity='matmul', model=None, batch=None)
+  samples = [matmul('jax', 100., 1), matmul('numpy', 300., 1), matmul('jax', 500., 2), matmul('numpy', 200., 2)]
+  assert summary.limit(samples) == 400.
+  flops = 3 * listing.forward_gflops('B/16')
+  samples += [sample('ours', 150 / flops, 1), sample('ours', 400 / flops, 2)]
+  reached = summary.ratio(samples, ('training FLOPs', 'B/16', 8, 'ours'), summary.LIMIT)
+  assert (reached.least, reached.greatest) == (pytest.approx(0.5), pytest.approx(0.8))
+
+
+def test_an_image_costs_what_table_1_says():
+  assert listing.forward_gflops('B/16') == pytest.approx(25.2, abs=0.1)
+  assert listing.forward_gflops('S/16') == pytest.approx(7.55, abs=0.05)
+
+
+def test_the_table_tells_medians_targets_and_failures():
+  samples = [sample('ours', value, number) for number, value in enumerate((4., 9., 5.), 1)]
+  samples += [sample('listing', value, number) for number, value in enumerate((2., 2., 2.), 1)]
+  samples += [{'failed': name, 'why': 'not installed: pip', 'group': 'g', 'round': 0} for name in ('timm a', 'timm b')]
+  table = summary.table(samples, 'this machine')
+  assert '| step of B/16, ours to the listing | 2.500 | 2.000 to 4.500 | at least 1.15 | met |' in table
+  assert '| step of S/16, ours to the listing | not measured | | at least 1.35 | |' in table
+  assert '| training | B/16 | 8 | float32 | ours | 5 images/s | 4 to 9, 3 |  |' in table
+  assert '- not installed: pip\n  - `timm a` (g, round 0)\n  - `timm b` (g, round 0)' in table
+
+
+@pytest.mark.parametrize('at_least, value, met', [(True, 0.9, True), (True, 0.8, False), (False, 0.9, False),
+                                                  (False, 0.8, True)])
+def test_a_target_is_met_by_the_median(at_least, value, met):
+  target = summary.Target('', OURS, LISTING, 0.85, at_least)
+  assert target.met(summary.Spread(value, 0., 1., 3)) == met
+
+
+def test_every_target_is_of_something_that_is_measured():
+  """By name: the arguments of some contender give its model and batch."""
+  measured = {' '.join(arguments) for groups in bench.PARTS.values() for group in groups for arguments in group.contenders}
+  for target in summary.TARGETS:
+    for quantity, model, batch, contender in (target.over, target.under):
+      if model is not None:
+        who = {'ours, remat': 'ours'}.get(contender, contender)
+        assert any(who in arguments and f'--model={model}' in arguments and f'--batch={batch}' in arguments
+                   for arguments in measured), target.text
+
+
+def test_the_speed_of_a_run_is_that_of_its_steady_part():
+  found = [{'images_per_s_per_core': value} for value in (1., 10., 40.)] + [{'step': 3, 'test/top1': 0.5}]
+  assert loop.steady_speed(found) == pytest.approx(jax.device_count() * 2 / (1 / 10 + 1 / 40))
+
+
+def test_the_whole_command(monkeypatch, tmp_path, capsys):
+  group = turns.Group('small', (('listing', 'training', *SIZE), ('ours', 'training', '--no_such_flag')), 2)
+  monkeypatch.setattr(bench, 'PARTS', {'training': (group,)})
+  bench.main(['--parts=training', f'--out={tmp_path / "out"}', '--rounds=1'])
+  told = capsys.readouterr().out
+  taken, failed = sorted(map(json.loads, (tmp_path / 'out' / 'samples.jsonl').read_text().splitlines()),
+                         key=lambda line: 'failed' in line)
+  assert taken['contender'] == 'listing' and taken['round'] == 1 and failed['failed'].endswith('--no_such_flag')
+  assert set(taken) == {*summary.IDENTITY, 'unit', 'value', 'group', 'round', 'versions', 'commit', 'machine'}
+  assert (tmp_path / 'out' / 'table.md').read_text() in told
+  assert (tmp_path / 'out' / 'bench.png').read_bytes().startswith(b'\x89PNG')
+  assert 'unrecognized arguments: --no_such_flag' in told
+
+
+def test_a_part_that_is_not_there_is_refused(capsys):
+  with pytest.raises(SystemExit):
+    bench.main(['--parts=training,speed'])
+  assert "--parts has 'speed'; there are training, inference, compiling" in capsys.readouterr().err
