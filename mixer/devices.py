@@ -11,8 +11,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 def keep_memory():
   """Where a CPU computes, has the C library keep the memory that one step gives back for the next one.
 
-  A step's temporary arrays take hundreds of megabytes. The kernel would hand them out, page by page and zeroed, at each
-  step anew (`make bench` measures with it). Of use with glibc alone; elsewhere nothing is done.
+  A step's temporary arrays take hundreds of megabytes, which the kernel would hand out, page by page and zeroed, at each
+  step anew. Of use with glibc alone; elsewhere nothing is done.
   """
   library = ctypes.CDLL(None)
   if jax.default_backend() == 'cpu' and hasattr(library, 'gnu_get_libc_version'):
