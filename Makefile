@@ -1,5 +1,5 @@
 # make demo: train on the embedded digits.   make test: run the tests.   Both install what they need into .venv.
-# make bench: measure this repository beside the paper's listing, and with EXTRAS=1 beside timm; about ten minutes.
+# make bench: measure this repository beside the paper's listing, and with EXTRAS=1 beside timm.
 # make audit: ask for known vulnerabilities of the packages.
 # make test EXTRAS=1 also compares with timm, on PyTorch, and with ONNX Runtime, and compiles for TPUs, with libtpu;
 # without, those tests are skipped.
