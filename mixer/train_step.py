@@ -87,9 +87,25 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
     value, grads = jax.tree.map(lambda x: x / accumulate, jax.lax.scan(add, zero, parts)[0])
 
   value, grads = jax.lax.pmean((value, grads), 'batch')
-  changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
-  return TrainState(state.step + 1, optax.apply_updates(state.params, changes), opt_state), metrics
+  params, opt_state = _with_axis(functools.partial(_optimize, optimizer), grads, state.params, state.opt_state)
+  return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def _optimize(optimizer, grads, params, opt_state):
+  changes, opt_state = optimizer.update(grads, opt_state, params)
+  return optax.apply_updates(params, changes), opt_state
+
+
+def _with_axis(function, *trees):
+  """function(*trees), with a leading axis of 1 on all arrays in there.
+
+  pmap takes that axis off and puts it on again. Where the optimizer has it too, XLA writes the new state over the old
+  one; without, it copies the old one first (on a CPU: 10 % more temporary memory for a step of B/16).
+  """
+  on = lambda x: x[None] if x.ndim else x
+  off = lambda x: x[0] if x.ndim else x
+  return jax.tree.map(off, function(*jax.tree.map(on, trees)))
 
 
 def mixing_weight(mixup: float, seed: int, step):

@@ -93,7 +93,26 @@ def _block(model, keys, params, x, number, rates):
 def _dense(layer, x, dtype):
   """[S, B, M] -> [S, B, N]."""
   x, kernel, bias = (array.astype(dtype) for array in (x, layer['kernel'], layer['bias']))
-  return x @ kernel + bias
+  return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1) + bias
+
+
+@jax.custom_vjp
+def _product(x, kernel):
+  """[E, M], [M, N] -> [E, N]."""
+  return x @ kernel
+
+
+def _product_backward(kept, gradient):
+  # XLA transposes the first operand of a product that sums over rows: let that be the smaller one.
+  x, kernel = kept
+  if x.shape[1] > gradient.shape[1]:
+    of_kernel = lax.optimization_barrier(gradient.T @ x).T
+  else:
+    of_kernel = x.T @ gradient
+  return gradient @ kernel.T, of_kernel
+
+
+_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
 def _dense_over_tokens(layer, x, dtype):
