@@ -1,0 +1,1 @@
+"""What the paper says (published/*.csv) and what was measured here (ours/*.jsonl), as tables, figures and one page."""

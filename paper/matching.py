@@ -1,0 +1,120 @@
+"""Which row of the paper a run belongs to, by what its config says and by nothing else."""
+
+from collections.abc import Iterator
+import re
+
+from paper import records
+
+FAMILIES = {'mlp_mixer': 'Mixer', 'vit': 'ViT', 'bit_resnet': 'BiT', 'untied_mixer': 'untied Mixer',
+            'grouped_mixer': 'grouped Mixer', 'views_mixer': 'Mixer of views', 'pyramid_mixer': 'pyramid Mixer'}
+
+# What data.dataset, a TFDS name, is called in the paper's tables, if there are as many images, at least and at most:
+# all of ImageNet's 1,281,167, or all but a hundredth; 12.4 to 14.2 M of ImageNet-21k, as duplicates are merged or not;
+# and 303 M of JFT-like data (Dosovitskiy et al., arXiv 2010.11929).
+PRETRAINING = {'imagenet2012': ('imagenet', 1.26e6, 1.29e6), 'imagenet21k': ('imagenet21k', 12e6, 14.5e6),
+               'multilabel': ('jft300m', 290e6, 310e6)}
+# Published weights by the folder of their name: (pre-training data, epochs), of Table 3.
+PUBLISHED = {'imagenet1k': ('imagenet', 300), 'imagenet21k': ('imagenet21k', 300)}
+EPOCHS_APART = 0.02  # as a part: durations are in whole steps, and ImageNet's last 1 % may be left out of training
+
+DEFAULT_CROP = 'paper_resize'  # of input_pipeline.eval_batches
+
+
+def label(model: dict) -> str:
+  """What to call the model of a config: 'Mixer-B/16', or 'Mixer, 2 blocks, 64 wide, patch 4'."""
+  family = FAMILIES.get(model.get('name'), model.get('name', 'model'))
+  if model.get('variant'):
+    return f'{family}-{model["variant"]}'
+  known = {'num_blocks': '{} blocks', 'units': 'units {}', 'hidden_dim': '{} wide', 'width_factor': 'width x {}',
+           'patch_size': 'patch {}', 'groups': '{} groups', 'tokens': 'tokens {}'}
+  told = lambda value: '-'.join(map(str, value)) if isinstance(value, list) else value
+  return ', '.join([family, *(words.format(told(model[field])) for field, words in known.items() if field in model)])
+
+
+def named(one: records.Throughput | records.Count) -> str:
+  """The label of the model that was timed or counted."""
+  return label({'name': one.model, 'variant': one.variant})
+
+
+def family(model: dict) -> str:
+  """'Mixer', 'ViT', 'BiT', or a model's own name."""
+  return FAMILIES.get(model.get('name'), model.get('name', 'model'))
+
+
+def dataset(section: dict) -> str:
+  """The TFDS name of a section's data without version and config: 'imagenet21k/fall11' -> 'imagenet21k'."""
+  return re.split('[/:]', section.get('dataset', ''))[0] or section.get('dataset', '')
+
+
+def num_examples(config: dict) -> int | None:
+  """How many images a run was trained on; None where its config does not say it."""
+  found = re.search(r'(\d+) (?:examples|files)', str(config.get('contents', '')))
+  return found and round(int(found[1]) * config['data'].get('fraction', 1.))
+
+
+def epochs(config: dict) -> float | None:
+  number = num_examples(config)
+  return number and config['total_steps'] * config['data']['batch_size'] / number
+
+
+def plain(config: dict) -> bool:
+  """Whether the images are the whole data's, with their pixels where they belong."""
+  data = config.get('data', {})
+  return data.get('fraction', 1.) == 1. and not data.get('permutation')
+
+
+def pretraining(config: dict, origin: dict | None) -> tuple[str, float | None] | None:
+  """(what a run's weights were pre-trained on, as the tables call it, epochs); None where the paper has no such row."""
+  if config.get('start_from'):
+    if origin is None:
+      return None
+    if 'published' in origin:
+      return PUBLISHED.get(origin['published'].split('/')[0])
+    config = origin['config']
+    if config.get('start_from'):
+      return None  # it was fine-tuned twice
+  if not plain(config) or dataset(config['data']) not in PRETRAINING:
+    return None
+  name, least, most = PRETRAINING[dataset(config['data'])]
+  return (name, epochs(config)) if least <= (num_examples(config) or 0) <= most else None
+
+
+def trained(run: records.Run) -> tuple[dict, dict | None]:
+  """The config and the origin of the training that made a run's weights, which an evaluation has only read."""
+  if run.kind == 'evaluation' and 'config' in (run.origin or {}):
+    return run.origin['config'], run.origin['origin']
+  return run.config, run.origin
+
+
+def same_epochs(there: str, here: float | None) -> bool:
+  return here is not None and abs(here / float(there) - 1) < EPOCHS_APART
+
+
+def scores(run: records.Run, of: str, metric: str, crop: str | None = None,
+           split: str | None = None) -> Iterator[float]:
+  """A run's scores on the unpermuted images of a dataset, where they are cropped and split as given."""
+  for name, section in run.config.get('evals', {}).items():
+    if (dataset(section) == of and f'{name}/{metric}' in run.metrics and not section.get('permutation')
+        and crop in (None, section.get('crop', DEFAULT_CROP)) and split in (None, section.get('split'))):
+      yield run.metrics[f'{name}/{metric}']
+
+
+def resolution(run: records.Run) -> int:
+  """In pixels, of the images that a run was trained on or that were scored."""
+  if run.kind == 'run':
+    return run.config['data']['resolution']
+  return next(iter(run.config['evals'].values()))['resolution']
+
+
+def without(config: dict, *names: str, prefix: str = '') -> dict:
+  """{path: value} of a config's leaves, but for those of which the last part, or the whole path, is in `names`."""
+  leaves = {}
+  for name, value in config.items():
+    path = f'{prefix}{name}'
+    if name in names or path in names:
+      continue
+    if isinstance(value, dict):
+      leaves |= without(value, *names, prefix=f'{path}.')
+    else:
+      leaves[path] = value
+  return leaves

@@ -1,0 +1,93 @@
+"""Records from where they lie: work directories of train.py, folders of them, and files of records.
+
+What cannot be read is passed over and told, with its file and line. Neither JAX nor TensorFlow is needed.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import pathlib
+
+from mixer import files
+from mixer import storage
+from paper import records
+from paper import workdirs
+
+OURS = pathlib.Path(__file__).parent / 'ours'
+
+
+@dataclasses.dataclass
+class Found:
+  """All that was read, newest first, and what had to be passed over."""
+  runs: list[records.Run] = dataclasses.field(default_factory=list)
+  throughputs: list[records.Throughput] = dataclasses.field(default_factory=list)
+  counts: list[records.Count] = dataclasses.field(default_factory=list)
+  warnings: list[str] = dataclasses.field(default_factory=list)
+
+  def add(self, record):
+    kinds = {records.Run: self.runs, records.Throughput: self.throughputs, records.Count: self.counts}
+    of_its_kind = kinds[type(record)]
+    if all(record.id != there.id for there in of_its_kind):
+      of_its_kind.append(record)
+      of_its_kind.sort(key=lambda one: one.time or '', reverse=True)
+
+
+def read(paths: Sequence[str]) -> Found:
+  """The records of files (.jsonl, or .json of tools.evaluate), work directories and folders of any of these.
+
+  Raises:
+    FileNotFoundError: if one of `paths` is not there.
+    records.Unreadable: if one holds no records.
+  """
+  found = Found()
+  for name in paths:
+    path = storage.path_of(name)
+    if not path.exists():
+      raise FileNotFoundError(f'there is no {name}. Give the work directory of a run, a folder of some, or a file of '
+                              'records (.jsonl)')
+    before = len(found.warnings)
+    there = list(_below(path, found.warnings)) if path.is_dir() else list(_in_file(path, found.warnings))
+    if not there and len(found.warnings) == before:
+      raise records.Unreadable(f'{name} holds no records: neither a work directory, with config.json and '
+                               f'records.jsonl, nor a .jsonl file of records of format {records.FORMAT}')
+    for record in there:
+      found.add(record)
+  return found
+
+
+def _below(folder, warnings) -> Iterator:
+  if (folder / 'config.json').exists():
+    try:
+      yield workdirs.of_workdir(folder, warnings)
+    except records.Unreadable as error:
+      warnings.append(f'{error}; passed over')
+    return
+  for path in sorted(folder.iterdir()):
+    if path.is_dir():
+      yield from _below(path, warnings)
+    elif path.suffix == '.jsonl' and _looks_like_records(path):
+      yield from _in_file(path, warnings)
+
+
+def _looks_like_records(path) -> bool:
+  with path.open() as file:
+    return '"format"' in file.readline()
+
+
+def _in_file(path, warnings) -> Iterator:
+  if path.suffix == '.json':
+    try:
+      lines = [(1, files.object_in(path))]
+    except ValueError as error:
+      warnings.append(f'{error}; passed over')
+      return
+  else:
+    lines = records.lines(path, warnings)
+  wrong = {}  # {what is: the lines that it is said of}
+  for number, value in lines:
+    try:
+      yield records.of_object(value, f'{path}:{number}')
+    except records.Unreadable as error:
+      wrong.setdefault(str(error).removeprefix(f'{path}:{number}: '), []).append(number)
+  for what, numbers in wrong.items():
+    others = f', and so {len(numbers) - 1} more, to line {numbers[-1]}' if numbers[1:] else ''
+    warnings.append(f'{path}:{numbers[0]}: {what}; passed over{others}')

@@ -1,0 +1,160 @@
+"""Runs that differ in one thing and the seed: permutations (Fig. 4), data scale (Fig. 2 right), models (App. A)."""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import statistics
+
+from paper import matching
+from paper import records
+
+# Fields that make no other experiment: where things lie, and what is told and kept.
+NOT_THE_EXPERIMENT = ('seed', 'data_dir', 'threads', 'log_every_steps', 'eval_every_steps', 'checkpoint.every_steps',
+                      'checkpoint.keep_latest', 'checkpoint.keep_every_steps')
+PERMUTATION = ('permutation', 'permutation_patch', 'permutation_seed')
+ARMS_OF_FIGURE_4 = ('original', 'patches', 'pixels')
+ORIGINAL_FRACTION = 1.
+NOT_HELPFUL = ('untied_mixer', 'grouped_mixer', 'views_mixer', 'pyramid_mixer')  # mixer/models/appendix_a.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Runs that are alike but for their seeds, newest first.
+
+  `runs` has one of each seed, the newest; `older` the others.
+  """
+  runs: tuple[records.Run, ...]
+  older: tuple[records.Run, ...] = ()
+
+  @classmethod
+  def of(cls, runs: Sequence[records.Run]):
+    newest = {}
+    for run in runs:
+      newest.setdefault(run.seed, run)
+    return cls(tuple(newest.values()), tuple(run for run in runs if newest[run.seed] is not run))
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """What one field does to one model, all else being equal.
+
+  Attributes:
+    data: what the runs were trained on, for people.
+    model: its label.
+    family: 'Mixer', 'ViT', 'BiT', or the model's name.
+    arms: {value of the field: the runs}, in the order of the values.
+  """
+  data: str
+  model: str
+  family: str
+  arms: dict
+
+  @property
+  def runs(self) -> list[records.Run]:
+    return [run for group in self.arms.values() for run in group.runs]
+
+  @property
+  def metrics(self) -> list[str]:
+    """What the arms are compared by: few-shot probes first, as in the paper, then the accuracies of evaluations."""
+    return metrics_of(self.runs)
+
+  @property
+  def metric(self) -> str:
+    """The one that is drawn."""
+    return self.metrics[0]
+
+
+def metrics_of(runs: Sequence[records.Run]) -> list[str]:
+  """The names of what is the better the higher and all of the runs have."""
+  common = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
+  return ([name for name in common if name.endswith('shot')]
+          + [name for name in common if name.endswith(('/top1', '/precision_at_1'))])
+
+
+def permutations(runs: Sequence[records.Run]) -> list[Study]:
+  """Figure 4: of each model and data that have been trained with permuted pixels."""
+  arm = lambda run: run.config['data'].get('permutation') or 'original'
+  found = _studies(runs, arm, PERMUTATION)
+  return [study for study in found if set(study.arms) - {'original'}]
+
+
+def data_scale(runs: Sequence[records.Run]) -> list[Study]:
+  """Figure 2 right: of each model that has been trained on several parts of its data."""
+  arm = lambda run: run.config['data'].get('fraction', ORIGINAL_FRACTION)
+  return [study for study in _studies(runs, arm, ('fraction', 'total_steps', 'warmup_steps', 'contents'))
+          if len(study.arms) > 1]
+
+
+def appendix_a(runs: Sequence[records.Run]) -> list[Study]:
+  """What did not help: of each data, recipe and size, the plain Mixer and the others there are.
+
+  The arms are labels of models, and the study has none of its own.
+  """
+  arm = lambda run: matching.label(run.config['model'])
+  found = _studies(runs, arm, ('model.name', 'model.groups', 'model.tokens'))
+  return [dataclasses.replace(study, model='', family='Mixer') for study in found
+          if any(run.config['model']['name'] in NOT_HELPFUL for run in study.runs)]
+
+
+def _studies(runs, arm, field) -> list[Study]:
+  studies = {}
+  for run in runs:
+    if run.kind == 'run' and run.finished:
+      same = key(run, *field)
+      studies.setdefault(same, {}).setdefault(arm(run), []).append(run)
+  found = []
+  for arms in studies.values():
+    first = next(iter(arms.values()))[0]
+    found.append(Study(data=data_of(first), model=matching.label(first.config['model']),
+                       family=matching.family(first.config['model']),
+                       arms={value: Group.of(arms[value]) for value in sorted(arms)}))
+  return sorted((study for study in found if study.metrics), key=lambda study: (study.data, study.model))
+
+
+def key(run: records.Run, *fields: str) -> str:
+  """The same for runs that differ in nothing but these fields, their seeds and what does not matter."""
+  return json.dumps(matching.without(run.config, *NOT_THE_EXPERIMENT, *fields), sort_keys=True)
+
+
+def data_of(run: records.Run) -> str:
+  """'digits at 8 x 8 pixels'."""
+  section = run.config['data'] if run.kind == 'run' else next(iter(run.config['evals'].values()))
+  return f'{section.get("dataset", "data unknown")} at {section["resolution"]} x {section["resolution"]} pixels'
+
+
+def groups(runs: Sequence[records.Run]) -> list[Group]:
+  """Runs by what they are, but for the seed."""
+  found = {}
+  for run in runs:
+    found.setdefault(key(run), []).append(run)
+  return [Group.of(alike) for alike in found.values()]
+
+
+def early_stopped(run: records.Run, metric: str) -> float:
+  """A metric at the evaluation that was best by what the run keeps its best checkpoint by; else at the end.
+
+  The data-scale study stops early by the upstream validation (section 3.3).
+  """
+  by = run.config.get('checkpoint', {}).get('best')
+  points = [values for _, values in run.curve if by in values and metric in values]
+  return max(points, key=lambda values: values[by])[metric] if points else run.metrics[metric]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+  """The mean of some values, the least and the greatest, and how many there are."""
+  mean: float
+  least: float
+  greatest: float
+  number: int
+
+  @classmethod
+  def of(cls, values: Sequence[float]):
+    return cls(statistics.mean(values), min(values), max(values), len(values))
+
+  @property
+  def about(self) -> str:
+    """In percent: '98.06 to 98.61, 3 seeds'."""
+    if self.number == 1:
+      return '1 seed'
+    return f'{100 * self.least:.2f} to {100 * self.greatest:.2f}, {self.number} seeds'
