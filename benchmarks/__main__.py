@@ -9,12 +9,8 @@ Ratios hold beyond this machine; the figures do not. Leave the machine alone mea
 
 import argparse
 import datetime
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
-import subprocess
 import sys
 import time
 
@@ -24,6 +20,7 @@ from benchmarks import jpegs
 from benchmarks import picture
 from benchmarks import summary
 from benchmarks import turns
+from mixer import provenance
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tensorflow-cpu', 'tensorflow', 'opencv-python-headless', 'torch',
             'timm')
@@ -71,36 +68,6 @@ PARTS = {
 WITH_JPEGS = ('pipeline', 'loop', 'evaluation')
 
 
-def versions() -> dict[str, str]:
-  """Of Python and of PACKAGES, as far as they are installed."""
-  found = {'python': platform.python_version()}
-  for package in PACKAGES:
-    try:
-      found[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      pass
-  return found
-
-
-def machine() -> str:
-  """'2 x AMD EPYC ..., 24 GiB'."""
-  cpuinfo = pathlib.Path('/proc/cpuinfo')
-  lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-  names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
-  return f'{os.cpu_count()} x {names[0] if names else platform.machine()}, {memory:.0f} GiB'
-
-
-def commit() -> str:
-  """The commit of this checkout, with '+' if files differ from it; 'unknown' without git."""
-  git = lambda *arguments: subprocess.run(['git', *arguments], cwd=turns.ROOT, capture_output=True, text=True,
-                                          check=True).stdout.strip()
-  try:
-    return git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain') else '')
-  except (OSError, subprocess.CalledProcessError):
-    return 'unknown'
-
-
 def measure(groups: list[turns.Group], file, common: dict) -> list[dict]:
   """All samples of the groups, which are also written to a file of JSON lines as they come."""
   samples = []
@@ -138,7 +105,7 @@ def main(arguments: list[str] | None = None):
   flags.out.mkdir(parents=True, exist_ok=True)
   if set(parts) & set(WITH_JPEGS):
     jpegs.prepare()
-  common = dict(versions=versions(), commit=commit(), machine=machine())
+  common = dict(versions=provenance.versions(PACKAGES), commit=provenance.commit(), machine=provenance.machine())
   with (flags.out / 'samples.jsonl').open('w') as file:
     samples = measure(groups, file, common)
   about = (f'{common["machine"]}; commit {common["commit"]}, {datetime.date.today()}; '

@@ -20,48 +20,52 @@ from mixer import train_step
 
 class MlpBlock(nn.Module):
   mlp_dim: int
+  dtype: jnp.dtype | None = None
 
   @nn.compact
   def __call__(self, x):
-    y = nn.Dense(self.mlp_dim)(x)
+    y = nn.Dense(self.mlp_dim, dtype=self.dtype)(x)
     y = nn.gelu(y)
-    return nn.Dense(x.shape[-1])(y)
+    return nn.Dense(x.shape[-1], dtype=self.dtype)(y)
 
 
 class MixerBlock(nn.Module):
   tokens_mlp_dim: int
   channels_mlp_dim: int
+  dtype: jnp.dtype | None = None
 
   @nn.compact
   def __call__(self, x):
-    y = nn.LayerNorm()(x)
+    y = nn.LayerNorm(dtype=self.dtype)(x)
     y = jnp.swapaxes(y, 1, 2)
-    y = MlpBlock(self.tokens_mlp_dim, name='token_mixing')(y)
+    y = MlpBlock(self.tokens_mlp_dim, self.dtype, name='token_mixing')(y)
     y = jnp.swapaxes(y, 1, 2)
     x = x + y
-    y = nn.LayerNorm()(x)
-    return x + MlpBlock(self.channels_mlp_dim, name='channel_mixing')(y)
+    y = nn.LayerNorm(dtype=self.dtype)(x)
+    return x + MlpBlock(self.channels_mlp_dim, self.dtype, name='channel_mixing')(y)
 
 
 class MlpMixer(nn.Module):
-  """Images to logits. [B, H, W, 3] -> [B, K]."""
+  """Images to logits. [B, H, W, 3] -> [B, K]. The listing has no `dtype`: benchmarks/tpu.py needs one."""
   num_classes: int
   num_blocks: int
   patch_size: int
   hidden_dim: int
   tokens_mlp_dim: int
   channels_mlp_dim: int
+  dtype: jnp.dtype | None = None
 
   @nn.compact
   def __call__(self, x):
     s = self.patch_size
-    x = nn.Conv(self.hidden_dim, (s, s), strides=(s, s), name='stem')(x)
+    x = nn.Conv(self.hidden_dim, (s, s), strides=(s, s), name='stem', dtype=self.dtype)(x)
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     for _ in range(self.num_blocks):
-      x = MixerBlock(self.tokens_mlp_dim, self.channels_mlp_dim)(x)
-    x = nn.LayerNorm(name='pre_head_layer_norm')(x)
+      x = MixerBlock(self.tokens_mlp_dim, self.channels_mlp_dim, self.dtype)(x)
+    x = nn.LayerNorm(name='pre_head_layer_norm', dtype=self.dtype)(x)
     x = jnp.mean(x, axis=1)
-    return nn.Dense(self.num_classes, name='head', kernel_init=nn.initializers.zeros)(x)
+    return nn.Dense(self.num_classes, name='head', kernel_init=nn.initializers.zeros,
+                    dtype=self.dtype)(x)
 
 
 def shapes(model: str, batch: int):

@@ -5,10 +5,10 @@ import ml_collections
 from mixer.models import mlp_mixer
 
 CLASSES = 1000
+VARIANTS = ('S/32', 'S/16', 'B/32', 'B/16', 'L/32', 'L/16', 'H/14')  # of Table 1
 # The resolution in pixels, and the sizes. 'demo' has those of configs/mixer_digits.py.
 MODELS = {
-    'S/16': (224, mlp_mixer.variant_fields('S/16')),
-    'B/16': (224, mlp_mixer.variant_fields('B/16')),
+    **{variant: (224, mlp_mixer.variant_fields(variant)) for variant in VARIANTS},
     'demo': (8, dict(patch_size=4, num_blocks=2, hidden_dim=64, tokens_mlp_dim=32, channels_mlp_dim=256)),
 }
 DATA = 'runs/bench_data'  # where JPEGs are generated, once

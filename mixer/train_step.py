@@ -45,7 +45,7 @@ def replicated_shapes(init, devices: int | None = None) -> TrainState:
 
 
 def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: int, loss: str, mixup: float,
-           accumulate: int):
+           accumulate: int, keep_axis: bool = False):
   """The next state, and the step's metrics, on one device under the mapped axis 'batch'.
 
   All randomness is a function of the seed, the step and an example's place in the global batch: it does not depend on
@@ -59,6 +59,7 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
     loss: 'softmax_xent' or 'sigmoid_xent'.
     mixup: its strength, p of Table 4; 0 for none.
     accumulate: in how many parts to take the batch, one after the other, to save memory; it must divide b.
+    keep_axis: whether the optimizer sees the leading axis that pmap takes off: see `parallel`.
 
   Returns:
     The state, and {'loss', 'grad_norm', 'learning_rate'}: means over all devices; the norm is that before clipping.
@@ -88,24 +89,18 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
 
   value, grads = jax.lax.pmean((value, grads), 'batch')
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
-  params, opt_state = _with_axis(functools.partial(_optimize, optimizer), grads, state.params, state.opt_state)
-  return TrainState(state.step + 1, params, opt_state), metrics
+  on, off = (_axis_on, _axis_off) if keep_axis else (lambda tree: tree,) * 2
+  changes, opt_state = optimizer.update(on(grads), on(state.opt_state), on(state.params))
+  params = optax.apply_updates(on(state.params), changes)
+  return TrainState(state.step + 1, off(params), off(opt_state)), metrics
 
 
-def _optimize(optimizer, grads, params, opt_state):
-  changes, opt_state = optimizer.update(grads, opt_state, params)
-  return optax.apply_updates(params, changes), opt_state
+def _axis_on(tree):
+  return jax.tree.map(lambda x: x[None] if x.ndim else x, tree)
 
 
-def _with_axis(function, *trees):
-  """function(*trees), with a leading axis of 1 on all arrays in there.
-
-  pmap takes that axis off and puts it on again. Where the optimizer has it too, XLA writes the new state over the old
-  one; without, it copies the old one first (on a CPU: 10 % more temporary memory for a step of B/16).
-  """
-  on = lambda x: x[None] if x.ndim else x
-  off = lambda x: x[0] if x.ndim else x
-  return jax.tree.map(off, function(*jax.tree.map(on, trees)))
+def _axis_off(tree):
+  return jax.tree.map(lambda x: x[0] if x.ndim else x, tree)
 
 
 def mixing_weight(mixup: float, seed: int, step):
@@ -120,8 +115,12 @@ def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: fl
   The state is donated whole. The batch is not: none of the results could take its memory. `devices` may be others than
   those of this machine, to compile for them (tools/plan.py).
   """
+  # pmap takes the leading axis off the state and puts it on again, after which XLA for CPUs does not write the new state
+  # over the old one, but copies that first: 10 % more temporary memory in a step of B/16. Where the optimizer sees the
+  # axis, all of that cancels. XLA for TPUs needs no such help.
+  keep_axis = (devices or jax.local_devices())[0].platform == 'cpu'
   step = functools.partial(update, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
-                           mixup=mixup, accumulate=accumulate)
+                           mixup=mixup, accumulate=accumulate, keep_axis=keep_axis)
   return jax.pmap(step, axis_name='batch', devices=devices, out_axes=(0, None), donate_argnums=0)
 
 

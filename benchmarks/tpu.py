@@ -1,0 +1,104 @@
+"""The training step of this repository beside that of the paper's listing, both compiled for slices of TPUs: none is needed.
+
+  python -m benchmarks.tpu --out=benchmarks/results/tpu.md
+
+B/16 of 21,843 classes in bfloat16, Adam, clipped, pmapped, on the images that each core takes. What XLA says of the two:
+bytes of memory that a core's step accesses, the peak of its memory, and XLA's own estimate of its time, which no TPU has
+been asked about. It needs requirements-tpu.txt and some minutes a row.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import optax
+import tqdm
+
+from benchmarks import listing
+from mixer import accelerators
+from mixer import models
+from mixer import optim
+from mixer import train_step
+from mixer.models import mlp_mixer
+from tools import plan
+
+SLICES = {'v3:2x2': 64, 'v5e:2x4': 128}  # images a core
+CLASSES, RESOLUTION, VARIANT = 21_843, 224, 'B/16'
+
+
+def ours(devices, images: int):
+  """The step of train.py, lowered for these devices."""
+  model = models.build(name='mlp_mixer', variant=VARIANT, num_classes=CLASSES, dtype='bfloat16', platform='tpu')
+  optimizer, learning_rate = optim.build(name='adamw', learning_rate=1e-3, schedule=dict(name='cosine'),
+                                         total_steps=100_000, clip_norm=1.)
+  init = functools.partial(train_step.init, model, optimizer, (RESOLUTION, RESOLUTION, 3), 0)
+  update = train_step.parallel(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0,
+                               loss='softmax_xent', devices=devices)
+  return update.lower(train_step.replicated_shapes(init, len(devices)), _batch(len(devices), images, 'uint8'))
+
+
+def the_listing(devices, images: int):
+  """The listing's model in bfloat16, with a step of a few lines: it takes scaled images."""
+  net = listing.MlpMixer(CLASSES, **mlp_mixer.variant_fields(VARIANT), dtype=jnp.bfloat16)
+  optimizer = optax.chain(optax.clip_by_global_norm(1.), optax.adam(1e-3))
+
+  def init():
+    params = net.init(jax.random.key(0), jnp.zeros((1, RESOLUTION, RESOLUTION, 3)))['params']
+    return params, optimizer.init(params)
+
+  def update(state, batch):
+    params, moments = state
+    loss = lambda params: optax.softmax_cross_entropy_with_integer_labels(
+        net.apply({'params': params}, batch['image']).astype(jnp.float32), batch['label']).mean()
+    value, grads = jax.lax.pmean(jax.value_and_grad(loss)(params), 'batch')
+    changes, moments = optimizer.update(grads, moments, params)
+    return (optax.apply_updates(params, changes), moments), value
+
+  step = jax.pmap(update, axis_name='batch', devices=devices, out_axes=(0, None), donate_argnums=0)
+  return step.lower(train_step.replicated_shapes(init, len(devices)), _batch(len(devices), images, 'float32'))
+
+
+def _batch(devices, images, dtype):
+  return {'image': jax.ShapeDtypeStruct((devices, images, RESOLUTION, RESOLUTION, 3), dtype),
+          'label': jax.ShapeDtypeStruct((devices, images), 'int32')}
+
+
+def row(topology: str, name: str, found: dict) -> str:
+  estimate = 'none' if found['step_seconds'] is None else f'{found["step_seconds"]:.4f} s'
+  return (f'| {topology} | {SLICES[topology]} | {name} | {found["accessed_bytes"] / 1e9:.1f} GB | '
+          f'{found["peak_bytes"] / plan.GIB:.2f} GiB | {estimate} |')
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--topologies', default=','.join(SLICES), help='default: %(default)s')
+  parser.add_argument('--out', type=pathlib.Path, help='also write the table there')
+  flags = parser.parse_args()
+  jax.config.update('jax_platforms', 'cpu')  # libtpu is to compile, not to look for a TPU
+  topologies = flags.topologies.split(',')
+  for topology in topologies:
+    if topology not in SLICES:
+      parser.error(f'--topologies has {topology!r}; there are {", ".join(SLICES)}')
+  lines = [f'{VARIANT}, {CLASSES:,} classes, bfloat16, {RESOLUTION} x {RESOLUTION}, compiled by libtpu '
+           f'{importlib.metadata.version("libtpu")}.', '',
+           '| slice | images a core | step | accessed a core | peak of a core | XLA\'s estimate |', '| --- ' * 6 + '|']
+  contenders = {'ours': ours, "the listing's": the_listing}
+  with tqdm.tqdm(total=len(topologies) * len(contenders), unit='step', disable=None) as bar:
+    for topology in topologies:
+      devices = plan.devices_of(accelerators.slice_of(topology))
+      for name, lower in contenders.items():
+        lines.append(row(topology, name, plan.compiled(lower(devices, SLICES[topology]), counted_once=False)))
+        bar.write(lines[-1])
+        bar.update()
+  table = '\n'.join(lines) + '\n'
+  print(table, end='')
+  if flags.out:
+    flags.out.parent.mkdir(parents=True, exist_ok=True)
+    flags.out.write_text(table)
+
+
+if __name__ == '__main__':
+  main()
