@@ -68,7 +68,7 @@ def _batch(devices, images, dtype):
 
 def row(topology: str, name: str, found: dict) -> str:
   estimate = 'none' if found['step_seconds'] is None else f'{found["step_seconds"]:.4f} s'
-  return (f'| {topology} | {SLICES[topology]} | {name} | {found["accessed_bytes"] / 1e9:.1f} GB | '
+  return (f'| {topology} | {SLICES[topology]} | {name} | {found["accessed_bytes"] / 1e9:.2f} GB | '
           f'{found["peak_bytes"] / plan.GIB:.2f} GiB | {estimate} |')
 
 

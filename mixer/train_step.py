@@ -88,11 +88,10 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
     value, grads = jax.tree.map(lambda x: x / accumulate, jax.lax.scan(add, zero, parts)[0])
 
   value, grads = jax.lax.pmean((value, grads), 'batch')
-  metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
   on, off = (_axis_on, _axis_off) if keep_axis else (lambda tree: tree,) * 2
   changes, opt_state = optimizer.update(on(grads), on(state.opt_state), on(state.params))
-  params = optax.apply_updates(on(state.params), changes)
-  return TrainState(state.step + 1, off(params), off(opt_state)), metrics
+  metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
+  return TrainState(state.step + 1, off(optax.apply_updates(on(state.params), changes)), off(opt_state)), metrics
 
 
 def _axis_on(tree):
