@@ -46,7 +46,8 @@ class MixerBlock(nn.Module):
 
 
 class MlpMixer(nn.Module):
-  """Images to logits. [B, H, W, 3] -> [B, K]. The listing has no `dtype`: benchmarks/tpu.py needs one."""
+  """Images to logits. [B, H, W, 3] -> [B, K]. The listing has no `dtype`, which benchmarks/tpu.py needs: of
+  all but the head, as in mixer/models."""
   num_classes: int
   num_blocks: int
   patch_size: int
@@ -64,8 +65,7 @@ class MlpMixer(nn.Module):
       x = MixerBlock(self.tokens_mlp_dim, self.channels_mlp_dim, self.dtype)(x)
     x = nn.LayerNorm(name='pre_head_layer_norm', dtype=self.dtype)(x)
     x = jnp.mean(x, axis=1)
-    return nn.Dense(self.num_classes, name='head', kernel_init=nn.initializers.zeros,
-                    dtype=self.dtype)(x)
+    return nn.Dense(self.num_classes, name='head', kernel_init=nn.initializers.zeros)(x)
 
 
 def shapes(model: str, batch: int):

@@ -45,7 +45,7 @@ def replicated_shapes(init, devices: int | None = None) -> TrainState:
 
 
 def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: int, loss: str, mixup: float,
-           accumulate: int, keep_axis: bool = False):
+           accumulate: int):
   """The next state, and the step's metrics, on one device under the mapped axis 'batch'.
 
   All randomness is a function of the seed, the step and an example's place in the global batch: it does not depend on
@@ -59,7 +59,6 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
     loss: 'softmax_xent' or 'sigmoid_xent'.
     mixup: its strength, p of Table 4; 0 for none.
     accumulate: in how many parts to take the batch, one after the other, to save memory; it must divide b.
-    keep_axis: whether the optimizer sees the leading axis that pmap takes off: see `parallel`.
 
   Returns:
     The state, and {'loss', 'grad_norm', 'learning_rate'}: means over all devices; the norm is that before clipping.
@@ -88,10 +87,13 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
     value, grads = jax.tree.map(lambda x: x / accumulate, jax.lax.scan(add, zero, parts)[0])
 
   value, grads = jax.lax.pmean((value, grads), 'batch')
-  on, off = (_axis_on, _axis_off) if keep_axis else (lambda tree: tree,) * 2
-  changes, opt_state = optimizer.update(on(grads), on(state.opt_state), on(state.params))
+  # The leading axis that pmap takes off and puts on again: where the optimizer sees it, XLA writes the new state over the
+  # old one. Without, it copies that first on a CPU (10 % more temporary memory for B/16), and on TPUs accesses more.
+  params = _axis_on(state.params)
+  changes, opt_state = optimizer.update(_axis_on(grads), _axis_on(state.opt_state), params)
+  params, opt_state = _axis_off((optax.apply_updates(params, changes), opt_state))
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
-  return TrainState(state.step + 1, off(optax.apply_updates(on(state.params), changes)), off(opt_state)), metrics
+  return TrainState(state.step + 1, params, opt_state), metrics
 
 
 def _axis_on(tree):
@@ -114,12 +116,8 @@ def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: fl
   The state is donated whole. The batch is not: none of the results could take its memory. `devices` may be others than
   those of this machine, to compile for them (tools/plan.py).
   """
-  # pmap takes the leading axis off the state and puts it on again, after which XLA for CPUs does not write the new state
-  # over the old one, but copies that first: 10 % more temporary memory in a step of B/16. Where the optimizer sees the
-  # axis, all of that cancels. XLA for TPUs needs no such help.
-  keep_axis = (devices or jax.local_devices())[0].platform == 'cpu'
   step = functools.partial(update, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
-                           mixup=mixup, accumulate=accumulate, keep_axis=keep_axis)
+                           mixup=mixup, accumulate=accumulate)
   return jax.pmap(step, axis_name='batch', devices=devices, out_axes=(0, None), donate_argnums=0)
 
 
