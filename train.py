@@ -22,6 +22,7 @@ import ml_collections
 
 import input_pipeline
 from input_pipeline import prefetch
+from mixer import card
 from mixer import checkpoint
 from mixer import command_line
 from mixer import configuration
@@ -29,11 +30,8 @@ from mixer import devices
 from mixer import evaluators
 from mixer import models
 from mixer import optim
-from mixer import pictures
 from mixer import processes
-from mixer import records
 from mixer import report
-from mixer import storage
 from mixer import summary
 from mixer import train_step
 from mixer import weights
@@ -121,18 +119,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         told.flush()
         checkpoints.save_interrupted(step, state)
         raise
-  draw(workdir, evaluate.scorer, state, evals)
+  shown = {name: evaluate.scorer.predictions(state.params, next(iter(batches))) for name, batches in evals.items()}
+  card.leave(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results, predictions=shown,
+             flags=command_line.given())
   return results
-
-
-def draw(workdir: str, scorer, state, evals):
-  """Leaves learning_curves.png and a picture of predictions for each evaluation in `workdir`."""
-  first = {name: scorer.predictions(state.params, next(iter(batches))) for name, batches in evals.items()}
-  if jax.process_index() == 0:
-    workdir = storage.path_of(workdir)
-    pictures.learning_curves(list(records.read(workdir / 'records.jsonl')), workdir / 'learning_curves.png')
-    for name, shown in first.items():
-      pictures.predictions(*shown, evals[name].source.class_names, workdir / f'predictions_{name}.png')
 
 
 def main(arguments):

@@ -55,3 +55,12 @@ def config(arguments: list[str]) -> ml_collections.ConfigDict:
     raise app.UsageError('--config is missing: --config=configs/mixer_digits.py; python train.py --list names them all')
   configuration.prefer(CONFIG.value, config_flags.get_override_values(flags.FLAGS['config']))
   return CONFIG.value
+
+
+def given() -> list[str]:
+  """The flags that make the config again: ['--config=configs/mixer_digits.py', '--config.seed=1'], or []."""
+  flag = flags.FLAGS['config']
+  if not flag.present:
+    return []
+  return [f'--config={flag.config_filename}',
+          *(f'--config.{field}={value}' for field, value in flag.override_values.items())]

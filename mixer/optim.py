@@ -29,7 +29,7 @@ def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight
   Args:
     name: 'adamw' or 'sgd'; `fields` are that function's keywords.
     learning_rate: the highest one.
-    schedule: its name, 'linear' or 'cosine', and that function's keywords.
+    schedule: its name, 'linear', 'cosine' or 'steps', and that function's keywords.
     total_steps: of the run.
     weight_decay: in AdamW's units: a decayed weight loses weight_decay * learning rate of itself in a step. (The
       authors' released config multiplies by the schedule alone: its 1e-4 is our 0.1 at learning rate 1e-3.)

@@ -81,6 +81,41 @@ def grid(images, texts, title: str, path, columns: int = 8, colours=None):
   _save(canvas, path, dpi=100)
 
 
+def tiles(maps, title: str, path, columns: int = 32):
+  """Draws maps of weights beside one another, in rows, each scaled on its own.
+
+  Args:
+    maps: [N, h, w, 3], drawn as colours, each from its least weight to its largest; or [N, h, w], from blue by white,
+      which is 0, to red.
+  """
+  maps = np.asarray(maps, np.float64)
+  axes = tuple(range(1, maps.ndim))
+  scaled = lambda x, scale: x / np.where(scale > 0, scale, 1)
+  if maps.ndim == 4:
+    low = maps.min(axes, keepdims=True)
+    colours = scaled(maps - low, maps.max(axes, keepdims=True) - low)
+  else:
+    size = np.abs(maps).max(axes, keepdims=True)
+    colours = matplotlib.colormaps['RdBu_r'](0.5 + scaled(maps, size) / 2)[..., :3]
+  height, width = maps.shape[1:3]
+  gap = max(1, width // 8)
+  rows = -(-len(maps) // columns)
+  wall = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
+  for place, tile in enumerate(colours):
+    top, left = place // columns * (height + gap), place % columns * (width + gap)
+    wall[top:top + height, left:left + width] = tile
+  pixels = max(1, round(1300 / wall.shape[1]))  # a weight's side in the picture
+  edge, above, dpi = 10, 40, 100
+  whole = np.array([wall.shape[1] * pixels + 2 * edge, wall.shape[0] * pixels + edge + above])
+  canvas = figure.Figure(figsize=whole / dpi)
+  place = canvas.add_axes((edge / whole[0], edge / whole[1], wall.shape[1] * pixels / whole[0],
+                           wall.shape[0] * pixels / whole[1]))
+  place.imshow(wall, interpolation='nearest', aspect='auto')
+  place.axis('off')
+  canvas.text(edge / whole[0], 1 - 8 / whole[1], title, va='top', fontsize=13, parse_math=False)
+  _save(canvas, path, dpi=dpi)
+
+
 def _save(canvas, path, dpi):
   path, file = storage.path_of(path), io.BytesIO()
   canvas.savefig(file, dpi=dpi, format=path.suffix.removeprefix('.') or None)

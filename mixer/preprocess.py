@@ -110,6 +110,14 @@ def flip(image, seed):
   return tf.image.stateless_random_flip_left_right(image, seed)
 
 
+def permute(image, order):
+  """The pixels in another order: pixel order[k], along the rows, comes to place k. [H, W, 3], [H W] ints -> the same.
+
+  Without an order (None) the image stays as it is.
+  """
+  return image if order is None else tf.reshape(tf.gather(tf.reshape(image, [-1, 3]), order), tf.shape(image))
+
+
 def paper_resize(image, resize: int, resolution: int):
   """Resizes to resize x resize, whatever the shape, and takes the centre: (i) of App. C. -> [R, R, 3] uint8."""
   return _centre(_resize(image, (resize, resize), 'bilinear'), resolution)

@@ -1,4 +1,4 @@
-"""What a run tells: a bar or lines for people, TensorBoard events, and records for programs."""
+"""What a run tells: a bar or lines for people, TensorBoard events, records for programs, and its history."""
 
 import math
 import sys
@@ -8,6 +8,7 @@ from clu import metric_writers
 import jax
 import tqdm
 
+from mixer import history
 from mixer import records
 from mixer import storage
 
@@ -37,6 +38,7 @@ class Report:
                           disable=not (tells and at_terminal))
     self._prints_lines = tells and not at_terminal
     self._step = first_step
+    self._history = history.History(workdir, first_step, total_steps)
     self._unread = []  # (step, metrics) that the devices may still be computing
     self._latest, self._values = {}, {}
     self._restart_clock()
@@ -48,6 +50,7 @@ class Report:
     self._bar.close()
     try:
       self.flush()
+      self._history.end(self._step)
     finally:
       self._records.close()
       self._events.close()

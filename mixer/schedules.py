@@ -1,5 +1,7 @@
 """Learning rates as functions of the step: linear warmup, then a decay until the last step."""
 
+from collections.abc import Sequence
+
 import optax
 
 
@@ -14,8 +16,25 @@ def cosine(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float =
   return _after_warmup(decay, peak, warmup_steps)
 
 
+def steps(*, peak: float, total_steps: int, drops: Sequence[float], warmup_steps: int = 0) -> optax.Schedule:
+  """From 0 up to `peak` over the warmup, then a tenth of it, a hundredth and so on: BiT's pre-training (section 3.3).
+
+  `drops` are the places where it falls, as parts of all the steps: 30, 60 and 80 epochs of 90 are 1/3, 2/3 and 8/9.
+
+  Raises:
+    ValueError: if `drops` do not rise from the warmup's end to below 1.
+  """
+  places = [warmup_steps, *(round(drop * total_steps) for drop in drops), total_steps]
+  if sorted(set(places)) != places:
+    raise ValueError(f'config.optimizer.schedule.drops is {tuple(drops)}, at the steps {places[1:-1]}; they must rise, '
+                     f'after the {warmup_steps} steps of warmup and before the last of {total_steps}')
+  # The boundaries are counted from the end of the warmup.
+  after = optax.piecewise_constant_schedule(peak, {place - warmup_steps: 0.1 for place in places[1:-1]})
+  return _after_warmup(after, peak, warmup_steps)
+
+
 def _after_warmup(decay, peak, warmup_steps):
   return optax.join_schedules([optax.linear_schedule(0, peak, warmup_steps), decay], [warmup_steps])
 
 
-SCHEDULES = {'linear': linear, 'cosine': cosine}
+SCHEDULES = {'linear': linear, 'cosine': cosine, 'steps': steps}

@@ -75,6 +75,14 @@ def write(path: epath.Path, content: str | bytes):
   _sync(path.parent)
 
 
+def append(path: epath.Path, line: str):
+  """Adds a line to a file, new or not, which is replaced whole. A last line that was cut off stays one of its own."""
+  with reached(path):
+    content = path.read_bytes() if path.exists() else b''
+  ending = b'' if content[-1:] in (b'', b'\n') else b'\n'
+  write(path, content + ending + line.encode() + b'\n')
+
+
 def sync(folder: epath.Path):
   """Waits until a folder on a disk, all that is in it, and its name in the folder above outlast a power cut."""
   if not in_bucket(folder):

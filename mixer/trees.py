@@ -54,8 +54,9 @@ def compare(there: dict, here: dict, left: str, right: str) -> str:
   missing = [name for name in unlike if name not in there]
   others = [name for name in unlike if name in there][:max(SHOWN // 2, SHOWN - len(missing))]
   shown = sorted(others + missing[:SHOWN - len(others)])
-  lines = [f'{"array":<60} {left:<20} {right}']
-  lines += [f'{name:<60} {show(there, name):<20} {show(here, name)}' for name in shown]
+  width = max(60, *map(len, shown))
+  lines = [f'{"array":<{width}} {left:<20} {right}']
+  lines += [f'{name:<{width}} {show(there, name):<20} {show(here, name)}' for name in shown]
   if len(unlike) > len(shown):
     lines.append(f'and {len(unlike) - len(shown)} more')
   return ''.join(f'\n  {line}' for line in lines)

@@ -24,7 +24,9 @@ from mixer.convert import npz
 from mixer.convert import published
 from mixer.convert import start as starting
 from mixer.convert import timm
-from mixer.models import mlp_mixer
+
+# The side in pixels of the images that models of any size are evaluated on: that of the paper's Table 3.
+ANY_RESOLUTION = 224
 
 # Fields of a run's `model` section that its parameters tell, or that count in training alone.
 NOT_KEPT = ('variant', 'tiles', 'dropout_rate', 'stochastic_depth', 'stochastic_depth_rule', 'head_bias_init',
@@ -38,7 +40,7 @@ class Weights:
   Attributes:
     params: nested dicts of float32 numpy arrays, with the names of `mixer.models`.
     model: the `model` section of a config that builds the model.
-    resolution: the side in pixels of the square images that the token-mixing MLPs take.
+    resolution: the side in pixels of the square images that it takes; where any, that of its training, or 224.
     loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
     class_names: of the logits, or None.
     crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C; without
@@ -56,11 +58,8 @@ class Weights:
 
   def describe(self) -> str:
     """One line for people: 'Mixer-B/16, 1,000 classes, 224 x 224 pixels, ...'."""
-    variant = mlp_mixer.variant_of(self.model)
-    name = f'Mixer-{variant}' if variant else 'Mixer of ' + ', '.join(
-        f'{field} {self.model[field]}' for field in ('patch_size', *mlp_mixer.SIZES['B']))
     classes = f'{self.model["num_classes"]:,} classes' if self.model['num_classes'] else 'no head'
-    return f'{name}, {classes}, {self.resolution} x {self.resolution} pixels: {self.source}'
+    return f'{models.describe(self.model)}, {classes}, {self.resolution} x {self.resolution} pixels: {self.source}'
 
   def check_head(self, name: str):
     """Raises a ValueError unless there are logits; `name` is what was loaded, for the message."""
@@ -118,23 +117,25 @@ def _there(path):
 
 def _of_file(path, read) -> Weights:
   params = read(path)
-  fields, resolution = _sizes_of(params, path)
+  model, resolution = _sizes_of(params, path)
   name = published.name_of(path) if read is npz.read else None
   known = published.TABLE[name] if name else None
-  if known and fields['num_classes'] != known.num_classes:
-    raise ValueError(f'{path} has {fields["num_classes"]:,} classes, and {known.num_classes:,} were published under '
+  if known and model['num_classes'] != known.num_classes:
+    raise ValueError(f'{path} has {model["num_classes"]:,} classes, and {known.num_classes:,} were published under '
                      'that name; give it another name if it is another file')
   return Weights(
-      params=params, model=dict(name='mlp_mixer', **fields), resolution=resolution,
-      loss='sigmoid_xent' if fields['num_classes'] == 21843 else 'softmax_xent',
+      params=params, model=model, resolution=resolution or ANY_RESOLUTION,
+      loss='sigmoid_xent' if model['num_classes'] == 21843 else 'softmax_xent',
       class_names=_wordnet_ids() if known and known.num_classes == 1000 else None,
       source=f'{name}, {known.what}' if known else str(path))
 
 
-def _sizes_of(params, place) -> tuple[dict, int]:
-  """The fields of the model and the resolution, read off the arrays' shapes."""
+def _sizes_of(params, place) -> tuple[dict, int | None]:
+  """The model's section and the resolution, or None for any, read off the arrays' shapes."""
   try:
-    return mlp_mixer.fields_of(params), mlp_mixer.resolution_of(params)
+    model = models.section_of(params)
+    resolution_of = models.KINDS[model['name']].resolution_of
+    return model, resolution_of and resolution_of(params)
   except ValueError as error:
     raise ValueError(f'{place}: {error}') from error
 
@@ -155,23 +156,26 @@ def _of_run(workdir, step=None, folder=None) -> Weights:
     section, resolution = config['model'], config['data']['resolution']
     loss = config['step']['loss']
     configuration.choose('step', 'loss', loss, losses.LOSSES)
-    model = models.build(**section)
+    # The model is not traced: of a config that claims a million blocks, that takes for ever.
+    here = models.sizes_in_arrays(section)
     evaluated = _evaluated(config['evals'], resolution)
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f'{path} is not the config of a run of this version: {error!r}') from error
+  if here is None:
+    raise ValueError(f'{path}: model.name is {section["name"]!r}, and weights are read of {", ".join(models.KINDS)} '
+                     'alone; train.py evaluates such a run itself')
   params, checked = checkpoint.read_params(workdir, step, folder)
   params = trees.nested(arrays.float32(trees.flat(params), checked))
-  fields, there = _sizes_of(params, checked)
-  # The model is not traced: of a config that claims a million blocks, that takes for ever.
-  here = {field: getattr(model, field) for field in fields} | {'tokens_mlp_dim': model.tiles**2 * model.tokens_mlp_dim}
-  if unlike := configuration.differences(dict(fields, resolution=there), dict(here, resolution=resolution)):
+  model, there = _sizes_of(params, checked)
+  found = dict(model, resolution=there or resolution)
+  if unlike := configuration.differences(found, dict(here, resolution=resolution)):
     raise ValueError(f'{checked} does not fit its config.json, here:' + ''.join(f'\n  {line}' for line in unlike))
   names = workdir / 'classes.txt'
   class_names = files.text(names).removesuffix('\n').split('\n') if names.exists() else None
-  if class_names and len(class_names) != fields['num_classes']:
-    raise ValueError(f'{names} has {len(class_names):,} lines, and the model {fields["num_classes"]:,} classes')
+  if class_names and len(class_names) != model['num_classes']:
+    raise ValueError(f'{names} has {len(class_names):,} lines, and the model {model["num_classes"]:,} classes')
   kept = {field: value for field, value in section.items() if field not in NOT_KEPT}
-  return Weights(params=params, model={**kept, **fields}, resolution=resolution, loss=loss, class_names=class_names,
+  return Weights(params=params, model={**kept, **model}, resolution=resolution, loss=loss, class_names=class_names,
                  source=f'step {int(checked.name):,} of the run in {workdir}', **evaluated)
 
 

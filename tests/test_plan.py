@@ -291,7 +291,7 @@ def test_the_command_tells_a_plan(data_dir):
   assert '59,111,472 without the head; 25.2 GFLOPs an image forward, 75.7 in training' in told
   assert 'slice     v3-32 (v3:4x4): 32 cores; a core has 16 GiB' in told
   assert 'batch     4,096, 128 a core' in told and 'steps     1,039,829, 300.0 epochs' in told
-  assert 'at 40% of the peak, which is an assumption' in told and '150 TPUv3 core-days (Table 3)' in told
+  assert 'at 40% of the peak, which is an assumption' in told and '150 TPUv3 core-days (Tables 2, 3)' in told
 
 
 @pytest.mark.parametrize('arguments, message', [
@@ -327,7 +327,7 @@ def test_the_training_step_is_compiled_for_a_tpu():
 @pytest.mark.parametrize('generation', accelerators.GENERATIONS)
 def test_a_program_may_have_the_memory_that_is_said(generation):
   slice_ = accelerators.slice_of(f'{generation}:{accelerators.GENERATIONS[generation].shapes[0]}')
-  product = jax.pmap(lambda x: x @ x, devices=planning._devices(slice_))
+  product = jax.pmap(lambda x: x @ x, devices=planning.devices_of(slice_))
   lowered = product.lower(jax.ShapeDtypeStruct((slice_.cores, 2**18, 2**18), jnp.float32))  # 256 GiB a core
   found = planning.compiled(lowered, counted_once=False)
   assert not found['fits'] and f'exceeds available HBM ({slice_.generation.usable:g}G)' in found['message']

@@ -1,5 +1,7 @@
 """Learning rates at single steps, by hand."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,19 @@ def test_cosine():
   np.testing.assert_allclose(at(rate, [20]), [0.2], rtol=1e-5)
 
 
-@pytest.mark.parametrize('name', schedules.SCHEDULES)
+def test_steps():
+  rate = schedules.steps(peak=0.8, total_steps=20, warmup_steps=4, drops=(0.3, 0.5, 0.9))
+  np.testing.assert_allclose(at(rate, range(5)), [0, 0.2, 0.4, 0.6, 0.8], rtol=1e-6)
+  np.testing.assert_allclose(at(rate, range(5, 20)), [0.8] + [0.08] * 4 + [0.008] * 8 + [0.0008] * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize('drops, steps', [((0.1, 0.5), '[2, 10]'), ((0.5, 0.5), '[10, 10]'), ((0.5, 1.), '[10, 20]')])
+def test_steps_that_do_not_rise_are_refused(drops, steps):
+  with pytest.raises(ValueError, match=re.escape(f'drops is {drops}, at the steps {steps}; they must rise, after the 4 ')):
+    schedules.steps(peak=0.8, total_steps=20, warmup_steps=4, drops=drops)
+
+
+@pytest.mark.parametrize('name', ['linear', 'cosine'])
 def test_without_a_warmup_it_starts_at_the_peak_and_ends_at_zero(name):
   rate = schedules.SCHEDULES[name](peak=0.8, total_steps=10)
   np.testing.assert_allclose(at(rate, [0, 5, 10]), [0.8, 0.4, 0], atol=1e-6)

@@ -138,3 +138,11 @@ def test_the_command_that_rewrites_a_copy_for_reading_by_index(tmp_path):
   rewritten = sources.open_split(str(new), 'test')
   there = tfds.builder_from_directory(directory).as_dataset('test', decoders={'image': tfds.decode.SkipDecoding()})
   assert encoded(rewritten) == [(example['image'], example['label']) for example in there.as_numpy_iterator()]
+
+
+def test_other_digits_are_the_other_half_of_the_classes(data_dir):
+  whole, few, other = (encoded(sources.open_split(name, 'test', data_dir))
+                       for name in ('digits', 'few_digits', 'other_digits'))
+  assert sorted(few) == sorted((image, label) for image, label in whole if label < 5)
+  assert sorted(other) == sorted((image, label - 5) for image, label in whole if label >= 5)
+  assert sources.open_split('other_digits', 'test', data_dir).class_names == list('56789')

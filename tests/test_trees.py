@@ -31,6 +31,11 @@ def test_compare_shows_what_differs_on_both_sides():
   assert len({line.index(right) for line, right in zip(lines[1:], ('model', '(4,)', '-'))}) == 1
 
 
+def test_compare_keeps_its_columns_below_each_other_whatever_the_names():
+  lines = trees.compare({'a': (1,), 'b' * 80: (2,)}, {}, 'file', 'model').splitlines()
+  assert len({line.index(left) for line, left in zip(lines[1:], ('file', '(1,)', '(2,)'))}) == 1
+
+
 def test_compare_says_nothing_where_nothing_differs_and_counts_what_it_leaves_out():
   there = {str(i): (i,) for i in range(25)}
   assert trees.compare(there, dict(there), 'a', 'b') == ''

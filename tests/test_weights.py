@@ -157,14 +157,14 @@ def test_another_file_under_a_published_name_is_refused(tmp_path):
 
 
 def test_a_file_of_another_model_is_shown_beside_a_mixer(tmp_path):
-  vit = {'embedding/kernel': np.ones((16, 16, 3, 8)), 'cls': np.ones((1, 1, 8)), 'head/bias': np.ones(10)}
-  np.savez(tmp_path / 'vit.npz', **vit)
-  with pytest.raises(ValueError, match=r'vit\.npz: the arrays are not those of a Mixer:(.|\n)*cls +\(1, 1, 8\) +-'):
-    weights.load(tmp_path / 'vit.npz')
-  theirs = {name.replace('/', '.'): array for name, array in vit.items()}
-  safetensors.numpy.save_file(theirs, tmp_path / 'vit.safetensors')
-  with pytest.raises(ValueError, match=r'vit\.safetensors: the arrays are not those of a Mixer:(.|\n)*  embedding\.'):
-    weights.load(tmp_path / 'vit.safetensors')
+  other = {'conv/kernel': np.ones((16, 16, 3, 8)), 'scale': np.ones((1, 1, 8)), 'head/bias': np.ones(10)}
+  np.savez(tmp_path / 'other.npz', **other)
+  with pytest.raises(ValueError, match=r'other\.npz: the arrays are not those of a Mixer:(.|\n)*scale +\(1, 1, 8\) +-'):
+    weights.load(tmp_path / 'other.npz')
+  theirs = {name.replace('/', '.'): array for name, array in other.items()}
+  safetensors.numpy.save_file(theirs, tmp_path / 'other.safetensors')
+  with pytest.raises(ValueError, match=r'other\.safetensors: the arrays are not those of a Mixer:(.|\n)*  conv\.'):
+    weights.load(tmp_path / 'other.safetensors')
 
 
 def test_names_that_stand_for_nothing(tmp_path):
@@ -187,6 +187,34 @@ def test_another_suffix_is_not_written(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'there is no folder .*/none to write w\.npz to'):
     weights.save(there, tmp_path / 'none' / 'w.npz')
   assert not list(tmp_path.iterdir())
+
+
+BIT = dict(name='bit_resnet', num_classes=5, units=(1, 2), width_factor=0.5, root='small')
+
+
+def bit():
+  model = models.build(**BIT)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))['params']
+  rng = np.random.default_rng(0)
+  return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+
+
+def test_a_model_of_images_of_any_size_is_taken_for_224_pixels(tmp_path):
+  weights.save(weights.Weights(bit(), BIT, 8, 'softmax_xent', None, ''), tmp_path / 'w.npz')
+  loaded = weights.load(tmp_path / 'w.npz')
+  assert example_weights.equal(loaded.params, bit())
+  assert (loaded.model, loaded.resolution) == (BIT, 224)
+  assert loaded.describe().startswith('BiT of units (1, 2), width_factor 0.5, root small, 5 classes, 224 x 224 pixels: ')
+  with pytest.raises(ValueError, match=r"timm's model has no place for .* and others; write an \.npz file"):
+    weights.save(loaded, tmp_path / 'w.safetensors')
+
+
+def test_a_run_of_a_model_of_images_of_any_size_has_those_of_its_config(tmp_path):
+  config = {**RUN, 'model': BIT}
+  with checkpoint.Checkpoints(workdir=tmp_path, run=config, class_names=None, metrics=[], every_steps=1) as checkpoints:
+    checkpoints.save(1, flax.jax_utils.replicate(state().replace(params=bit())))
+  loaded = weights.load(tmp_path)
+  assert (loaded.model, loaded.resolution) == (BIT, 8) and example_weights.equal(loaded.params, bit())
 
 
 # Runs

@@ -1,4 +1,4 @@
-"""Scores any Mixer's weights by a config's evaluations and few-shot probes.
+"""Scores weights by a config's evaluations and few-shot probes.
 
   python -m tools.evaluate --weights=imagenet1k/Mixer-B_16 --config=configs/evaluate_imagenet.py
   python -m tools.evaluate --weights=runs/digits --config=configs/mixer_digits.py --bench
@@ -6,6 +6,7 @@
 Images are taken at the resolution of the weights, whatever the config's.
 """
 
+import datetime
 import json
 import pathlib
 import time
@@ -13,6 +14,7 @@ import time
 from absl import app
 from absl import flags
 import flax.jax_utils
+import jax
 
 import input_pipeline
 from mixer import command_line
@@ -20,6 +22,7 @@ from mixer import configuration
 from mixer import evaluators
 from mixer import models
 from mixer import preprocess
+from mixer import provenance
 from mixer import report
 from mixer import weights
 
@@ -55,6 +58,16 @@ def check_classes(loaded: weights.Weights, source):
     k = next(k for k, names in enumerate(zip(there, here)) if len(set(names)) > 1)
     raise ValueError(f'the classes of the weights and of {source.name} are the same in another order: class {k} is '
                      f'{there[k]!r} there and {here[k]!r} here')
+
+
+def described(loaded: weights.Weights, config) -> dict:
+  """What was scored and how, as a run's config.json would say it, for the paper's tables (python -m paper)."""
+  kind = models.KINDS[loaded.model['name']]
+  variant = kind.variant_of(loaded.model)
+  return {
+      'model': {'name': loaded.model['name'], 'variant': variant} if variant else loaded.model,
+      'start_from': {'weights': WEIGHTS.value},
+      'evals': {name: fields_for(section, loaded.resolution) for name, section in config.evals.items()}}
 
 
 def bench(scorer, params, batches) -> str:
@@ -101,6 +114,10 @@ def main(arguments):
     results |= found
   if OUT.value:
     pathlib.Path(OUT.value).write_text(json.dumps({
+        'format': 1, 'kind': 'evaluation', 'name': WEIGHTS.value, 'config': described(loaded, config),
+        'commit': provenance.commit(), 'versions': provenance.versions(), 'device': jax.devices()[0].device_kind,
+        'devices': jax.device_count(),
+        'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
         'weights': loaded.describe(), 'preprocessing': {name: batches.crop for name, batches in evals.items()},
         'resize': {name: batches.resize for name, batches in evals.items()}, **results}, indent=2) + '\n')
   for name, batches in evals.items() if BENCH.value else ():

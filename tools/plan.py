@@ -54,13 +54,23 @@ UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The part of the peak that 
 ALL = flags.DEFINE_bool('all', False, 'Plan every config that names a slice, each on its own.')
 OUT = flags.DEFINE_string('out', None, 'With --all: the page to write, in Markdown.')
 
-# Table 3: TPUv3 core-days of pre-training at 224 pixels, by training data, model and epochs.
+# Table 3, and Table 2 for those of 90 and 40 epochs: TPUv3 core-days of pre-training at 224 pixels, by model, training
+# data, variant and epochs.
 PAPER_CORE_DAYS = {
-    ('imagenet2012', 'B/16', 300): 10, ('imagenet2012', 'L/16', 300): 40,
-    ('imagenet21k', 'B/16', 300): 150, ('imagenet21k', 'L/16', 300): 410,
-    ('multilabel', 'S/32', 5): 10, ('multilabel', 'S/16', 5): 30, ('multilabel', 'B/32', 7): 50,
-    ('multilabel', 'B/16', 7): 80, ('multilabel', 'L/32', 7): 120, ('multilabel', 'L/16', 7): 230,
-    ('multilabel', 'L/16', 14): 450, ('multilabel', 'H/14', 14): 1010,
+    'mlp_mixer': {
+        ('imagenet2012', 'B/16', 300): 10, ('imagenet2012', 'L/16', 300): 40,
+        ('imagenet21k', 'B/16', 300): 150, ('imagenet21k', 'L/16', 300): 410,
+        ('multilabel', 'S/32', 5): 10, ('multilabel', 'S/16', 5): 30, ('multilabel', 'B/32', 7): 50,
+        ('multilabel', 'B/16', 7): 80, ('multilabel', 'L/32', 7): 120, ('multilabel', 'L/16', 7): 230,
+        ('multilabel', 'L/16', 14): 450, ('multilabel', 'H/14', 14): 1010},
+    'vit': {
+        ('imagenet2012', 'B/16', 300): 20, ('imagenet2012', 'L/16', 300): 50,
+        ('imagenet21k', 'B/16', 300): 180, ('imagenet21k', 'L/16', 300): 550, ('imagenet21k', 'L/16', 90): 180,
+        ('multilabel', 'L/16', 14): 650, ('multilabel', 'H/14', 14): 2300},
+    'bit_resnet': {
+        ('imagenet21k', 'R152x4', 90): 940,
+        ('multilabel', 'R50x1', 7): 80, ('multilabel', 'R50x2', 7): 140, ('multilabel', 'R152x1', 7): 140,
+        ('multilabel', 'R152x2', 14): 580, ('multilabel', 'R200x3', 14): 1780, ('multilabel', 'R152x4', 40): 9900},
 }
 
 
@@ -206,12 +216,12 @@ class Plan:
 
   @property
   def paper_core_days(self) -> int | None:
-    """TPUv3 core-days of the paper's run on as many images; None where Table 3 has none."""
+    """TPUv3 core-days of the paper's run on as many images; None where its tables have none."""
     data, model = self.config.data, self.config.model
     passes = self.epochs * (data.fraction if 'fraction' in data else 1.)  # of the whole data
     if abs(passes - round(passes)) > 0.02 * passes or data.resolution != 224 or 'variant' not in model:
       return None
-    return PAPER_CORE_DAYS.get((data.dataset, model.variant, round(passes)))
+    return PAPER_CORE_DAYS.get(model.name, {}).get((data.dataset, model.variant, round(passes)))
 
   @property
   def paper_utilisation(self) -> float | None:
@@ -229,24 +239,22 @@ class Plan:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.state.params)) * (2 if self.parts > 1 else 1)
 
   @property
-  def activation_bytes(self) -> int:
-    """What the backward pass finds of the forward pass: an estimate.
+  def activation_bytes(self) -> int | None:
+    """What the backward pass finds of the forward pass: an estimate; None for models that give none.
 
-    It takes of each MLP the input, and the hidden layer before its GELU; XLA computes the rest anew. With `remat` it
-    takes of each block the input, and one block whole. A `scan` without `remat` keeps more than this: XLA computes
-    nothing anew in a loop.
+    It takes of each block what the model says. With `remat` it takes of each block the input, and one block whole. A
+    `scan` without `remat` keeps more than this: XLA computes nothing anew in a loop.
     """
-    model, tokens = self.model, (self.config.data.resolution // self.model.patch_size)**2
-    table = tokens * model.hidden_dim
-    hidden = model.hidden_dim * model.tokens_mlp_dim * model.tiles**2 + tokens * model.channels_mlp_dim
-    of_block = 2 * table + hidden
-    of_blocks = model.num_blocks * of_block if model.remat == 'none' else model.num_blocks * table + of_block
-    return of_blocks * jax.numpy.dtype(model.dtype).itemsize * self.images_per_core // self.parts
+    if not hasattr(self.model, 'activations'):
+      return None
+    inputs, insides = zip(*self.model.activations(self.config.data.resolution))
+    numbers = sum(insides) if self.model.remat == 'none' else sum(inputs) + max(insides)
+    return numbers * jax.numpy.dtype(self.model.dtype).itemsize * self.images_per_core // self.parts
 
   @property
   def bytes(self) -> int:
-    """All of it: an estimate."""
-    return self.state_bytes + self.gradient_bytes + self.activation_bytes
+    """All of it: an estimate, without the activations where they are not known."""
+    return self.state_bytes + self.gradient_bytes + (self.activation_bytes or 0)
 
   @property
   def fits(self) -> bool:
@@ -267,12 +275,13 @@ class Plan:
         'steps': f'{self.config.total_steps:,}, {self.epochs:,.1f} epochs',
         'memory': f'{gib(self.bytes)} GiB a core, an estimate, which {"fits" if self.fits else "DOES NOT FIT"}: '
                   f'{gib(self.state_bytes)} parameters and optimizer, {gib(self.gradient_bytes)} gradients, '
-                  f'{gib(self.activation_bytes)} activations (estimated)',
+                  + ('activations are not estimated for this model' if self.activation_bytes is None else
+                     f'{gib(self.activation_bytes)} activations (estimated)'),
         'time': f'{self.flops:.3g} FLOPs; at {utilisation:.0%} of the peak, which is an assumption, {days:,.3g} '
                 f'core-days, {days / self.slice.cores:,.3g} days'}
     if self.paper_core_days:
-      rows['paper'] = (f'{self.paper_core_days} TPUv3 core-days (Table 3), which is {self.paper_utilisation:.0%} of the '
-                       'peak')
+      rows['paper'] = (f'{self.paper_core_days} TPUv3 core-days (Tables 2, 3), which is {self.paper_utilisation:.0%} of '
+                       'the peak')
     return _aligned(rows)
 
 
@@ -288,23 +297,27 @@ def lower(plan: Plan, images_per_core: int):
   """The training step as train.py builds it, for the slice, not yet compiled.
 
   Raises:
-    ValueError: if the compiler is not installed.
+    ValueError: as `devices_of` does.
   """
-  if importlib.util.find_spec('libtpu') is None:
-    raise ValueError('--compile needs libtpu, the compiler for TPUs, which is not installed here:\n'
-                     '  pip install -r requirements-tpu.txt -c requirements.lock')
   cores, side = plan.slice.cores, plan.config.data.resolution
   update = configuration.call(
       train_step.parallel, 'step', plan.config.step, model=plan.model, optimizer=plan.optimizer,
-      learning_rate=plan.learning_rate, seed=plan.config.seed, devices=_devices(plan.slice))
+      learning_rate=plan.learning_rate, seed=plan.config.seed, devices=devices_of(plan.slice))
   shapes = {'image': ((side, side, 3), 'uint8'), **plan.images.labels}
   batch = {name: jax.ShapeDtypeStruct((cores, images_per_core, *shape), dtype)
            for name, (shape, dtype) in shapes.items()}
   return update.lower(train_step.replicated_shapes(plan.init, cores), batch)
 
 
-def _devices(slice_):
-  """The devices of a slice that need not be there."""
+def devices_of(slice_: accelerators.Slice) -> list:
+  """The devices of a slice that need not be there, to compile for.
+
+  Raises:
+    ValueError: if the compiler is not installed.
+  """
+  if importlib.util.find_spec('libtpu') is None:
+    raise ValueError('--compile needs libtpu, the compiler for TPUs, which is not installed here:\n'
+                     '  pip install -r requirements-tpu.txt -c requirements.lock')
   os.environ.update(
       TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost',  # or it asks a server of Google's for both
       TPU_ACCELERATOR_TYPE=slice_.name,
@@ -360,7 +373,7 @@ def all_reduce_bytes(hlo: str) -> int:
 
 
 def _counted_once(plan: Plan) -> bool:
-  return plan.parts > 1 or plan.model.scan
+  return plan.parts > 1 or getattr(plan.model, 'scan', False)  # not all models have one
 
 
 def describe_compiled(plan: Plan, found: dict, images_per_core: int) -> str:
@@ -401,16 +414,19 @@ def largest(plan: Plan) -> int | None:
   return None
 
 
-def named_slice(path: pathlib.Path) -> tuple[str, str, int] | None:
-  """('v3-32', 'v3:4x4', 128): the slice that a config's docstring names, and its images a core. It is not imported."""
+def named_slice(path: pathlib.Path, of: str = 'Slice( of each)?') -> tuple[str, str, int] | None:
+  """('v3-32', 'v3:4x4', 128): the slice that a config's docstring names, and its images a core. It is not imported.
+
+  A config of several runs names a 'Slice of each'.
+  """
   docstring = ast.get_docstring(ast.parse(path.read_text())) or ''
-  found = re.search(r'^Slice: (\S+) \((\S+)\), (\d+) images a core', docstring, re.M)
-  return (found[1], found[2], int(found[3])) if found else None
+  found = re.search(rf'^(?:{of}): (?P<name>\S+) \((?P<topology>\S+)\), (?P<images>\d+) images a core', docstring, re.M)
+  return (found['name'], found['topology'], int(found['images'])) if found else None
 
 
 def named_slices() -> dict[str, tuple[str, str, int]]:
-  """{'configs/mixer_b16_i1k.py': `named_slice`} of all configs that name one."""
-  found = {f'configs/{path.name}': named_slice(path) for path in sorted((ROOT / 'configs').glob('*.py'))}
+  """{'configs/mixer_b16_i1k.py': `named_slice`} of all configs of one run that name one."""
+  found = {f'configs/{path.name}': named_slice(path, of='Slice') for path in sorted((ROOT / 'configs').glob('*.py'))}
   return {name: named for name, named in found.items() if named}
 
 

@@ -72,7 +72,8 @@ LIMIT_S = 300  # a start takes 10 s on two cores
 END_S = 60  # for what a blow did not end at once; more than JOIN_S and LOST_S
 JOIN_S, LOST_S = 30, 10
 MORE_STEPS = 5  # taken after SIGTERM; it is one or two, but what is read from outside lags behind
-UNLIKE = ('config.json', 'records.jsonl')  # top-level files that are not compared as bytes: one names the data's folder
+# Top-level files that are not compared as bytes: they name folders, times and starts.
+UNLIKE = ('config.json', 'records.jsonl', 'history.jsonl', 'card.md')
 
 
 class Fault(Exception):

@@ -1,8 +1,10 @@
 """The published .npz files: flat arrays with the names of our parameters, '/' between the parts.
 
-There are two generations of names. The files of gs://mixer_models have those of the paper's code, which are ours
-(`linen`). The authors' trainer before it had others, which their big_vision still read in 2022; they have a top key
-`Mixer`. Both are read; only the first is written, and vision_transformer reads it.
+Of Mixers there are two generations of names. The files of gs://mixer_models have those of the paper's code, which are
+ours (`linen`). The authors' trainer before it had others, which their big_vision still read in 2022; they have a top
+key `Mixer`. Both are read; only the first is written, and vision_transformer reads it.
+
+The ViTs of gs://vit_models have our names; those of the BiT-ResNets of gs://bit_models are in bit_npz.py.
 """
 
 import re
@@ -13,6 +15,7 @@ import numpy as np
 from mixer import files
 from mixer import trees
 from mixer.convert import arrays
+from mixer.convert import bit_npz
 
 OLDER = [  # (pattern, ours) of the older names; the LayerNorms are numbered afterwards
     (r'embedding/(\w+)', r'stem/\1'),
@@ -31,13 +34,13 @@ def read(path) -> dict:
   """
   found = arrays.float32(files.arrays(path), path)
   try:
-    return trees.nested(_renamed(found))
+    return trees.nested(bit_npz.ours(found) if bit_npz.is_published(found) else _renamed(found))
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
 
 
 def _renamed(found):
-  """Our names for {name: array} of either generation."""
+  """Our names for {name: array} of either generation of Mixers; others stay."""
   if not any(name.startswith('Mixer/') for name in found):
     return found
   renamed = {}
@@ -60,5 +63,6 @@ def _renamed(found):
 
 def write(params: dict, path):
   """Writes nested parameters as float32, under the published names."""
+  found = {name: np.asarray(array, np.float32) for name, array in trees.flat(params).items()}
   with epath.Path(path).open('wb') as file:
-    np.savez(file, **{name: np.asarray(array, np.float32) for name, array in trees.flat(params).items()})
+    np.savez(file, **(bit_npz.theirs(found) if bit_npz.is_ours(found) else found))

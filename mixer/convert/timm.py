@@ -1,7 +1,8 @@
-"""Weights of timm's MlpMixer as .safetensors files: PyTorch's names and axes.
+"""Weights of timm's MlpMixer and VisionTransformer as .safetensors files: PyTorch's names and axes.
 
 Dense kernels are transposed, and the stem's is [C, 3, P, P] there and [P, P, 3, C] here. timm computes GELU exactly
-where the paper's code and ours take its tanh form, so that the logits of the same weights differ slightly.
+where the authors' code and ours take its tanh form, so that the logits of the same weights differ slightly. What is
+particular to ViTs is in timm_vit.py.
 """
 
 import os
@@ -13,6 +14,7 @@ import safetensors.numpy
 
 from mixer import trees
 from mixer.convert import arrays
+from mixer.convert import timm_vit
 
 
 def names(num_blocks: int) -> dict[str, str]:
@@ -32,15 +34,16 @@ def names(num_blocks: int) -> dict[str, str]:
 def read(path) -> dict:
   """Nested parameters of a .safetensors file, as float32 whatever its floating-point type.
 
-  Arrays whose names are not those of timm's MlpMixer keep their names.
+  Arrays whose names are not those of timm's MlpMixer or VisionTransformer keep their names.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: naming the file, if it is no .safetensors file, cut off, or holds other things than finite numbers.
+    ValueError: naming the file, if it is no .safetensors file, cut off, holds other things than finite numbers, or is
+      of a ViT of an unknown number of heads.
   """
   try:
     with safetensors.safe_open(os.fspath(path), framework='np') as file:
-      found = {name: file.get_tensor(name) for name in file.keys()}
+      found, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
   except FileNotFoundError:
     raise
   except (safetensors.SafetensorError, OSError) as error:
@@ -48,21 +51,39 @@ def read(path) -> dict:
   except (AttributeError, TypeError, ValueError) as error:  # a type or a shape that NumPy does not have
     raise ValueError(f'{path} holds arrays of a type or a shape that is not read: {error}') from error
   found = arrays.float32(found, path)
-  ours = {theirs: name for name, theirs in names(_count(found, r'blocks\.(\d+)\.')).items()}
-  params = {ours.get(name, name): array for name, array in found.items()}
   try:
-    return trees.nested({name: _transposed(name, array, (2, 3, 1, 0)) for name, array in params.items()})
+    of_vit = timm_vit.is_timms(found)
+    if of_vit:
+      width = found['pos_embed'].shape[-1] if found['pos_embed'].ndim else 0
+      found = timm_vit.attention_to_ours(found, timm_vit.heads_of(width, metadata.get('num_heads')))
+    count = _count(found, r'blocks\.(\d+)\.')
+    ours = {theirs: name for name, theirs in (timm_vit.names(count) if of_vit else names(count)).items()}
+    params = {ours.get(name, name): array for name, array in found.items()}
+    return trees.nested({name: array if timm_vit.ATTENTION in name else _transposed(name, array, (2, 3, 1, 0))
+                         for name, array in params.items()})
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
 
 
 def write(params: dict, path):
-  """Writes a Mixer's nested parameters as float32, so that timm's MlpMixer of the same sizes loads them."""
-  found = trees.flat(params)
+  """Writes nested parameters as float32, so that timm's model of the same sizes loads them.
+
+  Raises:
+    ValueError: naming the arrays that timm's models have no place for.
+  """
+  found, metadata = trees.flat(params), {'format': 'pt'}
   theirs = names(_count(found, r'MixerBlock_(\d+)/'))
+  if 'Transformer/posembed_input/pos_embedding' in found:
+    theirs = timm_vit.names(_count(found, r'Transformer/encoderblock_(\d+)/'))
+    metadata['num_heads'] = str(timm_vit.num_heads(found))
+    found = timm_vit.attention_to_timms(found)
+    theirs |= {name: name for name in found if '.attn.' in name}
+  if unknown := [name for name in found if name not in theirs]:
+    more = ' and others' if unknown[3:] else ''
+    raise ValueError(f"timm's model has no place for {', '.join(unknown[:3])}{more}; write an .npz file")
   safetensors.numpy.save_file(
       {theirs[name]: _transposed(name, np.asarray(array, np.float32, order='C'), (3, 2, 0, 1))
-       for name, array in found.items()}, os.fspath(path), metadata={'format': 'pt'})
+       for name, array in found.items()}, os.fspath(path), metadata=metadata)
 
 
 def _count(found, block):

@@ -1,4 +1,4 @@
-"""TFDS builders `digits` and `few_digits`: the 1,797 handwritten digits that come inside scikit-learn.
+"""TFDS builders `digits`, `few_digits` and `other_digits`: the 1,797 handwritten digits that come inside scikit-learn.
 
 The optical recognition of handwritten digits data (Alpaydin and Kaynak, 1998; UCI), test part: 8 x 8 grey images. They
 need no download, so they prepare themselves on first use.
@@ -14,7 +14,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
   """Images of 8 x 8 grey pixels and their digit: 1,437 to train and 360 to test, each class split alike."""
 
   VERSION = tfds.core.Version('1.0.0')
-  NUM_CLASSES = 10
+  CLASSES = range(10)
 
   def _info(self):
     return tfds.core.DatasetInfo(
@@ -24,7 +24,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         supervised_keys=('image', 'label'),
         features=tfds.features.FeaturesDict({
             'image': tfds.features.Image(shape=(8, 8, 1), encoding_format='png'),
-            'label': tfds.features.ClassLabel(num_classes=self.NUM_CLASSES)}))
+            'label': tfds.features.ClassLabel(names=map(str, self.CLASSES))}))
 
   def _split_generators(self, dl_manager):
     train, test = split_indices()
@@ -34,15 +34,22 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     images, labels = sklearn.datasets.load_digits(return_X_y=True)
     # The values are 0 to 16, and PNG's are 0 to 255.
     pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    for index in indices[labels[indices] < self.NUM_CLASSES]:
-      yield int(index), {'image': pixels[index], 'label': int(labels[index])}
+    for index in indices[np.isin(labels[indices], self.CLASSES)]:
+      yield int(index), {'image': pixels[index], 'label': self.CLASSES.index(labels[index])}
 
 
 class FewDigits(Digits):
   """The same splits' digits 0 to 4 alone, to pre-train on some classes and transfer to all."""
 
   VERSION = tfds.core.Version('1.0.0')
-  NUM_CLASSES = 5
+  CLASSES = range(5)
+
+
+class OtherDigits(Digits):
+  """The same splits' digits 5 to 9 alone, to probe what was pre-trained on the others."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  CLASSES = range(5, 10)
 
 
 def split_indices():

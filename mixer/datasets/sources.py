@@ -30,12 +30,13 @@ import tensorflow_datasets as tfds
 from mixer.datasets import digits
 from mixer.datasets import folders
 from mixer.datasets import imagenet21k
+from mixer.datasets import mnist5k
 from mixer.datasets import multilabel
 from mixer.datasets import prepared
 
-BUILDERS = {'digits': digits.Digits, 'few_digits': digits.FewDigits, 'imagenet21k': imagenet21k.Imagenet21k,
-            'multilabel': multilabel.Multilabel}
-SELF_PREPARING = ('digits', 'few_digits')
+SELF_PREPARING = {'digits': digits.Digits, 'few_digits': digits.FewDigits, 'other_digits': digits.OtherDigits,
+                  'mnist5k': mnist5k.Mnist5k, 'few_mnist5k': mnist5k.FewMnist5k, 'other_mnist5k': mnist5k.OtherMnist5k}
+BUILDERS = {**SELF_PREPARING, 'imagenet21k': imagenet21k.Imagenet21k, 'multilabel': multilabel.Multilabel}
 
 
 def open_split(dataset: str, split: str, data_dir: str | None = None, label: str = 'label',

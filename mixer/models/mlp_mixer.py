@@ -192,6 +192,16 @@ class MlpMixer(nn.Module):
     """The parameters of each block, in their order."""
     return [params[f'MixerBlock_{i}'] for i in range(self.num_blocks)]
 
+  def activations(self, resolution: int) -> list[tuple[int, int]]:
+    """(numbers in its input, numbers that the backward pass finds of it) of each block, for one square image.
+
+    An estimate: of each MLP the input, and the hidden layer before its GELU, are found, and the rest is computed anew.
+    """
+    tokens = (resolution // self.patch_size)**2
+    table = tokens * self.hidden_dim
+    hidden = self.hidden_dim * self.tokens_mlp_dim * self.tiles**2 + tokens * self.channels_mlp_dim
+    return [(table, 2 * table + hidden)] * self.num_blocks
+
 
 def fields_of(params) -> dict:
   """The fields of the `MlpMixer` that a tree of arrays belongs to, read off the shapes.

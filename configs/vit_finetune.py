@@ -1,0 +1,49 @@
+"""A ViT fine-tuned by the recipe of the papers, from weights or a run of yours: vit_finetune.py:b16,cifar10.
+
+MODEL,TASK[,SIDE][,dev]: MODEL is b32, b16, l32, l16 or h14; TASK one of configs/mixer_finetune.py's, or the directory
+of an image folder; SIDE the resolution, 224 by default as in Table 3 (ViT fine-tunes at 384, and for Table 2 at 512,
+L/16, and 518, H/14), to which the position embeddings are resized; dev as there.
+
+ViT, App. B.1.1: SGD with momentum 0.9, batch 512, clipping at 1, cosine, no weight decay, a single linear layer for
+the head, which starts at zero; the learning rate is the best on the dev split of 0.003, 0.01, 0.03 and 0.06 for
+ImageNet and of 0.001, 0.003, 0.01 and 0.03 elsewhere. It averaged weights (Polyak, 0.9999) for Table 2, which is not
+done here.
+The weights are ViT-B_16.npz and so on, in the current directory, as ImageNet-21k's of gs://vit_models/imagenet21k are
+called; other files, or a work directory of configs/vit.py, by --config.start_from.weights=.
+Ours: not yet run.
+Cost: not measured.
+Run: python train.py --config=configs/vit_finetune.py:b16,cifar10 --workdir=WORKDIR
+"""
+
+from ml_collections.config_dict import placeholder
+
+from configs import mixer_finetune
+
+MODELS = {'b32': 'B/32', 'b16': 'B/16', 'l32': 'L/32', 'l16': 'L/16', 'h14': 'H/14'}
+TASKS = mixer_finetune.TASKS
+
+
+def get_config(which: str = 'b16,cifar10'):
+  variant, task, side, dev = _parse(which)
+  row = TASKS[task] if task in TASKS else dict(train='train', dev_train='train', dev='val', test='test', steps=500)
+  config = mixer_finetune.recipe('b16_i21k', False, row, dev, dataset=task)
+  config.model = dict(name='vit', variant=variant, num_classes=placeholder(int), dtype='bfloat16')
+  config.start_from = dict(weights=f'ViT-{variant.replace("/", "_")}.npz', head='fresh')
+  config.data.resolution = side  # of the evaluations, too
+  config.data.resize = side * 8 // 7
+  if side == 224 and not task.startswith('cifar'):
+    for evaluation in config.evals.values():
+      evaluation.crop = 'paper_crop'  # Table 3, as in configs/mixer_finetune.py
+  return config
+
+
+def _parse(which):
+  """-> variant, task, resolution, whether on the dev split."""
+  parts = which.split(',')
+  dev = parts[-1] == 'dev'
+  model, task, side = (*parts[:len(parts) - dev], '224')[:3] if len(parts) - dev in (2, 3) else ('', '', '')
+  if model not in MODELS or not (task in TASKS or '/' in task) or not side.isdecimal() or int(side) == 0:
+    raise ValueError(f'vit_finetune.py:{which} is not MODEL,TASK[,SIDE][,dev]: MODEL is one of {", ".join(MODELS)}; '
+                     f'TASK one of {", ".join(TASKS)}, or the path of an image folder, with a slash and no comma in it; '
+                     'SIDE a number of pixels')
+  return MODELS[model], task, int(side), dev

@@ -1,0 +1,97 @@
+"""The names and axes of timm's VisionTransformer, for timm.py.
+
+Q, K and V are one matrix there, whose rows are theirs one after the other, each by heads. timm's files do not tell how
+many heads there are: ours do in their metadata, and of others the width tells, as in timm's own models.
+timm has no hidden layer in the head.
+"""
+
+import re
+
+import numpy as np
+
+from mixer import trees
+
+# Channels: heads. timm/models/vision_transformer.py, the models vit_{tiny,small,medium,base,large,huge,giant,gigantic}.
+HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+
+ATTENTION = 'MultiHeadDotProductAttention_1'
+PARTS = {'weight': 'kernel', 'bias': 'bias'}
+
+
+def names(num_blocks: int) -> dict[str, str]:
+  """{our name: timm's} of the arrays that correspond one to one."""
+  layers = {'embedding': 'patch_embed.proj', 'head': 'head'}
+  norms = {'Transformer/encoder_norm': 'norm'}
+  for i in range(num_blocks):
+    ours, theirs = f'Transformer/encoderblock_{i}', f'blocks.{i}'
+    norms |= {f'{ours}/LayerNorm_0': f'{theirs}.norm1', f'{ours}/LayerNorm_2': f'{theirs}.norm2'}
+    layers |= {f'{ours}/MlpBlock_3/Dense_{k}': f'{theirs}.mlp.fc{k + 1}' for k in (0, 1)}
+  found = {'cls': 'cls_token', 'Transformer/posembed_input/pos_embedding': 'pos_embed'}
+  found |= {f'{ours}/scale': f'{theirs}.weight' for ours, theirs in norms.items()}
+  found |= {f'{ours}/kernel': f'{theirs}.weight' for ours, theirs in layers.items()}
+  return found | {f'{ours}/bias': f'{theirs}.bias' for ours, theirs in (norms | layers).items()}
+
+
+def is_timms(found: dict[str, np.ndarray]) -> bool:
+  """Whether the arrays of a file are those of a VisionTransformer."""
+  return 'pos_embed' in found
+
+
+def heads_of(width: int, told: str | None) -> int:
+  """How many heads a model has; `told` is what its file's metadata say of it.
+
+  Raises:
+    ValueError: if nothing tells, or what tells does not divide the width.
+  """
+  if told is None and width not in HEADS:
+    raise ValueError(f'nothing tells how many heads it has: its width {width} is none of {", ".join(map(str, HEADS))}. '
+                     "Put it into the file's metadata: num_heads")
+  heads = HEADS.get(width) if told is None else int(told) if told.isdecimal() else 0
+  if heads < 1 or width % heads:
+    raise ValueError(f"the file's metadata say num_heads {told}; it must be a number that divides the width {width}")
+  return heads
+
+
+def attention_to_ours(found: dict[str, np.ndarray], heads: int) -> dict[str, np.ndarray]:
+  """{our name: array} of timm's attention layers, whose kernels become [C, heads, C/heads] or its reverse.
+
+  What has another name, or a shape that is none of attention, stays as it is.
+  """
+  ours = {}
+  for name, array in found.items():
+    match = re.fullmatch(r'blocks\.(\d+)\.attn\.(qkv|proj)\.(weight|bias)', name)
+    rows, thirds = (len(array) if array.ndim else 0), ('query', 'key', 'value')
+    if not match or rows == 0 or rows % ((3 if match[2] == 'qkv' else 1) * heads):
+      ours[name] = array
+      continue
+    place, part = f'Transformer/encoderblock_{match[1]}/{ATTENTION}', PARTS[match[3]]
+    if match[2] == 'qkv':
+      for third, of_third in zip(thirds, np.split(array, 3)):
+        ours[f'{place}/{third}/{part}'] = of_third.T.reshape(*of_third.shape[1:], heads, -1)
+    else:
+      ours[f'{place}/out/{part}'] = array.T.reshape(heads, -1, rows) if part == 'kernel' else array
+  return ours
+
+
+def attention_to_timms(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """{timm's name: array} of our attention layers; what else there is stays as it is."""
+  theirs, thirds = {}, {}
+  for name, array in found.items():
+    match = re.fullmatch(rf'Transformer/encoderblock_(\d+)/{ATTENTION}/(query|key|value|out)/(kernel|bias)', name)
+    if not match:
+      theirs[name] = array
+      continue
+    part = 'weight' if match[3] == 'kernel' else 'bias'
+    if match[2] == 'out':
+      whole = array.reshape(-1, array.shape[-1]).T if part == 'weight' else array
+      theirs[f'blocks.{match[1]}.attn.proj.{part}'] = whole
+    else:
+      whole = array.reshape(*array.shape[:-2], -1).T
+      thirds.setdefault(f'blocks.{match[1]}.attn.qkv.{part}', {})[match[2]] = whole
+  return theirs | {name: np.concatenate([of[third] for third in ('query', 'key', 'value')])
+                   for name, of in thirds.items()}
+
+
+def num_heads(found: dict[str, np.ndarray]) -> int:
+  """Of our arrays by name."""
+  return next(array.shape[-2] for name, array in found.items() if name.endswith(f'{ATTENTION}/query/kernel'))

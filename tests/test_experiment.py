@@ -1,0 +1,157 @@
+"""The experiments on small images: what is trained, what counts, and the tables, with runs that take no time."""
+
+import json
+import pathlib
+
+import PIL.Image
+import pytest
+
+from configs import data_scale
+from mixer import configuration
+from mixer import models
+from mixer import processes
+from tools import experiment
+from tools import sweep
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+  """Runs an experiment with a train.py that writes records; returns the names of the runs that were trained."""
+  trained = []
+
+  def fake(arguments):
+    given = dict(argument.removeprefix('--').partition('=')[::2] for argument in arguments[2:])
+    workdir = pathlib.Path(given['workdir'])
+    trained.append(workdir.name)
+    seed = int(given['config.seed'])
+    (workdir / 'config.json').write_text(json.dumps({'total_steps': 20}))
+    # Upstream is best in the middle, where the probe is 0.1 better than at the end.
+    score = 0.6 + 0.01 * seed
+    rows = [{'step': 5, 'train/loss': 1.},
+            {'step': 10, 'val/top1': 0.9, 'other/5shot': score + 0.1, 'val/examples': 7, 'other/examples': 9},
+            {'step': 20, 'val/top1': 0.8, 'other/5shot': score, 'val/examples': 7, 'other/examples': 9}]
+    ends = workdir.name == fake.ends  # before its last step
+    (workdir / 'records.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows[:2 if ends else 3]))
+    return fake.code if ends else 0
+
+  monkeypatch.setattr(sweep, 'exit_code', fake)
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'kept')
+  monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '1')
+
+  draw = experiment.draw
+
+  def run(*arguments, ends=None, code=3, drawn=False):
+    monkeypatch.setattr(experiment, 'draw', draw if drawn else lambda *_: b'')
+    trained.clear()
+    fake.ends, fake.code = ends, code
+    experiment.main([*arguments, f'--workdir={tmp_path}'])
+    return list(trained)
+
+  return run
+
+
+def rows_of(tmp_path):
+  return json.loads((tmp_path / 'results.json').read_text())
+
+
+@pytest.mark.parametrize('name, arms', [('permutations', 9), ('data_scale', 20), ('appendix_a', 5)])
+def test_every_arm_has_its_seeds_and_a_config_of_equal_steps(name, arms, tmp_path):
+  runs = experiment.plan(name, 'digits', 3, tmp_path)
+  assert len(runs) == 3 * arms == len({run.workdir for run in runs})
+  assert {run.seed for run in runs[:arms]} == {0}  # the first third has all arms
+  module = __import__(f'configs.{name}', fromlist=['get_config'])
+  resolved = [module.get_config(run.config.partition('.py:')[2]) for run in runs[:arms]]
+  assert len({config.total_steps for config in resolved}) == 1
+  assert len({str(configuration.flat(config)) for config in resolved}) == arms
+  for config in resolved:
+    assert {config.data.dataset, config.evals.val.dataset} == {'few_digits'}
+    assert config.probes.other.train.dataset == config.probes.other.test.dataset == 'other_digits'
+
+
+def test_the_last_step_counts_and_means_and_ranges_are_over_the_seeds(command, tmp_path, capsys):
+  assert len(command('appendix_a', '--seeds=3')) == 15
+  found = rows_of(tmp_path)
+  assert (found['experiment'], found['dataset'], found['scored']) == ('appendix_a', 'digits', 'after the last step')
+  assert [row['model'] for row in found['results']] == ['plain', 'untied', 'grouped', 'views', 'pyramid']
+  row = found['results'][0]
+  assert (row['seeds'], row['steps']) == ([0, 1, 2], [20] * 3)
+  assert row['examples'] == {'val/examples': 7, 'other/examples': 9}
+  scores = row['other/5shot'].pop('scores')
+  assert scores == pytest.approx([0.6, 0.61, 0.62])
+  assert row['other/5shot'] == pytest.approx(dict(mean=0.61, min=0.6, max=0.62, std=0.01))
+  printed = capsys.readouterr().out
+  assert '| views | 61.0 % (60.0 to 62.0; 3) |' in printed.splitlines()
+  assert printed.startswith((tmp_path / 'table.md').read_text())
+
+
+def test_of_the_data_scale_the_best_upstream_validation_counts(command, tmp_path):
+  command('data_scale', '--seeds=1')
+  found = rows_of(tmp_path)
+  row = found['results'][0]
+  assert (row['model'], row['arm'], row['steps'], row['other/5shot']['mean']) == ('mixer_s', '0.03', [10], 0.7)
+  assert row['other/5shot']['std'] is None
+  assert '| model | 0.03 | 0.1 | 0.3 | 1 |' in (tmp_path / 'table.md').read_text().splitlines()
+
+
+@pytest.mark.parametrize('name', experiment.EXPERIMENTS)
+def test_each_has_a_picture(command, tmp_path, name):
+  command(name, '--seeds=2')
+  command(name, '--seeds=2', drawn=True)
+  with PIL.Image.open(tmp_path / 'picture.png') as picture:
+    assert picture.width > 1000
+
+
+def test_it_goes_on_where_it_was_stopped_with_the_tables_of_what_there_is(command, tmp_path):
+  stopped = 'vit,digits,patches,seed0'
+  with pytest.raises(SystemExit) as ended:
+    command('permutations', ends=stopped, code=processes.INTERRUPTED)
+  assert ended.value.code == processes.INTERRUPTED
+  assert [(row['model'], row['arm']) for row in rows_of(tmp_path)['results']] == [
+      ('mixer', 'original'), ('mixer', 'patches'), ('mixer', 'pixels'), ('vit', 'original')]
+  # The run in hand has evaluations, and is not finished.
+  assert sum(bool(run.evaluations()) for run in experiment.plan('permutations', 'digits', 1, tmp_path)) == 4
+  rest = command('permutations')
+  assert rest[0] == stopped and len(rest) == 27 - 4
+  assert command('permutations') == []
+  assert len(command('permutations', '--seeds=4')) == 9
+  assert '(60.0 to 63.0; 4)' in (tmp_path / 'table.md').read_text()
+
+
+def test_a_run_that_fails_ends_it_by_name(command, tmp_path):
+  with pytest.raises(SystemExit, match=r"CalledProcessError: .*appendix_a.py:untied,mnist5k.* non-zero exit status 3"):
+    command('appendix_a', '--dataset=mnist5k', ends='untied,mnist5k,seed0')
+  assert [row['model'] for row in rows_of(tmp_path)['results']] == ['plain']
+
+
+def test_a_dry_run_prints_commands_that_are_those_of_the_runs(command, tmp_path, capsys):
+  assert command('data_scale', '--dataset=mnist5k', '--seeds=1', '--dry_run') == []
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 20
+  assert lines[0] == (f'python train.py --config=configs/data_scale.py:mixer_s,mnist5k,0.03 '
+                      f'--workdir={tmp_path}/mixer_s,mnist5k,0.03,seed0 --config.seed=0')
+
+
+def test_seeds_that_are_none(capsys):
+  with pytest.raises(SystemExit):
+    experiment.main(['appendix_a', '--seeds=0'])
+  assert '--seeds is 0; it must be at least 1' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('model', data_scale.JFT)
+def test_every_model_of_the_paper_has_configs_of_equal_steps_and_early_stopping(model):
+  for fraction in data_scale.FRACTIONS:
+    config = data_scale.get_config(f'{model},jft,{fraction}')
+    assert config.checkpoint.best == 'val/precision_at_1' and config.data.fraction == float(fraction)
+    assert config.total_epochs * float(fraction) == pytest.approx(7, rel=0.015)
+  models.build(**config.model)
+
+
+@pytest.mark.parametrize('name, which, message', [
+    ('permutations', 'mixer,digits', 'permutations.py:mixer,digits is not one of mixer, vit, bit, a comma and one of '),
+    ('data_scale', 'mixer,jft,0.1', 'data_scale.py:mixer,jft,0.1 is not one of mixer_b32, '),
+    ('data_scale', 'mixer,digits,0.2', 'a comma and one of 0.03, 0.1, 0.3, 1$'),
+    ('appendix_a', 'tied,digits', 'appendix_a.py:tied,digits is not one of plain, untied, grouped, views, '),
+])
+def test_what_no_config_is_called_lists_the_names(name, which, message):
+  with pytest.raises(ValueError, match=message):
+    __import__(f'configs.{name}', fromlist=['get_config']).get_config(which)

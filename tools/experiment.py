@@ -1,0 +1,257 @@
+"""Trains all arms of one of the paper's experiments on small real images, with several seeds, and tables what came out.
+
+  python -m tools.experiment permutations                    # Fig. 4, on scikit-learn's digits
+  python -m tools.experiment data_scale --dataset=mnist5k    # Fig. 2 right, on 5,000 digits of MNIST
+  python -m tools.experiment appendix_a --seeds=5            # what did not help (App. A)
+
+Each run has a folder of its own in the work directory. A finished run is passed over, so the same command goes on where
+it was stopped, and --seeds=5 after --seeds=3 trains two more of each. table.md, results.json and picture.png there are
+written anew after every run. SIGTERM and Ctrl-C stop the run in hand as they stop train.py, and then all.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import dataclasses
+import io
+import itertools
+import json
+import os
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+
+from matplotlib import figure
+from matplotlib import ticker
+import tqdm
+
+from mixer import records
+from mixer import storage
+from tools import sweep
+
+METRICS = {'other/5shot': 'linear 5-shot top-1 on the digits 5 to 9', 'val/top1': 'top-1 on the digits 0 to 4'}
+COLOURS = ('#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd')
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """What to train: each of `models` in each of `arms`, which are the parts of the config's argument.
+
+  Attributes:
+    title: the paper's name for it.
+    models: the first part of the argument.
+    arms: its last part; ('',) where it has none.
+    scored: the records of a run's evaluations -> the one that counts, and in words which that is.
+    over_steps: whether the picture shows the arms over the steps, and else over the arms.
+  """
+  title: str
+  models: tuple[str, ...]
+  arms: tuple[str, ...]
+  scored: tuple[Callable, str]
+  over_steps: bool = False
+
+
+LAST = (lambda rows: rows[-1]), 'after the last step'
+# Of equal ones the first, since max keeps it.
+EARLY_STOPPED = (lambda rows: max(rows, key=lambda row: row['val/top1'])), 'at the best upstream validation'
+
+EXPERIMENTS = {
+    'permutations': Experiment('Permuted pixels (Fig. 4)', ('mixer', 'vit', 'bit'), ('original', 'patches', 'pixels'),
+                               LAST, over_steps=True),
+    'data_scale': Experiment('The role of data scale (Fig. 2 right)', ('mixer_s', 'mixer', 'mixer_l', 'vit', 'bit'),
+                             ('0.03', '0.1', '0.3', '1'), EARLY_STOPPED),
+    'appendix_a': Experiment('Other ways of token mixing (App. A)', ('plain', 'untied', 'grouped', 'views', 'pyramid'),
+                             ('',), LAST),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training."""
+  model: str
+  arm: str
+  seed: int
+  config: str
+  workdir: pathlib.Path
+
+  def evaluations(self) -> list[dict]:
+    """The records with evaluations of a run that is finished; none of another."""
+    if sweep.result(self.workdir) is None:
+      return []
+    return [row for row in records.read(self.workdir / 'records.jsonl') if set(METRICS) <= row.keys()]
+
+
+def plan(name: str, dataset: str, seeds: int, root: pathlib.Path) -> list[Run]:
+  """All runs of an experiment, seed by seed, so that the first ones already show all arms."""
+  experiment = EXPERIMENTS[name]
+  which = lambda model, arm: ','.join(filter(None, (model, dataset, arm)))
+  return [Run(model, arm, seed, f'configs/{name}.py:{which(model, arm)}', root / f'{which(model, arm)},seed{seed}')
+          for seed, model, arm in itertools.product(range(seeds), experiment.models, experiment.arms)]
+
+
+def results(experiment: Experiment, runs: Sequence[Run]) -> list[dict]:
+  """For each model and arm that has finished runs: the scores of its seeds, their mean and spread.
+
+  -> [{'model', 'arm', 'seeds': [0, ...], METRIC: {'scores': [...], 'mean', 'std', 'min', 'max'}, ...}, ...]; the
+  standard deviation is that of a sample, and None of one run.
+  """
+  rows = []
+  for (model, arm), group in itertools.groupby(sorted(runs, key=lambda run: _place(experiment, run)),
+                                               key=lambda run: (run.model, run.arm)):
+    scored = {run.seed: experiment.scored[0](found) for run in group if (found := run.evaluations())}
+    if scored:
+      rows.append({'model': model, 'arm': arm, 'seeds': list(scored),
+                   'steps': [row['step'] for row in scored.values()],
+                   'examples': {key: row[key] for row in scored.values() for key in row if key.endswith('examples')},
+                   **{metric: spread([row[metric] for row in scored.values()]) for metric in METRICS}})
+  return rows
+
+
+def _place(experiment, run):
+  return experiment.models.index(run.model), experiment.arms.index(run.arm), run.seed
+
+
+def spread(scores: list[float]) -> dict:
+  return {'scores': scores, 'mean': statistics.mean(scores), 'min': min(scores), 'max': max(scores),
+          'std': statistics.stdev(scores) if len(scores) > 1 else None}
+
+
+def table(experiment: Experiment, dataset: str, rows: list[dict]) -> str:
+  """In Markdown: for each metric the mean and the range of each model in each arm."""
+  arms = [arm for arm in experiment.arms if arm]
+  lines = [f'# {experiment.title}, on {dataset}']
+  for metric, words in METRICS.items():
+    found = {(row['model'], row['arm']): cell(row[metric]) for row in rows}
+    lines += ['', f'{words}, {experiment.scored[1]}: mean of the seeds (lowest to highest; how many)'.capitalize(), '',
+              f'| model | {" | ".join(arms) or "top-1"} |', '| --- ' * (1 + len(experiment.arms)) + '|']
+    lines += [f'| {model} | ' + ' | '.join(found.get((model, arm), '') for arm in experiment.arms) + ' |'
+              for model in experiment.models]
+  return '\n'.join(lines) + '\n'
+
+
+def cell(values: dict) -> str:
+  """'61.3 % (60.1 to 62.0; 3)'."""
+  return (f'{values["mean"] * 100:.1f} % ({values["min"] * 100:.1f} to {values["max"] * 100:.1f}; '
+          f'{len(values["scores"])})')
+
+
+def draw(experiment: Experiment, title: str, runs: Sequence[Run], rows: list[dict]) -> bytes:
+  """The picture of what there is, as PNG: means as lines or points, ranges as bands or bars, seeds as dots."""
+  if experiment.over_steps:
+    canvas = figure.Figure(figsize=(4 * len(experiment.models), 3.8), layout='constrained')
+    for axes, model in zip(canvas.subplots(1, len(experiment.models), sharey=True), experiment.models):
+      _over_steps(axes, model, experiment.arms, runs)
+      axes.set(title=model, xlabel='step')
+    canvas.axes[0].set_ylabel(METRICS['other/5shot'])
+    canvas.axes[0].legend(frameon=False)
+  else:
+    canvas = figure.Figure(figsize=(11, 4.2), layout='constrained')
+    for axes, (metric, words) in zip(canvas.subplots(1, len(METRICS)), METRICS.items()):
+      (_over_arms if len(experiment.arms) > 1 else _side_by_side)(axes, experiment, metric, rows)
+      axes.set_title(words, loc='left', fontsize=10)
+  canvas.suptitle(title)
+  for axes in canvas.axes:
+    axes.grid(alpha=0.25)
+    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+  file = io.BytesIO()
+  canvas.savefig(file, dpi=110, format='png')
+  return file.getvalue()
+
+
+def _over_steps(axes, model, arms, runs):
+  for arm, colour in zip(arms, COLOURS):
+    curves = [found for run in runs if (run.model, run.arm) == (model, arm) and (found := run.evaluations())]
+    if curves:
+      steps = [row['step'] for row in curves[0]]
+      scores = list(zip(*([row['other/5shot'] for row in curve] for curve in curves)))
+      axes.plot(steps, list(map(statistics.mean, scores)), '.-', color=colour, label=arm)
+      axes.fill_between(steps, list(map(min, scores)), list(map(max, scores)), color=colour, alpha=0.15, linewidth=0)
+
+
+def _over_arms(axes, experiment, metric, rows):
+  for model, colour in zip(experiment.models, COLOURS):
+    points = [(float(row['arm']), row[metric]) for row in rows if row['model'] == model]
+    if points:
+      x, values = zip(*points)
+      axes.plot(x, [value['mean'] for value in values], '.-', color=colour, label=model)
+      axes.fill_between(x, *([value[end] for value in values] for end in ('min', 'max')), color=colour, alpha=0.15,
+                        linewidth=0)
+  axes.set(xscale='log', xlabel='part of the training images')
+  axes.set_xticks([float(arm) for arm in experiment.arms], [f'{float(arm):.0%}' for arm in experiment.arms])
+  axes.minorticks_off()
+  axes.legend(frameon=False)
+
+
+def _side_by_side(axes, experiment, metric, rows):
+  for row in rows:
+    place = experiment.models.index(row['model'])
+    axes.plot([place] * len(row['seeds']), row[metric]['scores'], 'o', color=COLOURS[place], alpha=0.5)
+    axes.plot([place - 0.3, place + 0.3], [row[metric]['mean']] * 2, color=COLOURS[place])
+  axes.set_xticks(range(len(experiment.models)), experiment.models)
+
+
+def tell(name: str, dataset: str, runs: Sequence[Run], root: pathlib.Path) -> str:
+  """Writes results.json, table.md and picture.png of the runs that are finished. Returns the table."""
+  experiment = EXPERIMENTS[name]
+  rows = results(experiment, runs)
+  text = table(experiment, dataset, rows)
+  storage.write(root / 'results.json', json.dumps(
+      {'format': 1, 'experiment': name, 'dataset': dataset, 'scored': experiment.scored[1], 'results': rows}, indent=2))
+  storage.write(root / 'table.md', text)
+  storage.write(root / 'picture.png', draw(experiment, f'{experiment.title}, on {dataset}', runs, rows))
+  return text
+
+
+def train_all(name: str, dataset: str, seeds: int, root: pathlib.Path):
+  """Trains what is not yet trained, and prints the table.
+
+  Raises:
+    subprocess.CalledProcessError, sweep.Stopped: as `sweep.train` does; what is finished is kept.
+  """
+  runs = plan(name, dataset, seeds, root)
+  root.mkdir(parents=True, exist_ok=True)
+  # The runs of a model and seed have one step, which is compiled once.
+  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(root.absolute() / 'compiled'))
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+  for run in tqdm.tqdm(runs, unit='run', desc=name, smoothing=0, dynamic_ncols=True):
+    new = sweep.result(run.workdir) is None
+    sweep.train(run.config, run.workdir, {'seed': str(run.seed)})
+    if new:
+      tell(name, dataset, runs, root)
+  print(f'{tell(name, dataset, runs, root)}\ntable, numbers and picture: {root}')
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('name', choices=EXPERIMENTS)
+  parser.add_argument('--dataset', choices=('digits', 'mnist5k'), default='digits', help='mnist5k needs '
+                      'requirements-mnist.txt; default: digits')
+  parser.add_argument('--seeds', type=int, default=3, help='how many runs of each arm; default: 3')
+  parser.add_argument('--workdir', type=pathlib.Path, help='the folder of the folders of the runs; default: '
+                      'runs/experiments/NAME_DATASET')
+  parser.add_argument('--dry_run', action='store_true', help='print the commands and run none')
+  flags = parser.parse_args(arguments)
+  if flags.seeds < 1:
+    parser.error(f'--seeds is {flags.seeds}; it must be at least 1, and 3 or more to show a spread')
+  return flags
+
+
+def main(arguments: list[str] | None = None):
+  flags = parse(arguments)
+  root = (flags.workdir or pathlib.Path(f'runs/experiments/{flags.name}_{flags.dataset}')).expanduser()
+  if flags.dry_run:
+    for run in plan(flags.name, flags.dataset, flags.seeds, root):
+      print(shlex.join(sweep.command(run.config, run.workdir, {'seed': str(run.seed)})))
+    return
+  try:
+    train_all(flags.name, flags.dataset, flags.seeds, root)
+  except sweep.Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    sys.exit(stopped.code)
+  except (ValueError, OSError, subprocess.CalledProcessError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+
+
+if __name__ == '__main__':
+  main()

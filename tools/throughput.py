@@ -1,0 +1,217 @@
+"""How many images a second models take on the devices that are here, as the paper's Table 3 says of TPU v3.
+
+  python -m tools.throughput --models=mlp_mixer:B/16,vit:B/16 --resolutions=224 --dtypes=bfloat16,float32 \\
+    --out=runs/throughput.jsonl
+
+Of each model the batch size is swept, and the best speed is reported, as the paper did: powers of two, until the speed
+rises by less than 2 % or memory ends. Only the forward pass is timed, to the logits of 1,000 classes, on random images
+that lie on the devices, with float32 parameters; compilation and a first pass are not. Each figure is a median of
+several repeats. Mixers at a multiple of 224 pixels have token-mixing MLPs that are widened as in App. C.
+
+The table goes to stdout. The file gets a line of JSON for each model, after those that are there:
+  {"format": 1, "kind": "throughput", "model": "mlp_mixer", "variant": "B/16", "resolution": 224, "dtype": "bfloat16",
+   "batch_size": 64, "images_per_s_per_core": ..., "gmacs": ..., "sweep": [[1, ...], [2, ...], ...], "ended": ..., ...}
+`batch_size` is that of one device, which is what JAX calls a core (one of two of a TPU v3 chip). `gmacs` are
+multiply-adds of an image, in 1e9. `ended` is why the sweep went no further. `config_hash` names the model's fields,
+resolution and dtype.
+"""
+
+import argparse
+import datetime
+import itertools
+import json
+import math
+import pathlib
+import statistics
+import sys
+import time
+
+import flax.jax_utils
+import jax
+import numpy as np
+import tqdm
+
+from mixer import devices
+from mixer import flops
+from mixer import models
+from mixer import provenance
+from mixer import storage
+from mixer import train_step
+
+FORMAT = 1
+CLASSES = 1000  # Table 3 is of models that were fine-tuned on ImageNet
+TRAINED_AT = 224  # pixels, of the models in Table 3
+DTYPES = ('bfloat16', 'float32')
+RISE = 1.02  # by which the speed must rise for the sweep to go on
+REPEATS = 5
+
+
+class NoMemory(Exception):
+  """A batch does not fit into the memory of the devices."""
+
+
+def fields_of(model: str, resolution: int, dtype: str) -> dict:
+  """The `model` section of a config for 'NAME:VARIANT'."""
+  name, _, variant = model.partition(':')
+  if name not in models.MODELS or not variant:
+    raise ValueError(f'--models has {model!r}; it must be NAME:VARIANT, as in mlp_mixer:B/16, and NAME one of '
+                     f'{", ".join(models.MODELS)}')
+  fields = dict(name=name, variant=variant, num_classes=CLASSES, dtype=dtype)
+  if name == 'mlp_mixer' and resolution > TRAINED_AT and resolution % TRAINED_AT == 0:
+    fields['tiles'] = resolution // TRAINED_AT
+  return fields
+
+
+def planned(name: str, resolution: int, dtype: str) -> dict:
+  """What there is to measure, checked without computing anything: the model, its fields and its multiply-adds."""
+  try:
+    fields = fields_of(name, resolution, dtype)
+    model = models.build(**fields)
+    image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), np.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+  except ValueError as error:
+    raise ValueError(f'{name} at {resolution}: {error}' if not str(error).startswith('--') else str(error)) from error
+  macs = flops.macs(lambda params, image: model.apply({'params': params}, image), params, image)
+  return dict(model=model, fields=fields, resolution=resolution, dtype=dtype, gmacs=macs / 1e9,
+              label=f'{name} at {resolution} in {dtype}')
+
+
+def timer(model, resolution: int, seconds: float):
+  """A function of the batch size of a device: images/s of one device. It raises NoMemory."""
+  count = jax.local_device_count()
+  image = np.zeros((1, resolution, resolution, 3), np.float32)
+  params = flax.jax_utils.replicate(train_step.on_host(lambda: model.init(jax.random.key(0), image)['params']))
+  forward = jax.pmap(lambda params, images: model.apply({'params': params}, images))
+  draw = jax.pmap(lambda key, size: jax.random.uniform(key, (size, resolution, resolution, 3), minval=-1.),
+                  static_broadcasted_argnums=1)
+
+  def took(images, passes):
+    began = time.perf_counter()
+    for _ in range(passes):
+      logits = forward(params, images)
+      devices.settle(logits)
+    jax.block_until_ready(logits)
+    return time.perf_counter() - began
+
+  def measure(batch_size: int) -> float:
+    try:
+      images = jax.block_until_ready(draw(jax.random.split(jax.random.key(0), count), batch_size))
+      took(images, 1)  # compiles
+      passes = max(1, math.ceil(seconds / REPEATS / took(images, 1)))
+      return batch_size * passes / statistics.median(took(images, passes) for _ in range(REPEATS))
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+      if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
+        raise NoMemory from error
+      raise
+  return measure
+
+
+def sweep(measure, max_batch: int, tell=lambda batch_size, speed: None) -> tuple[list[tuple[int, float]], str]:
+  """[(batch size, images/s of one device), ...], and why it ended.
+
+  Batch sizes are powers of two, up to the first that does not raise the best speed so far by 2 %.
+
+  Args:
+    measure: of a batch size: images/s. It may raise NoMemory.
+    max_batch: the largest batch size.
+    tell: is told each.
+  """
+  found, best = [], 0.
+  for batch_size in itertools.takewhile(lambda size: size <= max_batch, (2**k for k in itertools.count())):
+    try:
+      speed = measure(batch_size)
+    except NoMemory:
+      return found, f'no memory for batch {batch_size}'
+    except jax.errors.JaxRuntimeError as error:  # what was found is not lost with it
+      return found, f'batch {batch_size}: {storage.first_line(error)}'
+    tell(batch_size, speed)
+    found.append((batch_size, speed))
+    if speed < RISE * best:
+      return found, f'batch {batch_size} is not faster by {RISE - 1:.0%}'
+    best = speed
+  return found, f'--max-batch={max_batch}'
+
+
+def record(plan: dict, found, ended: str, about: dict) -> dict:
+  """The line for the file."""
+  batch_size, speed = max(found, key=lambda pair: pair[1])
+  fields = plan['fields']
+  return {'format': FORMAT, 'kind': 'throughput', 'model': fields['name'], 'variant': fields['variant'],
+          'resolution': plan['resolution'], 'dtype': plan['dtype'], 'batch_size': batch_size,
+          'images_per_s_per_core': round(speed, 3), 'gmacs': round(plan['gmacs'], 4), **about,
+          'config_hash': provenance.digest({**fields, 'resolution': plan['resolution']}),
+          'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+          'sweep': [[size, round(speed, 3)] for size, speed in found], 'ended': ended}
+
+
+def table(records: list[dict]) -> str:
+  """Markdown, in the order of the records."""
+  lines = ['| model | resolution | dtype | images/s/core | batch of a core | GMACs | TMAC/s | the sweep ended by |',
+           '| --- | --- | --- | --- | --- | --- | --- | --- |']
+  for found in records:
+    speed = found['images_per_s_per_core']
+    lines.append(f'| {found["model"]} {found["variant"]} | {found["resolution"]} | {found["dtype"]} | {speed:,.4g} | '
+                 f'{found["batch_size"]:,} | {found["gmacs"]:,.4g} | {speed * found["gmacs"] / 1e3:.3g} | '
+                 f'{found["ended"]} |')
+  return '\n'.join(lines)
+
+
+def parse(arguments) -> argparse.Namespace:
+  """The flags; a wrong one ends the program and is named."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--models', required=True, help='NAME:VARIANT,...: what models.build takes')
+  parser.add_argument('--resolutions', default=str(TRAINED_AT), help='in pixels, default: %(default)s')
+  parser.add_argument('--dtypes', default=DTYPES[0], help=f'to compute in: {", ".join(DTYPES)}; default: %(default)s')
+  parser.add_argument('--out', required=True, type=pathlib.Path, help='the JSON lines, which are added to those there')
+  parser.add_argument('--max-batch', type=int, default=4096, help='of a device; default: %(default)s')
+  parser.add_argument('--seconds', type=float, default=3., help='for each batch size; default: %(default)s')
+  flags = parser.parse_args(arguments)
+  for name, least in (('max_batch', 1), ('seconds', 1e-3)):
+    if not getattr(flags, name) >= least:
+      parser.error(f'--{name.replace("_", "-")} is {getattr(flags, name)}; it must be at least {least}')
+  flags.models, flags.dtypes, resolutions = (x.split(',') for x in (flags.models, flags.dtypes, flags.resolutions))
+  for dtype in flags.dtypes:
+    if dtype not in DTYPES:
+      parser.error(f'--dtypes has {dtype!r}; there are {", ".join(DTYPES)}')
+  for resolution in resolutions:
+    if not resolution.isdecimal() or not int(resolution):
+      parser.error(f'--resolutions has {resolution!r}; it must be a number of pixels, or several: 224,448')
+  flags.resolutions = list(map(int, resolutions))
+  flags.out = flags.out.expanduser()
+  if not flags.out.parent.is_dir() or flags.out.is_dir():
+    parser.error(f'--out is {flags.out}; it must be a file in a folder that is there')
+  try:
+    flags.plans = [planned(*what) for what in itertools.product(flags.models, flags.resolutions, flags.dtypes)]
+  except ValueError as error:
+    parser.error(str(error))
+  return flags
+
+
+def main(arguments: list[str] | None = None):
+  flags = parse(arguments)
+  about = dict(device=jax.devices()[0].device_kind, devices=jax.local_device_count(), machine=provenance.machine(),
+               versions=provenance.versions(), commit=provenance.commit())
+  records = []
+  with tqdm.tqdm(flags.plans, unit='model', dynamic_ncols=True, disable=None) as bar:
+    for plan in bar:
+      bar.set_description(plan['label'])
+      tell = lambda text: bar.write(f'{plan["label"]}: {text}', file=sys.stderr)
+      try:
+        measure = timer(plan['model'], plan['resolution'], flags.seconds)
+      except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        found, ended = [], f'the parameters: {storage.first_line(error)}'
+      else:
+        found, ended = sweep(measure, flags.max_batch,
+                             lambda size, speed: tell(f'batch {size:,}, {speed:,.4g} images/s/core'))
+      if not found:
+        tell(f'nothing was measured, and no line written: {ended}')
+        continue
+      records.append(record(plan, found, ended, about))
+      storage.append(storage.path_of(flags.out), json.dumps(records[-1]))
+      tell(f'ended by {ended}')
+  print(table(records))
+  return 0 if len(records) == len(flags.plans) else 1
+
+
+if __name__ == '__main__':
+  sys.exit(main())
