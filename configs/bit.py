@@ -1,6 +1,6 @@
 """BiT-ResNets, the convolutional baselines of Tables 2 and 3, and a small one on handwritten digits: bit.py:r50x1_jft.
 
-NAME is digits or one of these rows of the paper:
+NAME is digits or one of these rows of the paper, whose numbers are after fine-tuning, in Table 3 at 224 pixels:
 
   name          ImageNet  ReaL   epochs  TPUv3 core-days
   r152x4_i21k   85.39 %   -      90        940  Table 2

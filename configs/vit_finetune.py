@@ -44,6 +44,6 @@ def _parse(which):
   model, task, side = (*parts[:len(parts) - dev], '224')[:3] if len(parts) - dev in (2, 3) else ('', '', '')
   if model not in MODELS or not (task in TASKS or '/' in task) or not side.isdecimal() or int(side) == 0:
     raise ValueError(f'vit_finetune.py:{which} is not MODEL,TASK[,SIDE][,dev]: MODEL is one of {", ".join(MODELS)}; '
-                     f'TASK one of {", ".join(TASKS)}, or the path of an image folder, with a slash and no comma in it; '
+                     f'TASK one of {", ".join(TASKS)}, or the path of an image folder, with a slash and no comma; '
                      'SIDE a number of pixels')
   return MODELS[model], task, int(side), dev

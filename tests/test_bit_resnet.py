@@ -87,7 +87,8 @@ def captured(model, params, height, width):
   image = jax.ShapeDtypeStruct((1, height, width, 3), 'float32')
   _, found = jax.eval_shape(
       lambda p, x: model.apply({'params': p}, x, mutable='intermediates', capture_intermediates=True), params, image)
-  return {name.removesuffix('__call__/0').rstrip('/'): leaf for name, leaf in trees.flat(found['intermediates']).items()}
+  found = trees.flat(found['intermediates'])
+  return {name.removesuffix('__call__/0').rstrip('/'): leaf for name, leaf in found.items()}
 
 
 # Sizes and names

@@ -35,7 +35,8 @@ def test_steps():
 
 @pytest.mark.parametrize('drops, steps', [((0.1, 0.5), '[2, 10]'), ((0.5, 0.5), '[10, 10]'), ((0.5, 1.), '[10, 20]')])
 def test_steps_that_do_not_rise_are_refused(drops, steps):
-  with pytest.raises(ValueError, match=re.escape(f'drops is {drops}, at the steps {steps}; they must rise, after the 4 ')):
+  message = f'drops is {drops}, at the steps {steps}; they must rise, after the 4 steps of warmup'
+  with pytest.raises(ValueError, match=re.escape(message)):
     schedules.steps(peak=0.8, total_steps=20, warmup_steps=4, drops=drops)
 
 
