@@ -25,8 +25,9 @@ from mixer.convert import published
 from mixer.convert import start as starting
 from mixer.convert import timm
 
-# The side in pixels of the images that models of any size are evaluated on: that of the paper's Table 3.
-ANY_RESOLUTION = 224
+# The side in pixels of the images that BiT-ResNets, which take any size, are evaluated on, by their root: that of the
+# paper's Table 3, and what is usual for small ones.
+USUAL_RESOLUTION = {'large': 224, 'small': 32}
 
 # Fields of a run's `model` section that its parameters tell, or that count in training alone.
 NOT_KEPT = ('variant', 'tiles', 'dropout_rate', 'stochastic_depth', 'stochastic_depth_rule', 'head_bias_init',
@@ -46,6 +47,7 @@ class Weights:
     crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C; without
       `resize` the side before the crop is 8/7 of the resolution (mixer/crops.py).
     source: where it comes from and what it is, for people.
+    permutation: of the pixels of its run's images (`permutations.draw`), or None.
   """
   params: dict
   model: dict
@@ -55,6 +57,7 @@ class Weights:
   source: str
   crop: str = 'paper_resize'
   resize: int | None = None
+  permutation: str | None = None
 
   def describe(self) -> str:
     """One line for people: 'Mixer-B/16, 1,000 classes, 224 x 224 pixels, ...'."""
@@ -65,6 +68,12 @@ class Weights:
     """Raises a ValueError unless there are logits; `name` is what was loaded, for the message."""
     if self.model['num_classes'] is None:
       raise ValueError(f'{name} has no head, and so knows no classes; give weights that have one')
+
+  def check_images(self, name: str):
+    """Raises a ValueError unless it takes images as they are; `name` is what was loaded, for the message."""
+    if self.permutation is not None:
+      raise ValueError(f'{name} was trained on permuted pixels (config.data.permutation is {self.permutation!r}), and takes '
+                       'no images as they are; tools.evaluate scores it with the config of its run')
 
 
 def load(name: str) -> Weights:
@@ -124,7 +133,7 @@ def _of_file(path, read) -> Weights:
     raise ValueError(f'{path} has {model["num_classes"]:,} classes, and {known.num_classes:,} were published under '
                      'that name; give it another name if it is another file')
   return Weights(
-      params=params, model=model, resolution=resolution or ANY_RESOLUTION,
+      params=params, model=model, resolution=resolution or USUAL_RESOLUTION[model['root']],
       loss='sigmoid_xent' if model['num_classes'] == 21843 else 'softmax_xent',
       class_names=_wordnet_ids() if known and known.num_classes == 1000 else None,
       source=f'{name}, {known.what}' if known else str(path))
@@ -176,7 +185,8 @@ def _of_run(workdir, step=None, folder=None) -> Weights:
     raise ValueError(f'{names} has {len(class_names):,} lines, and the model {model["num_classes"]:,} classes')
   kept = {field: value for field, value in section.items() if field not in NOT_KEPT}
   return Weights(params=params, model={**kept, **model}, resolution=resolution, loss=loss, class_names=class_names,
-                 source=f'step {int(checked.name):,} of the run in {workdir}', **evaluated)
+                 source=f'step {int(checked.name):,} of the run in {workdir}', permutation=config['data'].get('permutation'),
+                 **evaluated)
 
 
 def _evaluated(evals, resolution):

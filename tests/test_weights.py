@@ -199,12 +199,12 @@ def bit():
   return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
 
 
-def test_a_model_of_images_of_any_size_is_taken_for_224_pixels(tmp_path):
+def test_a_model_of_images_of_any_size_is_taken_for_those_of_its_root(tmp_path):
   weights.save(weights.Weights(bit(), BIT, 8, 'softmax_xent', None, ''), tmp_path / 'w.npz')
   loaded = weights.load(tmp_path / 'w.npz')
   assert example_weights.equal(loaded.params, bit())
-  assert (loaded.model, loaded.resolution) == (BIT, 224)
-  assert loaded.describe().startswith('BiT of units (1, 2), width_factor 0.5, root small, 5 classes, 224 x 224 pixels: ')
+  assert (loaded.model, loaded.resolution) == (BIT, 32)
+  assert loaded.describe().startswith('BiT of units (1, 2), width_factor 0.5, root small, 5 classes, 32 x 32 pixels: ')
   with pytest.raises(ValueError, match=r"timm's model has no place for .* and others; write an \.npz file"):
     weights.save(loaded, tmp_path / 'w.safetensors')
 
@@ -269,6 +269,20 @@ def test_a_run_of_a_widened_variant_builds_the_same_arrays(tmp_path):
   make_run(tmp_path, [1], config, tiles=2)
   loaded = weights.load(tmp_path)
   assert loaded.model == {**MODEL, 'tokens_mlp_dim': 24, 'dtype': 'bfloat16'}
+
+
+def test_a_run_on_permuted_pixels_takes_no_photographs(tmp_path):
+  config = {**RUN, 'data': {'resolution': 8, 'permutation': 'patches'}}
+  make_run(tmp_path, [1], config)
+  (tmp_path / 'photo.jpg').touch()
+  with pytest.raises(ValueError, match=r"w was trained on permuted pixels \(config\.data\.permutation is 'patches'\), and "
+                                       r'takes no images as they are; tools\.evaluate scores it'):
+    weights.load(tmp_path).check_images('w')
+  for tool in ('predict', 'export'):
+    arguments = {'predict': [f'--weights={tmp_path}', str(tmp_path / 'photo.jpg')],
+                 'export': [f'--weights={tmp_path}', f'--out={tmp_path}/m.stablehlo']}[tool]
+    done = subprocess.run([sys.executable, '-m', f'tools.{tool}', *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and 'was trained on permuted pixels' in done.stderr
 
 
 def test_class_names_lie_beside_the_config(tmp_path):

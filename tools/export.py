@@ -90,6 +90,7 @@ def main(arguments: list[str] | None = None):
   try:
     weights = weights_lib.load(flags.weights)
     weights.check_head(flags.weights)
+    weights.check_images(flags.weights)
     resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
   except (ValueError, OSError) as error:
     sys.exit(f'{type(error).__name__}: {error}')

@@ -175,6 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     paths = find(flags.images, sys.stdin)
     weights = weights_lib.load(flags.weights)
     weights.check_head(flags.weights)
+    weights.check_images(flags.weights)
     num_classes = weights.model['num_classes']
     resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
     if flags.draw and not pathlib.Path(flags.draw).parent.is_dir():
