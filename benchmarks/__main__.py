@@ -3,7 +3,8 @@
   make bench, or
   python -m benchmarks --parts=training,inference --out=runs/bench
 
-Contenders take turns, in processes of their own. The folder gets samples.jsonl (every sample), table.md and bench.png.
+Contenders take turns, in processes of their own. The folder gets samples.jsonl (every sample), table.md and bench.png;
+samples that it has of other parts stay, so that the parts may be measured one by one.
 Ratios hold beyond this machine; the figures do not. Leave the machine alone meanwhile.
 """
 
@@ -94,20 +95,28 @@ def main(arguments: list[str] | None = None):
   parser.add_argument('--parts', default=','.join(PARTS), help='default: %(default)s')
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/bench'), help='default: %(default)s')
   parser.add_argument('--rounds', type=int, help='of each group; by default 3 or 5')
+  parser.add_argument('--without', default='', metavar='timm', help='contenders to leave out')
   flags = parser.parse_args(arguments)
   parts = flags.parts.split(',')
   for part in parts:
     if part not in PARTS:
       parser.error(f'--parts has {part!r}; there are {", ".join(PARTS)}')
   groups = [group for part in parts for group in PARTS[part]]
-  if flags.rounds is not None:
-    groups = [turns.Group(group.name, group.contenders, flags.rounds) for group in groups]
+  without = set(filter(None, flags.without.split(',')))
+  if unknown := without - {contender[0] for group in groups for contender in group.contenders}:
+    parser.error(f'--without has {unknown.pop()!r}, which is no contender in these parts')
+  groups = [turns.Group(group.name, tuple(one for one in group.contenders if one[0] not in without),
+                        flags.rounds or group.rounds) for group in groups]
   flags.out.mkdir(parents=True, exist_ok=True)
   if set(parts) & set(WITH_JPEGS):
     jpegs.prepare()
   common = dict(versions=provenance.versions(PACKAGES), commit=provenance.commit(), machine=provenance.machine())
-  with (flags.out / 'samples.jsonl').open('w') as file:
-    samples = measure(groups, file, common)
+  path, measured = flags.out / 'samples.jsonl', {group.name for group in groups}
+  before = map(json.loads, path.read_text().splitlines() if path.exists() else [])
+  kept = [sample for sample in before if sample['group'] not in measured]
+  with path.open('w') as file:
+    file.writelines(json.dumps(sample) + '\n' for sample in kept)
+    samples = kept + measure(groups, file, common)
   about = (f'{common["machine"]}; commit {common["commit"]}, {datetime.date.today()}; '
            + ', '.join(f'{name} {version}' for name, version in common['versions'].items()))
   table = summary.table(samples, about)

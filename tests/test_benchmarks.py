@@ -248,6 +248,8 @@ def test_the_speed_of_a_run_is_that_of_its_steady_part():
 def test_the_whole_command(monkeypatch, tmp_path, capsys):
   group = turns.Group('small', (('listing', 'training', *SIZE), ('ours', 'training', '--no_such_flag')), 2)
   monkeypatch.setattr(bench, 'PARTS', {'training': (group,)})
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'samples.jsonl').write_text('{"group": "small", "round": 1}\n')  # gives way
   bench.main(['--parts=training', f'--out={tmp_path / "out"}', '--rounds=1'])
   told = capsys.readouterr().out
   taken, failed = sorted(map(json.loads, (tmp_path / 'out' / 'samples.jsonl').read_text().splitlines()),
@@ -257,6 +259,20 @@ def test_the_whole_command(monkeypatch, tmp_path, capsys):
   assert (tmp_path / 'out' / 'table.md').read_text() in told
   assert (tmp_path / 'out' / 'bench.png').read_bytes().startswith(b'\x89PNG')
   assert 'unrecognized arguments: --no_such_flag' in told
+
+
+def test_parts_are_measured_one_by_one(monkeypatch, tmp_path, capsys):
+  monkeypatch.setattr(bench, 'PARTS', {part: (turns.Group(part, (('listing', 'training', *SIZE), ('timm', 'none')), 1),)
+                                       for part in ('training', 'loop')})
+  monkeypatch.setattr(bench.jpegs, 'prepare', lambda: None)
+  for part in ('training', 'loop'):
+    bench.main([f'--parts={part}', f'--out={tmp_path}', '--without=timm'])
+  samples = list(map(json.loads, (tmp_path / 'samples.jsonl').read_text().splitlines()))
+  assert [(sample['group'], sample.get('contender')) for sample in samples] == [('training', 'listing'), ('loop', 'listing')]
+  assert 'listing | ' in capsys.readouterr().out
+  with pytest.raises(SystemExit):
+    bench.main(['--parts=loop', '--without=torch'])
+  assert "--without has 'torch', which is no contender in these parts" in capsys.readouterr().err
 
 
 def test_a_part_that_is_not_there_is_refused(capsys):
