@@ -31,7 +31,7 @@ big_vision's augmentation, medium2, and the dropout and stochastic depth of B/16
 Not published: where weight decay acts, here as in AdamW on kernels alone, so not on position embeddings; and the rule
 of stochastic depth, here rising by block and without rescaling, as in the authors' Mixer.
 
-Ours: digits 98.06 %; not yet run otherwise.
+Ours: digits 98.61 %, mean of seeds 0 to 2 (98.06, 99.17, 98.61); not yet run otherwise.
 Slice of each: v3-128 (v3:8x8), 32 images a core.
 Run: python train.py --config=configs/vit.py:digits --workdir=runs/vit_digits
      python train.py --config=configs/vit.py:b16_i1k --workdir=WORKDIR
@@ -92,7 +92,10 @@ def imagenet21k_90():
 
 
 def digits():
-  """1,797 images of 8 x 8 pixels, as configs/mixer_digits.py but for the model."""
+  """1,797 images of 8 x 8 pixels, as configs/mixer_digits.py but for the model, of the same depth and patches.
+
+  On the last fifth of the training split it reaches 98.95 %, and 91.99 % with patches of 2 pixels.
+  """
   config = mixer_digits.get_config()
   config.model = dict(name='vit', num_classes=10, patch_size=4, num_blocks=2, hidden_dim=64, mlp_dim=256, num_heads=4)
   return config
