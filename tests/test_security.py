@@ -18,6 +18,7 @@ CALLS_THAT_UNPACK = {'extract', 'extractall', 'unpack_archive'}  # members to pa
 IN_THEIR_PLACE = {'re.compile', 'update.compile', 'lowered.compile'}  # the latter are steps that JAX compiles
 KNOWN = {'mixer.processes': ['ctypes'], 'mixer.devices': ['ctypes'],  # for the C library's settings; they read no file
          'tools.plan': ['importlib.import_module'],  # this project's own configs
+         'paper.tables': ['importlib.import_module'],  # the same
          'benchmarks.timm': ['torch', 'importlib.import_module', 'torch.compile']}  # models with random weights
 
 
