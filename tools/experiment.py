@@ -144,13 +144,16 @@ def draw(experiment: Experiment, title: str, runs: Sequence[Run], rows: list[dic
       _over_steps(axes, model, experiment.arms, runs)
       axes.set(title=model, xlabel='step')
     canvas.axes[0].set_ylabel(METRICS['other/5shot'])
-    canvas.axes[0].legend(frameon=False)
   else:
     canvas = figure.Figure(figsize=(11, 4.2), layout='constrained')
     for axes, (metric, words) in zip(canvas.subplots(1, len(METRICS)), METRICS.items()):
       (_over_arms if len(experiment.arms) > 1 else _side_by_side)(axes, experiment, metric, rows)
       axes.set_title(words, loc='left', fontsize=10)
   canvas.suptitle(title)
+  # Of the panel that has most: those of runs that are not finished may lack some.
+  labelled = max((axes.get_legend_handles_labels() for axes in canvas.axes), key=lambda found: len(found[0]))
+  if labelled[0]:
+    canvas.legend(*labelled, loc='outside right center', frameon=False)
   for axes in canvas.axes:
     axes.grid(alpha=0.25)
     axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
@@ -180,7 +183,6 @@ def _over_arms(axes, experiment, metric, rows):
   axes.set(xscale='log', xlabel='part of the training images')
   axes.set_xticks([float(arm) for arm in experiment.arms], [f'{float(arm):.0%}' for arm in experiment.arms])
   axes.minorticks_off()
-  axes.legend(frameon=False)
 
 
 def _side_by_side(axes, experiment, metric, rows):
