@@ -90,6 +90,17 @@ def measure(groups: list[turns.Group], file, common: dict) -> list[dict]:
   return samples
 
 
+def before(path: pathlib.Path) -> list[dict]:
+  """The samples of a file, if it is there. A line that a killed run left unfinished is passed over."""
+  samples = []
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      samples.append(json.loads(line))
+    except json.JSONDecodeError:
+      print(f'{path}: a cut line is passed over', file=sys.stderr)
+  return samples
+
+
 def main(arguments: list[str] | None = None):
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--parts', default=','.join(PARTS), help='default: %(default)s')
@@ -112,12 +123,12 @@ def main(arguments: list[str] | None = None):
     jpegs.prepare()
   common = dict(versions=provenance.versions(PACKAGES), commit=provenance.commit(), machine=provenance.machine())
   path, measured = flags.out / 'samples.jsonl', {group.name for group in groups}
-  before = map(json.loads, path.read_text().splitlines() if path.exists() else [])
-  kept = [sample for sample in before if sample['group'] not in measured]
+  kept = [sample for sample in before(path) if sample['group'] not in measured]
   with path.open('w') as file:
     file.writelines(json.dumps(sample) + '\n' for sample in kept)
     samples = kept + measure(groups, file, common)
-  about = (f'{common["machine"]}; commit {common["commit"]}, {datetime.date.today()}; '
+  commits = ', '.join(dict.fromkeys(sample['commit'] for sample in samples))
+  about = (f'{common["machine"]}; commits {commits}; {datetime.date.today()}; '
            + ', '.join(f'{name} {version}' for name, version in common['versions'].items()))
   table = summary.table(samples, about)
   (flags.out / 'table.md').write_text(table)

@@ -37,6 +37,9 @@ def main():
   parser.add_argument('--variants', default=','.join(workloads.VARIANTS), help='default: %(default)s')
   parser.add_argument('--out', type=pathlib.Path, help='also write the table there')
   flags = parser.parse_args()
+  for variant in flags.variants.split(','):
+    if variant not in workloads.VARIANTS:
+      parser.error(f'--variants has {variant!r}; there are {", ".join(workloads.VARIANTS)}')
   jax.config.update('jax_enable_compilation_cache', False)
   cells = list(itertools.product(flags.variants.split(','), ('float32', 'bfloat16')))
   lines = [f'Batch {BATCH} at 224 x 224, on {jax.devices()[0].device_kind}: seconds to compile / MiB of '

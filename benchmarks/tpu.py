@@ -11,6 +11,7 @@ import argparse
 import functools
 import importlib.metadata
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -82,15 +83,18 @@ def main():
   for topology in topologies:
     if topology not in SLICES:
       parser.error(f'--topologies has {topology!r}; there are {", ".join(SLICES)}')
+  try:
+    devices_of = {topology: plan.devices_of(accelerators.slice_of(topology)) for topology in topologies}
+  except ValueError as error:  # without libtpu
+    sys.exit(str(error))
   lines = [f'{VARIANT}, {CLASSES:,} classes, bfloat16, {RESOLUTION} x {RESOLUTION}, compiled by libtpu '
            f'{importlib.metadata.version("libtpu")}.', '',
            '| slice | images a core | step | accessed a core | peak of a core | XLA\'s estimate |', '| --- ' * 6 + '|']
   contenders = {'ours': ours, "the listing's": the_listing}
   with tqdm.tqdm(total=len(topologies) * len(contenders), unit='step', disable=None) as bar:
     for topology in topologies:
-      devices = plan.devices_of(accelerators.slice_of(topology))
       for name, lower in contenders.items():
-        lines.append(row(topology, name, plan.compiled(lower(devices, SLICES[topology]), counted_once=False)))
+        lines.append(row(topology, name, plan.compiled(lower(devices_of[topology], SLICES[topology]), counted_once=False)))
         bar.write(lines[-1])
         bar.update()
   table = '\n'.join(lines) + '\n'

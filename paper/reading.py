@@ -64,13 +64,13 @@ def _below(folder, warnings) -> Iterator:
   for path in sorted(folder.iterdir()):
     if path.is_dir():
       yield from _below(path, warnings)
-    elif path.suffix == '.jsonl' and _looks_like_records(path):
+    elif path.suffix in ('.jsonl', '.json') and _looks_like_records(path):
       yield from _in_file(path, warnings)
 
 
 def _looks_like_records(path) -> bool:
-  with path.open() as file:
-    return '"format"' in file.readline()
+  start = path.read_bytes()[:65536]
+  return b'"format"' in start and (path.suffix == '.jsonl' or b'"kind": "evaluation"' in start)
 
 
 def _in_file(path, warnings) -> Iterator:

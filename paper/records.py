@@ -228,6 +228,8 @@ def check_config(config: dict, place: str, whole: bool):
   for name, section in (config.get('evals') or {}).items():
     if not isinstance(section, dict) or type(section.get('resolution')) is not int:
       raise Unreadable(f'{place}: evals.{name} of the config is {files.show(section)}; it must say its resolution')
+  if whole and not isinstance(config['data'].get('fraction', 1.), int | float):
+    raise Unreadable(f'{place}: data.fraction of the config is {files.show(config["data"]["fraction"])}; it must be a number')
   if not whole and not config.get('evals'):
     raise Unreadable(f'{place}: the config has no evals; they say what was scored')
 

@@ -81,7 +81,13 @@ def permutations(runs: Sequence[records.Run]) -> list[Study]:
 def data_scale(runs: Sequence[records.Run]) -> list[Study]:
   """Figure 2 right: of each model that has been trained on several parts of its data."""
   arm = lambda run: run.config['data'].get('fraction', ORIGINAL_FRACTION)
-  return [study for study in _studies(runs, arm, ('fraction', 'total_steps', 'warmup_steps', 'contents'))
+  alike = []  # runs of as many steps, but for the rounding of epochs: the study is one at equal steps
+  for run in runs:
+    steps = run.config['total_steps']
+    group = next((group for group in alike if abs(group[0].config['total_steps'] - steps) < 0.03 * steps), None)
+    group.append(run) if group else alike.append([run])
+  return [study for group in alike
+          for study in _studies(group, arm, ('fraction', 'total_steps', 'warmup_steps', 'contents'))
           if len(study.arms) > 1]
 
 

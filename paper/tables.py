@@ -43,7 +43,7 @@ TABLE_4 = {'epochs': (None, 'total_epochs', None), 'learning_rate': ('optimizer'
            'weight_decay': ('optimizer', 'weight_decay', None),
            'randaugment_layers': ('data', 'randaugment_layers', 2),
            'randaugment_magnitude': ('data', 'randaugment_magnitude', None), 'mixup_p': ('step', 'mixup', 0.),
-           'dropout': ('model', 'dropout', 0.), 'stochastic_depth': ('model', 'stochastic_depth', 0.)}
+           'dropout': ('model', 'dropout_rate', 0.), 'stochastic_depth': ('model', 'stochastic_depth', 0.)}
 
 STUDIES = {
     'figure2_right': ('Figure 2, right, as a table: data scale', 'Parts of the training data at equal steps; at the '

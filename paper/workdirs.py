@@ -54,7 +54,8 @@ def _history(folder, warnings) -> dict:
   last = events[-1]
   ends = [event for event in events if event.get('event') == 'end'
           and all(isinstance(event.get(name), int | float) for name in ('seconds', 'devices'))]
-  fields = {name: last[name] for name in ('commit', 'device', 'devices', 'versions', 'time') if name in last}
+  kinds = {'commit': str, 'device': str, 'devices': int, 'versions': dict, 'time': str}
+  fields = {name: last[name] for name, kind in kinds.items() if isinstance(last.get(name), kind)}
   devices = list(dict.fromkeys(str(event['device']) for event in events if 'device' in event))
   if len(devices) > 1:
     fields['device'] = ', then '.join(devices)

@@ -443,6 +443,45 @@ def test_a_missing_folder_is_named(tmp_path):
     command_line.run(lambda: tables.main([str(tmp_path / 'gone')]))
 
 
+def test_table_4_reads_the_fields_that_models_have(monkeypatch):
+  load = tables.load_config
+  monkeypatch.setattr(tables, 'load_config', lambda name: example_runs.changed(
+      load(name), model__dropout_rate=0.3, model__stochastic_depth=0.4))
+  shown = str(tables.table4(reading.Found()))
+  assert '0.3' in shown and '0.4' in shown
+
+
+def test_the_data_scale_is_one_at_equal_steps(tmp_path):
+  for fraction, steps in ((0.1, 101), (1., 100), (0.3, 60)):  # of which 101 is a rounding away
+    config = example_runs.changed(example_runs.DIGITS, data__fraction=fraction, total_steps=steps)
+    example_runs.write(tmp_path / f'{fraction}', config, [(steps, {'test/top1': 0.5})])
+  found = reading.read([tmp_path])
+  assert [sorted(study.arms) for study in studies.data_scale(found.runs)] == [[0.1, 1.0]]
+
+
+def test_folders_may_hold_evaluations_and_files_of_other_kinds(tmp_path):
+  (tmp_path / 'other.jsonl').write_bytes(b'\xff\xfe')
+  (tmp_path / 'other.json').write_text('{"format": 1}')
+  evaluation = {'format': 1, 'kind': 'evaluation', 'config': {'model': {'name': 'vit'}}, 'name': 'w'}
+  (tmp_path / 'e.json').write_text(json.dumps(evaluation))
+  found = reading.read([tmp_path])
+  assert any('e.json' in warning for warning in found.warnings)  # it was read, and says too little
+
+
+def test_a_history_of_other_types_is_left(tmp_path):
+  event = {**example_runs.started_and_ended()[1], 'time': 5, 'versions': [1]}
+  example_runs.write(tmp_path / 'run', example_runs.DIGITS, [(100, {'test/top1': 0.5})], history=[event])
+  example_runs.write(tmp_path / 'two', example_runs.changed(example_runs.DIGITS, seed=1), [(100, {'test/top1': 0.5})])
+  assert len(reading.read([tmp_path]).runs) == 2
+
+
+def test_a_fraction_must_be_a_number(tmp_path):
+  config = example_runs.changed(example_runs.DIGITS, data__fraction='x')
+  example_runs.write(tmp_path / 'run', config, [(100, {'test/top1': 0.5})])
+  example_runs.write(tmp_path / 'two', example_runs.DIGITS, [(100, {'test/top1': 0.5})])
+  assert any('data.fraction of the config is' in warning for warning in reading.read([tmp_path]).warnings)
+
+
 def test_a_folder_without_runs_is_named(tmp_path):
   with pytest.raises(SystemExit, match=rf'error: {tmp_path} holds no records: neither a work directory'):
     command_line.run(lambda: tables.main([str(tmp_path)]))
