@@ -30,12 +30,13 @@ def start(workdir, first_step=0, steps=(), total_steps=10, error=None):
 def test_a_run_tells_its_start_and_its_end(tmp_path, monkeypatch):
   clock = iter([100., 141.5])
   monkeypatch.setattr(history, 'time', types.SimpleNamespace(monotonic=lambda: next(clock)))
+  monkeypatch.setattr(provenance, 'commit', lambda: '0123abc')  # that of the checkout may change meanwhile
   start(tmp_path, 0, [1, 2])
   first, last = map(json.loads, (tmp_path / 'history.jsonl').read_text().splitlines())
   times = [datetime.datetime.fromisoformat(event.pop('time')) for event in (first, last)]
   assert all(time.utcoffset() == datetime.timedelta(0) for time in times)
   assert abs(datetime.datetime.now(datetime.timezone.utc) - times[0]) < datetime.timedelta(minutes=5)
-  common = dict(format=1, commit=provenance.commit(), versions=provenance.versions(), device='cpu', devices=8, hosts=1,
+  common = dict(format=1, commit='0123abc', versions=provenance.versions(), device='cpu', devices=8, hosts=1,
                 machine=provenance.machine())
   assert first == {**common, 'event': 'start', 'step': 0}
   assert last == {**common, 'event': 'end', 'step': 2, 'seconds': 41.5}
