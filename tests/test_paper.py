@@ -546,7 +546,7 @@ def test_the_page_is_whole(tmp_path):
   assert not found.tags & {'script', 'link', 'b'}
   for key in ('table1', 'table2', 'table3', 'table4', 'figure2_left', 'figure2_right', 'figure3', 'throughput',
               'figure4_digits_at_8_x_8_pixels_test_top1', 'weights', 'records'):
-    assert key in found.ids
+    assert any(id_.startswith(key) for id_ in found.ids)  # Figure 2 right is of the committed records, or an empty one
 
 
 def test_the_same_runs_make_the_same_figure(tmp_path):
