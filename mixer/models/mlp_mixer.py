@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from mixer import configuration
 from mixer import trees
+from mixer.models import checks
 from mixer.models import depth
 from mixer.models import on_cpu
 from mixer.models import stochastic
@@ -146,16 +147,9 @@ class MlpMixer(nn.Module):
 
   @nn.compact
   def __call__(self, images, keys=None):
-    for field in ('num_classes', 'patch_size', 'tiles', *SIZES['B']):
-      if getattr(self, field) is not None and getattr(self, field) < 1:
-        raise ValueError(f'config.model.{field} is {getattr(self, field)}; it must be at least 1')
-    for field in ('dropout_rate', 'stochastic_depth'):
-      if not 0 <= getattr(self, field) < 1:
-        raise ValueError(f'config.model.{field} is {getattr(self, field)}; it must be at least 0, and below 1')
-    height, width = images.shape[1:3]
-    if height % self.patch_size or width % self.patch_size:
-      raise ValueError(f'the images are {height} x {width} pixels, which patches of {self.patch_size} x '
-                       f'{self.patch_size} do not tile; choose data.resolution as a multiple of model.patch_size')
+    checks.at_least_one(self, 'num_classes', 'patch_size', 'tiles', *SIZES['B'])
+    checks.probabilities(self, 'dropout_rate', 'stochastic_depth')
+    checks.patches_tile(self, *images.shape[1:3])
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     rates = drop_rates(self.stochastic_depth_rule, self.stochastic_depth, self.num_blocks)
 

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from mixer import trees
+from mixer.models import checks
 from mixer.models import depth
 from mixer.models import stochastic
 
@@ -197,18 +198,12 @@ class VisionTransformer(nn.Module):
                  bias_init=nn.initializers.constant(self.head_bias_init))(x)
 
   def _check(self, height, width):
-    for field in ('num_classes', 'patch_size', 'representation_size', *SIZES['B']):
-      if getattr(self, field) is not None and getattr(self, field) < 1:
-        raise ValueError(f'config.model.{field} is {getattr(self, field)}; it must be at least 1')
-    for field in ('dropout_rate', 'stochastic_depth'):
-      if not 0 <= getattr(self, field) < 1:
-        raise ValueError(f'config.model.{field} is {getattr(self, field)}; it must be at least 0, and below 1')
+    checks.at_least_one(self, 'num_classes', 'patch_size', 'representation_size', *SIZES['B'])
+    checks.probabilities(self, 'dropout_rate', 'stochastic_depth')
     if self.hidden_dim % self.num_heads:
       raise ValueError(f'config.model.num_heads is {self.num_heads}; it must divide config.model.hidden_dim, which is '
                        f'{self.hidden_dim}')
-    if height % self.patch_size or width % self.patch_size:
-      raise ValueError(f'the images are {height} x {width} pixels, which patches of {self.patch_size} x '
-                       f'{self.patch_size} do not tile; choose data.resolution as a multiple of model.patch_size')
+    checks.patches_tile(self, height, width)
 
   def activations(self, resolution: int) -> list[tuple[int, int]]:
     """(numbers in its input, numbers that the backward pass finds of it) of each block, for one square image.
