@@ -1,12 +1,8 @@
 """BiT-ResNets: published sizes and names, the formula written out, timm's logits, and what follows from the design."""
 
 import functools
-import importlib
-import importlib.util
 import inspect
 import re
-import sys
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +23,7 @@ from mixer import weights
 from mixer.convert import bit_npz
 from mixer.convert import npz
 from mixer.models import bit_resnet
+import timm_models
 
 # Parameters with 1,000 classes. R50x1, R101x3, R152x2 and R152x4 are those of timm's resnetv2_*_bit, whose tables
 # (results/results-imagenet.csv) give 25.55, 387.93, 236.34 and 936.53 million. R50x2, R152x1 and R200x3 were never
@@ -430,19 +427,11 @@ def test_what_no_config_is_called_lists_the_names():
 # timm's own model
 
 
-TORCHVISION = ['torchvision', *(f'torchvision.{part}' for part in (
-    'ops', 'ops.misc', 'models', 'models.feature_extraction', 'transforms', 'transforms.functional', 'datasets'))]
-
-
 @pytest.fixture(scope='module')
 def timm():
   """timm.models.resnetv2."""
-  pytest.importorskip('torch', reason='torch is not installed: see requirements-timm.txt')
-  with pytest.MonkeyPatch.context() as patch:
-    if importlib.util.find_spec('torchvision') is None:  # timm wants it for other models, and for data
-      for name in TORCHVISION:
-        patch.setitem(sys.modules, name, mock.MagicMock(name=name, __path__=[], __spec__=None))
-    yield pytest.importorskip('timm.models.resnetv2', reason='timm is not installed: see requirements-timm.txt')
+  with timm_models.module('resnetv2') as found:
+    yield found
 
 
 def theirs(timm, params, path, **sizes):

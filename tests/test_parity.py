@@ -1,9 +1,5 @@
 """Same weights, same logits: as the paper's formula written out, and as timm's model."""
 
-import importlib.util
-import sys
-from unittest import mock
-
 import jax
 import numpy as np
 import pytest
@@ -12,6 +8,7 @@ import safetensors.numpy
 import example_weights
 from mixer import models
 from mixer import weights
+import timm_models
 
 SIZES = dict(example_weights.FIELDS, hidden_dim=16, tokens_mlp_dim=8, channels_mlp_dim=64)  # timm's are C/2 and 4C
 
@@ -65,20 +62,11 @@ def test_logits_are_those_of_the_formula_whatever_file_the_weights_come_from(tmp
 # timm's own model
 
 
-TORCHVISION = ['torchvision', *(f'torchvision.{part}' for part in (
-    'ops', 'ops.misc', 'models', 'models.feature_extraction', 'transforms', 'transforms.functional', 'datasets'))]
-
-
 @pytest.fixture(scope='module')
 def timm():
   """timm.models.mlp_mixer."""
-  pytest.importorskip('torch', reason='torch is not installed: see requirements-timm.txt')
-  with pytest.MonkeyPatch.context() as patch:
-    if importlib.util.find_spec('torchvision') is None:
-      # timm imports it for other models and for data; all that its Mixer needs is that the imports succeed.
-      for name in TORCHVISION:
-        patch.setitem(sys.modules, name, mock.MagicMock(name=name, __path__=[], __spec__=None))
-    return pytest.importorskip('timm.models.mlp_mixer', reason='timm is not installed: see requirements-timm.txt')
+  with timm_models.module('mlp_mixer') as found:
+    yield found
 
 
 def theirs(timm, fields, resolution, gelu):
