@@ -12,7 +12,6 @@ process, the compilation of the step. `devices` counts all of JAX's, of all host
 """
 
 import dataclasses
-import datetime
 import json
 import time
 
@@ -55,9 +54,8 @@ class History:
       self._write('end', step, seconds=round(time.monotonic() - self._began, 3))
 
   def _write(self, event, step, **more):
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
-    storage.append(self._path, json.dumps({'format': FORMAT, 'event': event, 'step': step, 'time': now, **self._about,
-                                           **more}))
+    storage.append(self._path, json.dumps({'format': FORMAT, 'event': event, 'step': step, 'time': provenance.now(),
+                                           **self._about, **more}))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""Where a number comes from: the code, the packages and the machine."""
+"""Where a number comes from: the code, the packages, the machine and the time."""
 
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -42,6 +43,11 @@ def commit() -> str:
     return git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain') else '')
   except (OSError, subprocess.SubprocessError):
     return 'unknown'
+
+
+def now() -> str:
+  """The time, in UTC and whole seconds: '2025-01-31T12:00:00+00:00'."""
+  return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
 
 
 def digest(fields: dict) -> str:

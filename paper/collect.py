@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None):
   unfinished = [run for run in found.runs if not run.finished]
   for run in unfinished:
     print(f'{run.source}: {run.steps:,} of {run.config["total_steps"]:,} steps, not finished; left out')
-  kept = [one for one in (*found.runs, *found.throughputs, *found.counts) if one not in unfinished]
+  kept = [*(run for run in found.runs if run.finished), *found.throughputs, *found.counts]
   if not kept:
     raise records.Unreadable(f'nothing to write: there is no finished run among the {len(found.runs)} that were found')
   storage.write(flags.out, ''.join(json.dumps(records.to_object(one)) + '\n' for one in kept))

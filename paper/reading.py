@@ -69,7 +69,8 @@ def _below(folder, warnings) -> Iterator:
 
 
 def _looks_like_records(path) -> bool:
-  start = path.read_bytes()[:65536]
+  with path.open('rb') as file:
+    start = file.read(65536)
   return b'"format"' in start and (path.suffix == '.jsonl' or b'"kind": "evaluation"' in start)
 
 

@@ -6,7 +6,6 @@
 Images are taken at the resolution of the weights, whatever the config's.
 """
 
-import datetime
 import json
 import pathlib
 import time
@@ -117,7 +116,7 @@ def main(arguments):
         'format': 1, 'kind': 'evaluation', 'name': WEIGHTS.value, 'config': described(loaded, config),
         'commit': provenance.commit(), 'versions': provenance.versions(), 'device': jax.devices()[0].device_kind,
         'devices': jax.device_count(),
-        'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+        'time': provenance.now(),
         'weights': loaded.describe(), 'preprocessing': {name: batches.crop for name, batches in evals.items()},
         'resize': {name: batches.resize for name, batches in evals.items()}, **results}, indent=2) + '\n')
   for name, batches in evals.items() if BENCH.value else ():

@@ -38,6 +38,7 @@ from mixer import configuration
 from mixer import flops
 from mixer import models
 from mixer import optim
+from mixer import storage
 from mixer import train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -454,9 +455,7 @@ class Kept:
 
   def put(self, row: dict):
     self._rows[self._key(row)] = row
-    partial = self.path.with_suffix('.partial')
-    partial.write_text(''.join(json.dumps(row) + '\n' for _, row in sorted(self._rows.items())))
-    os.replace(partial, self.path)
+    storage.write(storage.path_of(self.path), ''.join(json.dumps(row) + '\n' for _, row in sorted(self._rows.items())))
 
 
 def compile_all(plans: list[Plan], kept: Kept, after_each):

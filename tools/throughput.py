@@ -17,7 +17,6 @@ resolution and dtype.
 """
 
 import argparse
-import datetime
 import itertools
 import json
 import math
@@ -140,7 +139,7 @@ def record(plan: dict, found, ended: str, about: dict) -> dict:
           'resolution': plan['resolution'], 'dtype': plan['dtype'], 'batch_size': batch_size,
           'images_per_s_per_core': round(speed, 3), 'gmacs': round(plan['gmacs'], 4), **about,
           'config_hash': provenance.digest({**fields, 'resolution': plan['resolution']}),
-          'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+          'time': provenance.now(),
           'sweep': [[size, round(speed, 3)] for size, speed in found], 'ended': ended}
 
 
