@@ -55,7 +55,6 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     processes.Interrupted: if it was told to stop; the same call goes on.
   """
   configuration.check(config)
-  devices.keep_memory()
   data, evals, probes = input_pipeline.open_all(config, input_pipeline.Hosts.here())
   config = configuration.with_classes(config, data.source.class_names)
   config = configuration.in_steps(config, data.source.num_examples / data.batch_size)
@@ -131,6 +130,7 @@ def main(arguments):
       print(f'{path:<32} {line}')
     return
   config = command_line.config(arguments)
+  devices.keep_memory()
   processes.join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value,
                  join_timeout=JOIN_TIMEOUT.value, lost_timeout=LOST_TIMEOUT.value)
   workdir = WORKDIR.value or f'runs/{pathlib.Path(flags.FLAGS["config"].config_filename).stem}'

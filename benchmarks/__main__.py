@@ -15,6 +15,7 @@ import pathlib
 import sys
 import time
 
+import jax
 import tqdm
 
 from benchmarks import jpegs
@@ -37,8 +38,9 @@ def _against(kind: str, model: str, batch: int, compiled: bool = True):
 
 
 def _training(model, batch):
+  stock = 'ours', 'training', f'--model={model}', f'--batch={batch}', '--stock_malloc'
   return turns.Group(f'training {model}', (('matmul', 'jax'), ('matmul', 'numpy'),
-                                           *_against('training', model, batch)))
+                                           *_against('training', model, batch), stock))
 
 
 def _inference(model, batch):
@@ -118,6 +120,7 @@ def main(arguments: list[str] | None = None):
     parser.error(f'--without has {unknown.pop()!r}, which is no contender in these parts')
   groups = [turns.Group(group.name, tuple(one for one in group.contenders if one[0] not in without),
                         flags.rounds or group.rounds) for group in groups]
+  jax.config.update('jax_platforms', 'cpu')  # as for the contenders: FLOPs are asked of JAX
   flags.out.mkdir(parents=True, exist_ok=True)
   if set(parts) & set(WITH_JPEGS):
     jpegs.prepare()

@@ -14,12 +14,14 @@ from benchmarks import jpegs
 from benchmarks import ours
 from benchmarks import workloads
 from mixer import configuration
+from mixer import devices
 from mixer import models
 from mixer import train_step
 from mixer.evaluators import classification
 
 
 def turns(flags):
+  devices.keep_memory()  # as tools.evaluate does
   config = workloads.config(flags.model, flags.batch)
   section = dict(dataset=flags.dataset or jpegs.prepare(), split='test', batch_size=flags.batch,
                  resolution=config.data.resolution)

@@ -13,6 +13,7 @@ from benchmarks import contender
 from benchmarks import jpegs
 from benchmarks import ours
 from benchmarks import workloads
+from mixer import devices
 from mixer import records
 
 
@@ -52,6 +53,7 @@ def main():
   parser.add_argument('--logs', type=int, default=10, help='records of a run, the first of which is left out; default: '
                       '%(default)s')
   flags = parser.parse_args()
+  devices.keep_memory()  # as train.py does
   config = config_of(flags)
   turns = runs(config) if flags.kind == 'train' else contender.speed(lambda: ours.step_rates(config, flags.seconds))
   contender.serve(turns, contender=flags.kind, quantity=f'loop on {flags.data}', model=flags.model, batch=flags.batch,

@@ -2,22 +2,40 @@
 
 from collections.abc import Iterable, Iterator
 import ctypes
+import glob
+import importlib.util
+import sys
 
 import jax
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of mallopt(3)
+# Of the packages by which JAX computes elsewhere, what is there on a machine that has such devices.
+SEEN_IN = {'libtpu': ('/dev/accel*', '/dev/vfio/[0-9]*'), 'jax_plugins': ('/dev/nvidia[0-9]*', '/dev/kfd')}
 
 
 def keep_memory():
   """Where a CPU computes, has the C library keep the memory that one step gives back for the next one.
 
   A step's temporary arrays take hundreds of megabytes, which the kernel would hand out, page by page and zeroed, at each
-  step anew. Of use with glibc alone; elsewhere nothing is done.
+  step anew. `python -m benchmarks --parts=training` has a step without that, as 'ours, stock malloc'.
+
+  To be called before JAX is asked for devices: each thread that it starts for them would get a heap of its own, which
+  gives memory back whatever it is told. Of use with glibc alone; elsewhere nothing is done.
   """
+  if sys.platform != 'linux' or not computes_on_cpu():
+    return
   library = ctypes.CDLL(None)
-  if jax.default_backend() == 'cpu' and hasattr(library, 'gnu_get_libc_version'):
+  if hasattr(library, 'gnu_get_libc_version'):
+    library.mallopt(M_ARENA_MAX, 1)
     library.mallopt(M_MMAP_MAX, 0)
     library.mallopt(M_TRIM_THRESHOLD, -1)  # never
+
+
+def computes_on_cpu() -> bool:
+  """Whether JAX will find no accelerator; told by the settings and the machine, and without starting JAX's devices."""
+  if jax.config.jax_platforms:
+    return jax.config.jax_platforms.split(',')[0] == 'cpu'
+  return not any(importlib.util.find_spec(package) and any(map(glob.glob, paths)) for package, paths in SEEN_IN.items())
 
 
 def settle(results):

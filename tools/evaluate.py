@@ -18,6 +18,7 @@ import jax
 import input_pipeline
 from mixer import command_line
 from mixer import configuration
+from mixer import devices
 from mixer import evaluators
 from mixer import models
 from mixer import preprocess
@@ -88,6 +89,7 @@ def bench(scorer, params, batches) -> str:
 
 def main(arguments):
   config = command_line.config(arguments)
+  devices.keep_memory()
   loaded = weights.load(WEIGHTS.value)
   print(loaded.describe())
   loaded.check_head(WEIGHTS.value)

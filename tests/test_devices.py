@@ -1,0 +1,88 @@
+"""Tests of mixer/devices.py: the allocator is told in time, on CPUs alone."""
+
+import ctypes
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from mixer import devices
+
+GLIBC = pytest.mark.skipif(not (sys.platform == 'linux' and hasattr(ctypes.CDLL(None), 'gnu_get_libc_version')),
+                           reason='it is for glibc')
+# Computes in the threads of JAX's client, and lets glibc print all its heaps.
+HEAPS = '''
+import ctypes
+import jax
+from jax._src import xla_bridge
+from mixer import devices
+{first}
+assert not xla_bridge.backends_are_initialized()
+x = jax.numpy.ones((64, 64))
+jax.block_until_ready([jax.jit(lambda x: x @ x + i)(x) for i in range(8)])
+library = ctypes.CDLL(None)
+library.malloc_info(0, ctypes.c_void_p.in_dll(library, 'stdout'))
+library.fflush(None)
+'''
+
+
+def heaps(first: str) -> int:
+  done = subprocess.run([sys.executable, '-c', HEAPS.format(first=first)], capture_output=True, text=True, check=True)
+  return done.stdout.count('<heap nr=')
+
+
+@GLIBC
+def test_one_heap_where_a_cpu_computes():
+  assert heaps('') > 1
+  assert heaps('devices.keep_memory()') == 1
+
+
+@GLIBC
+def test_heaps_stay_as_they_are_where_an_accelerator_computes():
+  assert heaps('devices.computes_on_cpu = lambda: False; devices.keep_memory()') > 1
+
+
+@pytest.fixture
+def told():
+  """Sets the platforms that JAX is told to use."""
+  before = jax.config.jax_platforms
+  yield lambda platforms: jax.config.update('jax_platforms', platforms)
+  jax.config.update('jax_platforms', before)
+
+
+@pytest.mark.parametrize('platforms, expected', [('cpu', True), ('cpu,tpu', True), ('tpu', False), ('cuda,cpu', False)])
+def test_what_jax_is_told_counts(platforms, expected, told):
+  told(platforms)
+  assert devices.computes_on_cpu() is expected
+
+
+@pytest.mark.parametrize('package, device, expected', [('json', 'accel0', False), ('json', 'null', True),
+                                                       ('no_such_package', 'accel0', True)])
+def test_else_an_accelerator_is_a_package_and_a_device(package, device, expected, told, monkeypatch, tmp_path):
+  told('')
+  (tmp_path / device).touch()
+  monkeypatch.setattr(devices, 'SEEN_IN', {package: (f'{tmp_path}/accel*', f'{tmp_path}/other*')})
+  assert devices.computes_on_cpu() is expected
+
+
+# Runs a program up to that call.
+IN_TIME = '''
+import runpy
+import sys
+from jax._src import xla_bridge
+from mixer import devices
+devices.keep_memory = lambda: sys.exit(77 if not xla_bridge.backends_are_initialized() else 'too late')
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
+'''
+DIGITS = '--config=configs/mixer_digits.py'
+
+
+@pytest.mark.parametrize('program', [
+    ('train', DIGITS), ('train', DIGITS, '--coordinator=localhost:1', '--num_processes=2', '--process_id=0'),
+    ('tools.evaluate', DIGITS, '--weights=no_such'), ('tools.predict', '--weights=no_such', 'no_such.png'),
+    ('tools.throughput', '--models=mlp_mixer:S/32', '--out=no_such.jsonl')], ids=' '.join)
+def test_programs_call_it_before_jax_has_devices(program):
+  done = subprocess.run([sys.executable, '-c', IN_TIME, *program], capture_output=True, text=True)
+  assert done.returncode == 77, done.stderr
