@@ -313,7 +313,7 @@ def test_what_no_fine_tuning_is_called_lists_the_names(which):
 def test_the_plan_of_a_config_with_an_argument(data_dir):
   slice_name, topology, images_per_core = planning.named_slice(ROOT / 'configs/vit.py')
   slice_ = accelerators.slice_of(topology)
-  assert slice_.name == slice_name and 'configs/vit.py' not in planning.named_slices()
+  assert slice_.name == slice_name
   for name in ('b16_i1k', 'l16_i21k_90', 'h14_jft'):
     config = configs.get_config(name)
     config.data.data_dir = data_dir

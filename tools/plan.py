@@ -40,6 +40,8 @@ from mixer import models
 from mixer import optim
 from mixer import storage
 from mixer import train_step
+from paper import matching
+from paper import tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 GIB = 2**30
@@ -55,24 +57,9 @@ UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The part of the peak that 
 ALL = flags.DEFINE_bool('all', False, 'Plan every config that names a slice, each on its own.')
 OUT = flags.DEFINE_string('out', None, 'With --all: the page to write, in Markdown.')
 
-# Table 3, and Table 2 for those of 90 and 40 epochs: TPUv3 core-days of pre-training at 224 pixels, by model, training
-# data, variant and epochs.
-PAPER_CORE_DAYS = {
-    'mlp_mixer': {
-        ('imagenet2012', 'B/16', 300): 10, ('imagenet2012', 'L/16', 300): 40,
-        ('imagenet21k', 'B/16', 300): 150, ('imagenet21k', 'L/16', 300): 410,
-        ('multilabel', 'S/32', 5): 10, ('multilabel', 'S/16', 5): 30, ('multilabel', 'B/32', 7): 50,
-        ('multilabel', 'B/16', 7): 80, ('multilabel', 'L/32', 7): 120, ('multilabel', 'L/16', 7): 230,
-        ('multilabel', 'L/16', 14): 450, ('multilabel', 'H/14', 14): 1010},
-    'vit': {
-        ('imagenet2012', 'B/16', 300): 20, ('imagenet2012', 'L/16', 300): 50,
-        ('imagenet21k', 'B/16', 300): 180, ('imagenet21k', 'L/16', 300): 550, ('imagenet21k', 'L/16', 90): 180,
-        ('multilabel', 'L/16', 14): 650, ('multilabel', 'H/14', 14): 2300},
-    'bit_resnet': {
-        ('imagenet21k', 'R152x4', 90): 940,
-        ('multilabel', 'R50x1', 7): 80, ('multilabel', 'R50x2', 7): 140, ('multilabel', 'R152x1', 7): 140,
-        ('multilabel', 'R152x2', 14): 580, ('multilabel', 'R200x3', 14): 1780, ('multilabel', 'R152x4', 40): 9900},
-}
+# Table 2 does not say how long the models were trained that are not in Table 3 as well. As in their own papers (arXiv
+# 2010.11929, 1912.11370): epochs by pre-training data and model.
+EPOCHS_OF_TABLE_2 = {('imagenet21k', 'ViT-L/16'): 90, ('imagenet21k', 'BiT-R152x4'): 90, ('jft300m', 'BiT-R152x4'): 40}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,12 +204,19 @@ class Plan:
 
   @property
   def paper_core_days(self) -> int | None:
-    """TPUv3 core-days of the paper's run on as many images; None where its tables have none."""
+    """TPUv3 core-days of the paper's run on as many images of 224 pixels; None where Tables 2 and 3 have none."""
     data, model = self.config.data, self.config.model
-    passes = self.epochs * (data.fraction if 'fraction' in data else 1.)  # of the whole data
-    if abs(passes - round(passes)) > 0.02 * passes or data.resolution != 224 or 'variant' not in model:
+    if data.resolution != 224 or data.dataset not in matching.PRETRAINING:
       return None
-    return PAPER_CORE_DAYS.get(model.name, {}).get((data.dataset, model.variant, round(passes)))
+    passes = self.epochs * (data.fraction if 'fraction' in data else 1.)  # of the whole data
+    pretrain, *_ = matching.PRETRAINING[data.dataset]
+    of_table_2 = [{**row, 'epochs': EPOCHS_OF_TABLE_2.get((pretrain, row['model'])), 'resolution': '224'}
+                  for row in tables.published('table2_transfer')]
+    for row in (*tables.published('table3_scales'), *of_table_2):
+      if ((row['pretrain'], row['model'], row['resolution']) == (pretrain, matching.label(model), '224')
+          and row['epochs'] and matching.same_epochs(row['epochs'], passes)):
+        return int(row['tpuv3_core_days'])
+    return None
 
   @property
   def paper_utilisation(self) -> float | None:
@@ -425,17 +419,20 @@ def named_slice(path: pathlib.Path, of: str = 'Slice( of each)?') -> tuple[str, 
   return (found['name'], found['topology'], int(found['images'])) if found else None
 
 
-def named_slices() -> dict[str, tuple[str, str, int]]:
-  """{'configs/mixer_b16_i1k.py': `named_slice`} of all configs of one run that name one."""
-  found = {f'configs/{path.name}': named_slice(path, of='Slice') for path in sorted((ROOT / 'configs').glob('*.py'))}
-  return {name: named for name, named in found.items() if named}
-
-
 def plan_all(num_examples: int | None = None) -> list[Plan]:
-  """Every config that names a slice, on that slice."""
-  load = lambda name: importlib.import_module(name.removesuffix('.py').replace('/', '.')).get_config()
-  return [Plan.of(name, load(name), accelerators.slice_of(topology), num_examples)
-          for name, (_, topology, _) in named_slices().items()]
+  """Every config of one run that names a slice, and of those that list several NAMES each that is for the slice."""
+  plans = []
+  for path in sorted((ROOT / 'configs').glob('*.py')):
+    file, module = f'configs/{path.name}', importlib.import_module(f'configs.{path.stem}')
+    if named := named_slice(path, of='Slice'):
+      configs = {file: module.get_config()}
+    elif (named := named_slice(path, of='Slice of each')) and hasattr(module, 'NAMES'):
+      configs = {f'{file}:{name}': module.get_config(name) for name in module.NAMES}
+    else:
+      continue
+    plans += [Plan.of(name, config, accelerators.slice_of(named[1]), num_examples) for name, config in configs.items()
+              if config.data.dataset in PUBLISHED]  # not the digits
+  return plans
 
 
 class Kept:
@@ -480,7 +477,7 @@ def page(plans: list[Plan], kept: Kept, utilisation: float, path: str) -> str:
   """The page of all plans, in Markdown."""
   quick, of_compiler = [], []
   for plan in plans:
-    name = f'`{pathlib.Path(plan.name).stem}`'
+    name = f'`{plan.name.removeprefix("configs/").replace(".py", "")}`'
     paper = f'{plan.paper_core_days:,} ({plan.paper_utilisation:.0%})' if plan.paper_core_days else ''
     quick.append([
         name, f'{plan.params:,}', f'{plan.flops_per_image / 1e9:.3g}', f'{plan.images.number / 1e6:.3g} M',
