@@ -24,7 +24,8 @@ from mixer import models
 from mixer import optim
 from mixer import train_step
 from mixer.models import mlp_mixer
-from tools import plan
+from tools.planning import arithmetic
+from tools.planning import compiler
 
 SLICES = {'v3:2x2': 64, 'v5e:2x4': 128}  # images a core
 CLASSES, RESOLUTION, VARIANT = 21_843, 224, 'B/16'
@@ -70,7 +71,7 @@ def _batch(devices, images, dtype):
 def row(topology: str, name: str, found: dict) -> str:
   estimate = 'none' if found['step_seconds'] is None else f'{found["step_seconds"]:.4f} s'
   return (f'| {topology} | {SLICES[topology]} | {name} | {found["accessed_bytes"] / 1e9:.2f} GB | '
-          f'{found["peak_bytes"] / plan.GIB:.2f} GiB | {estimate} |')
+          f'{found["peak_bytes"] / arithmetic.GIB:.2f} GiB | {estimate} |')
 
 
 def main():
@@ -84,7 +85,7 @@ def main():
     if topology not in SLICES:
       parser.error(f'--topologies has {topology!r}; there are {", ".join(SLICES)}')
   try:
-    devices_of = {topology: plan.devices_of(accelerators.slice_of(topology)) for topology in topologies}
+    devices_of = {topology: compiler.devices_of(accelerators.slice_of(topology)) for topology in topologies}
   except ValueError as error:  # without libtpu
     sys.exit(str(error))
   lines = [f'{VARIANT}, {CLASSES:,} classes, bfloat16, {RESOLUTION} x {RESOLUTION}, compiled by libtpu '
@@ -94,7 +95,8 @@ def main():
   with tqdm.tqdm(total=len(topologies) * len(contenders), unit='step', disable=None) as bar:
     for topology in topologies:
       for name, lower in contenders.items():
-        lines.append(row(topology, name, plan.compiled(lower(devices_of[topology], SLICES[topology]), counted_once=False)))
+        lowered = lower(devices_of[topology], SLICES[topology])
+        lines.append(row(topology, name, compiler.compiled(lowered, counted_once=False)))
         bar.write(lines[-1])
         bar.update()
   table = '\n'.join(lines) + '\n'

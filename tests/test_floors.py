@@ -21,8 +21,9 @@ FLOORS = {
     'mixer.summary': 2, 'mixer.train_step': 2,
     'mixer.card': 3, 'mixer.checkpoint': 3, 'mixer.report': 3,
     'mixer.weights': 4, 'input_pipeline': 4,
-    'train': 5, 'tools': 5, 'paper': 5,
-    'benchmarks': 6,
+    'train': 5, 'paper': 5,
+    'tools': 6,
+    'benchmarks': 7,
 }
 
 def modules():

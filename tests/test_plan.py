@@ -1,6 +1,7 @@
 """What a run will take: by arithmetic for every pre-training config, and by compiling for TPUs that are not here."""
 
 import csv
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -20,7 +21,9 @@ from configs import mixer_jft_subset
 import golden
 from mixer import accelerators
 from mixer.datasets import sources
-from tools import plan as planning
+from tools.planning import arithmetic
+from tools.planning import compiler
+from tools.planning import page
 
 PARAMS = {row['model'].removeprefix('Mixer-'): int(row['exact_params_without_head'])
           for row in csv.DictReader((golden.FOLDER / 'table1_specs.csv').open())}
@@ -49,8 +52,8 @@ import jax
 compilations = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: compilations.append(event) if 'backend_compile' in event else None)
-from tools import plan
-plans = plan.plan_all()
+from tools.planning import page
+plans = page.plan_all()
 print(json.dumps({'compilations': len(compilations), 'plans': {p.name: dict(
     params=p.params_without_head, steps=p.config.total_steps, core_days=p.core_days(0.4), paper=p.paper_core_days,
     fits=p.fits, state=p.state_bytes, all=p.params, images_per_core=p.images_per_core) for p in plans}}))
@@ -85,13 +88,13 @@ def test_quick_plan(quick, name):
 def test_quick_plan_of_a_baseline(quick, name):
   found = quick['plans'][f'configs/{name}']
   assert found['paper'] == BASELINES[name] and found['fits']
-  images_per_core = planning.named_slice(ROOT / 'configs' / name.partition(':')[0])[-1]
+  images_per_core = page.named_slice(ROOT / 'configs' / name.partition(':')[0])[-1]
   assert found['images_per_core'] == images_per_core
 
 
 @pytest.mark.parametrize('name', EXPECTED)
 def test_a_config_names_a_slice_that_exists_and_its_images_a_core(quick, name):
-  slice_name, topology, images_per_core = planning.named_slice(ROOT / 'configs' / f'{name}.py')
+  slice_name, topology, images_per_core = page.named_slice(ROOT / 'configs' / f'{name}.py')
   assert accelerators.slice_of(topology).name == slice_name
   assert quick['plans'][f'configs/{name}.py']['images_per_core'] == images_per_core
 
@@ -113,7 +116,7 @@ def small(**fields):
 
 
 def small_plan(topology='v3:2x2', **fields):
-  return planning.Plan.of('small', small(**fields), accelerators.slice_of(topology), num_examples=1_000_000)
+  return arithmetic.Plan.of('small', small(**fields), accelerators.slice_of(topology), num_examples=1_000_000)
 
 
 @pytest.mark.parametrize('topology', ['v3:3x3', 'v9:2x2', 'v3', '4x4', 'v3-32'])
@@ -145,13 +148,13 @@ def test_what_does_not_divide_is_told(fields, message):
 def test_parts_of_a_published_split(data_dir, split, number):
   config = mixer_b16_i1k.get_config()
   config.data.update(split=split, data_dir=data_dir)
-  assert planning.images_of(config).number == number
+  assert arithmetic.images_of(config).number == number
 
 
 def test_a_fraction_of_the_data(data_dir):
   config = mixer_jft_subset.get_config('l16,0.1')
   config.data.data_dir = data_dir
-  assert planning.images_of(config).number == 30_300_000
+  assert arithmetic.images_of(config).number == 30_300_000
 
 
 @pytest.mark.parametrize('dataset, split', [('neverheard', 'train'), ('imagenet2012', 'test'),
@@ -160,17 +163,17 @@ def test_unknown_images_are_told_and_may_be_counted_by_hand(data_dir, dataset, s
   config = mixer_b16_i1k.get_config()
   config.data.update(dataset=dataset, split=split, data_dir=data_dir)
   with pytest.raises(ValueError, match=r'is not here, and its number .* published .*imagenet21k train.*--num_examples='):
-    planning.images_of(config)
-  assert planning.images_of(config, num_examples=1234).number == 1234
+    arithmetic.images_of(config)
+  assert arithmetic.images_of(config, num_examples=1234).number == 1234
 
 
 def test_data_that_are_here_are_counted(tmp_path):
   config = mixer_digits.get_config()
   config.data.data_dir = str(tmp_path)
   with pytest.raises(ValueError, match='is not here'):
-    planning.images_of(config)
+    arithmetic.images_of(config)
   sources.open_split('digits', 'train', str(tmp_path))
-  assert planning.images_of(config).number == 1437
+  assert arithmetic.images_of(config).number == 1437
 
 
 def test_the_estimate_of_memory_has_all_its_parts():
@@ -195,18 +198,18 @@ def test_the_time_of_a_loop_that_is_counted_once_is_not_told(fields, told):
       memory_analysis=lambda: types.SimpleNamespace(peak_memory_in_bytes=1), as_text=lambda: '',
       cost_analysis=lambda: {'optimal_seconds': 0.5, 'bytes accessed': 7e9})
   plan = small_plan(**fields)
-  found = planning.compiled(types.SimpleNamespace(compile=lambda: step), planning._counted_once(plan))
+  found = compiler.compiled(types.SimpleNamespace(compile=lambda: step), compiler.counted_once(plan))
   assert (found['step_seconds'], found['accessed_bytes']) == ((0.5, 7e9) if told else (None, None))
-  assert ('images/s a core: an upper bound' in planning.describe_compiled(plan, found, 8)) == told
+  assert ('images/s a core: an upper bound' in compiler.describe_compiled(plan, found, 8)) == told
 
 
 def test_a_negative_estimate_of_xla_is_no_time():
   step = types.SimpleNamespace(
       memory_analysis=lambda: types.SimpleNamespace(peak_memory_in_bytes=1), as_text=lambda: '',
       cost_analysis=lambda: {'optimal_seconds': -0.5, 'bytes accessed': 7e9})
-  found = planning.compiled(types.SimpleNamespace(compile=lambda: step), counted_once=False)
+  found = compiler.compiled(types.SimpleNamespace(compile=lambda: step), counted_once=False)
   assert found['step_seconds'] is None
-  assert "XLA's estimate is no time" in planning.describe_compiled(small_plan(), found, 8)
+  assert "XLA's estimate is no time" in compiler.describe_compiled(small_plan(), found, 8)
 
 
 def test_the_cost_grows_with_the_steps_and_falls_with_the_utilisation():
@@ -221,7 +224,7 @@ def test_without_the_compiler_the_command_that_installs_it_is_told(monkeypatch):
   find = importlib.util.find_spec
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *_: None if name == 'libtpu' else find(name))
   with pytest.raises(ValueError, match='pip install -r requirements-tpu.txt -c requirements.lock'):
-    planning.lower(small_plan(), 8)
+    compiler.lower(small_plan(), 8)
 
 
 def test_all_reduces_are_found_and_summed_in_the_text_of_a_module():
@@ -231,7 +234,7 @@ def test_all_reduces_are_found_and_summed_in_the_text_of_a_module():
   ROOT %all-reduce-start.2 = f32[3,5]{1,0:T(8,128)S(1)} all-reduce-start(%d), channel_id=1
   %all-reduce-done.2 = f32[3,5]{1,0:T(8,128)S(1)} all-reduce-done(%all-reduce-start.2)
 '''
-  assert planning.all_reduce_bytes(text) == 4 * 128 + 2 * 8 * 16 + 4 + 4 * 15
+  assert compiler.all_reduce_bytes(text) == 4 * 128 + 2 * 8 * 16 + 4 + 4 * 15
 
 
 @pytest.mark.parametrize('limit, first, answer, tried', [
@@ -240,9 +243,9 @@ def test_the_sweep_finds_the_largest_batch_that_fits(monkeypatch, limit, first, 
   seen = []
   found = lambda number: dict(fits=8 * number <= limit, message='too large', peak_bytes=1, step_seconds=1.,
                               accessed_bytes=1, all_reduce_bytes=1, compile_seconds=1.)
-  monkeypatch.setattr(planning, 'lower', lambda plan, number: seen.append(number) or number)
-  monkeypatch.setattr(planning, 'compiled', lambda number, _: found(number))
-  assert planning.largest(small_plan(**{'data.batch_size': first})) == answer
+  monkeypatch.setattr(compiler, 'lower', lambda plan, number: seen.append(number) or number)
+  monkeypatch.setattr(compiler, 'compiled', lambda number, _: found(number))
+  assert compiler.largest(small_plan(**{'data.batch_size': first})) == answer
   assert seen == tried
 
 
@@ -259,12 +262,12 @@ def test_what_is_compiled_is_kept_until_it_changes(monkeypatch, tmp_path):
     compilations.append('done')
     return result
 
-  monkeypatch.setattr(planning, 'lower', lambda plan, number: program)
-  monkeypatch.setattr(planning, 'compiled', compile_one)
-  monkeypatch.setattr(planning.importlib.metadata, 'version', lambda name: '0.0.42.1')
+  monkeypatch.setattr(compiler, 'lower', lambda plan, number: program)
+  monkeypatch.setattr(compiler, 'compiled', compile_one)
+  monkeypatch.setattr(importlib.metadata, 'version', lambda name: '0.0.42.1')
   path, pages = tmp_path / 'plans.jsonl', []
-  write = lambda: pages.append(planning.page(plans, planning.Kept(path), 0.4, 'plans.md'))
-  go_on = lambda: planning.compile_all(plans, planning.Kept(path), write)
+  write = lambda: pages.append(page.page(plans, page.Kept(path), 0.4, 'plans.md'))
+  go_on = lambda: page.compile_all(plans, page.Kept(path), write)
   with pytest.raises(KeyboardInterrupt):
     go_on()
   assert pages[-1].count('not yet compiled') == 1
@@ -288,8 +291,8 @@ def test_the_page_holds_a_row_for_every_config_and_was_made_by_the_command_in_it
 
 def test_the_page_is_up_to_date(monkeypatch, data_dir):
   monkeypatch.setenv('TFDS_DATA_DIR', data_dir)
-  kept = planning.Kept(ROOT / 'docs' / 'tpu_plans.jsonl')
-  expected = planning.page(planning.plan_all(), kept, 0.4, 'docs/tpu_plans.md')
+  kept = page.Kept(ROOT / 'docs' / 'tpu_plans.jsonl')
+  expected = page.page(page.plan_all(), kept, 0.4, 'docs/tpu_plans.md')
   assert (ROOT / 'docs' / 'tpu_plans.md').read_text() == expected, (
       'python -m tools.plan --all --out=docs/tpu_plans.md makes it anew, with --compile what has changed as well')
 
@@ -341,7 +344,7 @@ def test_the_training_step_is_compiled_for_a_tpu():
 @pytest.mark.parametrize('generation', accelerators.GENERATIONS)
 def test_a_program_may_have_the_memory_that_is_said(generation):
   slice_ = accelerators.slice_of(f'{generation}:{accelerators.GENERATIONS[generation].shapes[0]}')
-  product = jax.pmap(lambda x: x @ x, devices=planning.devices_of(slice_))
+  product = jax.pmap(lambda x: x @ x, devices=compiler.devices_of(slice_))
   lowered = product.lower(jax.ShapeDtypeStruct((slice_.cores, 2**18, 2**18), jnp.float32))  # 256 GiB a core
-  found = planning.compiled(lowered, counted_once=False)
+  found = compiler.compiled(lowered, counted_once=False)
   assert not found['fits'] and f'exceeds available HBM ({slice_.generation.usable:g}G)' in found['message']

@@ -29,7 +29,8 @@ from mixer.convert import position_embeddings
 from mixer.convert import start
 import test_vit
 from tools import export
-from tools import plan as planning
+from tools.planning import arithmetic
+from tools.planning import page
 from tools import predict
 
 # No two sizes are alike, so that a transposed array shows. Of 8 x 8 pixels: 4 patches.
@@ -311,13 +312,13 @@ def test_what_no_fine_tuning_is_called_lists_the_names(which):
 
 
 def test_the_plan_of_a_config_with_an_argument(data_dir):
-  slice_name, topology, images_per_core = planning.named_slice(ROOT / 'configs/vit.py')
+  slice_name, topology, images_per_core = page.named_slice(ROOT / 'configs/vit.py')
   slice_ = accelerators.slice_of(topology)
   assert slice_.name == slice_name
   for name in ('b16_i1k', 'l16_i21k_90', 'h14_jft'):
     config = configs.get_config(name)
     config.data.data_dir = data_dir
-    plan = planning.Plan.of(name, config, slice_)
+    plan = arithmetic.Plan.of(name, config, slice_)
     assert plan.images_per_core == images_per_core and plan.fits
     assert 1 / 2 < plan.core_days(0.4) / plan.paper_core_days < 2
     assert plan.activation_bytes > plan.images_per_core * 2 * plan.model.num_blocks * 197 * plan.model.hidden_dim

@@ -1,0 +1,251 @@
+"""What a run takes on a slice of TPUs, by arithmetic: parameters, operations, steps, memory and core-days."""
+
+import dataclasses
+import functools
+import os
+import re
+
+from etils import epath
+import jax
+import ml_collections
+
+from mixer import accelerators
+from mixer import configuration
+from mixer import flops
+from mixer import models
+from mixer import optim
+from mixer import train_step
+from paper import matching
+from paper import tables
+
+GIB = 2**30
+
+# Table 2 does not say how long the models were trained that are not in Table 3 as well. As in their own papers (arXiv
+# 2010.11929, 1912.11370): epochs by pre-training data and model.
+EPOCHS_OF_TABLE_2 = {('imagenet21k', 'ViT-L/16'): 90, ('imagenet21k', 'BiT-R152x4'): 90, ('jft300m', 'BiT-R152x4'): 40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """The images of training: how many, who says so, and the labels of one as in `sources.open_split`."""
+  number: int
+  said_by: str
+  labels: dict
+
+
+_ONE_LABEL = {'label': ((), 'int32')}
+# How many labels an image has at most is up to the data, and moves neither memory nor time by much.
+_LABELS = {'label': ((8,), 'int32')}
+_WEIGHTED_LABELS = {'label': ((8,), 'int32'), 'weight': ((8,), 'float32')}
+
+# What a config's data.dataset stands for in the paper: (images of each split, who published it, labels of one).
+PUBLISHED = {
+    'imagenet2012': ({'train': 1_281_167, 'validation': 50_000}, 'Russakovsky et al., arXiv 1409.0575', _ONE_LABEL),
+    # Before duplicates are merged and one in a hundred is left for validation.
+    'imagenet21k': ({'train': 14_197_122}, 'image-net.org, release of fall 2011, all images', _LABELS),
+    'multilabel': ({'train': 303_000_000}, 'JFT-300M: Dosovitskiy et al., arXiv 2010.11929', _WEIGHTED_LABELS),
+    'fake': ({'train': 1_281_167}, 'mixer/datasets/sources.py', _ONE_LABEL),
+}
+
+
+def images_of(config, num_examples: int | None = None) -> Images:
+  """The training images of a config: `num_examples` of them, or those that are here, or the published ones.
+
+  Raises:
+    ValueError: if there are none of these.
+  """
+  data = config.data
+  part = data.fraction if 'fraction' in data else 1.
+  splits, source, labels = PUBLISHED.get(data.dataset, ({}, '', _ONE_LABEL))
+  if num_examples:
+    return Images(round(num_examples * part), '--num_examples', labels)
+  found = _opened(config, must_be_here=data.dataset not in PUBLISHED)
+  if found:
+    return Images(found.num_examples, found.name, found.labels)
+  split = re.fullmatch(r'(\w+)(?:\[(?:(\d+)%)?:(?:(\d+)%)?\])?', data.split)
+  if not split or split[1] not in splits:
+    known = ', '.join(f'{name} {split}' for name, (splits, *_) in PUBLISHED.items() for split in splits)
+    raise ValueError(f'dataset {data.dataset!r}, split {data.split!r}, is not here, and its number of images is not '
+                     f'among the published ones ({known}; and parts of them in percent); give --num_examples=')
+  whole = splits[split[1]]
+  first, last = (round(whole * int(percent) / 100) for percent in (split[2] or 0, split[3] or 100))  # as TFDS rounds
+  return Images(round((last - first) * part), source, labels)
+
+
+def _opened(config, must_be_here):
+  """The source of the training images, or None where they are not here."""
+  data = config.data
+  folder = data.data_dir if 'data_dir' in data else os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  places = [epath.Path(data.dataset).expanduser(), epath.Path(folder).expanduser() / data.dataset.partition('/')[0]]
+  if not any(place.exists() for place in places):
+    return None
+  import input_pipeline  # it imports TensorFlow, which takes as long as all the rest
+  try:
+    return input_pipeline.attempts(config, input_pipeline.Hosts(0, 1, 1))['data']().source
+  except ValueError:
+    if must_be_here:
+      raise
+    return None  # it is not whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A config on a slice. Bytes are those of one core, and FLOPs count a multiply-add as two."""
+  name: str  # of the config
+  slice: accelerators.Slice
+  config: ml_collections.ConfigDict  # all durations in steps
+  images: Images
+  model: object
+  optimizer: object
+  learning_rate: object
+
+  @classmethod
+  def of(cls, name: str, config, slice_: accelerators.Slice, num_examples: int | None = None):
+    """Raises a ValueError if the config is wrong, or if its batch does not divide over the slice's cores."""
+    configuration.check(config)
+    size, cores = config.data.batch_size, slice_.cores
+    if size <= 0 or size % cores:
+      below = max(size // cores, 1) * cores
+      raise ValueError(f'config.data.batch_size is {size}; it must be a multiple of the {cores} cores of {slice_} '
+                       f'({below} or {below + cores}), or choose another --topology')
+    images = images_of(config, num_examples)
+    config = configuration.in_steps(config, images.number / size)
+    model = configuration.call(models.build, 'model', config.model, platform='tpu')
+    optimizer, learning_rate = configuration.call(optim.build, 'optimizer', config.optimizer,
+                                                  total_steps=config.total_steps)
+    plan = cls(name, slice_, config, images, model, optimizer, learning_rate)
+    if plan.parts < 1 or plan.images_per_core % plan.parts:
+      raise ValueError(f'config.step.accumulate is {plan.parts}; it must divide the {plan.images_per_core} images a '
+                       'core')
+    return plan
+
+  def init(self) -> train_step.TrainState:
+    side = self.config.data.resolution
+    return train_step.init(self.model, self.optimizer, (side, side, 3), self.config.seed)
+
+  @functools.cached_property
+  def state(self) -> train_step.TrainState:
+    """Its shapes and types."""
+    return jax.eval_shape(self.init)
+
+  @property
+  def images_per_core(self) -> int:
+    return self.config.data.batch_size // self.slice.cores
+
+  @property
+  def parts(self) -> int:
+    """In how many parts a core takes its images."""
+    return self.config.step.accumulate if 'accumulate' in self.config.step else 1
+
+  @property
+  def params(self) -> int:
+    return _count(self.state.params)
+
+  @property
+  def params_without_head(self) -> int:
+    """As Table 1 counts them."""
+    return self.params - _count(self.state.params['head'])
+
+  @functools.cached_property
+  def flops_per_image(self) -> float:
+    """Of the forward pass; in training the backward pass costs twice as much again."""
+    side = self.config.data.resolution
+    image = jax.ShapeDtypeStruct((1, side, side, 3), 'float32')
+    return 2 * flops.macs(self.model.apply, {'params': self.state.params}, image)
+
+  @property
+  def flops(self) -> float:
+    """Of the whole training, without its evaluations."""
+    return 3 * self.flops_per_image * self.config.data.batch_size * self.config.total_steps
+
+  @property
+  def epochs(self) -> float:
+    return self.config.total_steps * self.config.data.batch_size / self.images.number
+
+  def core_days(self, utilisation: float) -> float:
+    return self.flops / (self.slice.generation.peak * utilisation) / 86_400
+
+  @property
+  def paper_core_days(self) -> int | None:
+    """TPUv3 core-days of the paper's run on as many images of 224 pixels; None where Tables 2 and 3 have none."""
+    data, model = self.config.data, self.config.model
+    if data.resolution != 224 or data.dataset not in matching.PRETRAINING:
+      return None
+    passes = self.epochs * (data.fraction if 'fraction' in data else 1.)  # of the whole data
+    pretrain, *_ = matching.PRETRAINING[data.dataset]
+    of_table_2 = [{**row, 'epochs': EPOCHS_OF_TABLE_2.get((pretrain, row['model'])), 'resolution': '224'}
+                  for row in tables.published('table2_transfer')]
+    for row in (*tables.published('table3_scales'), *of_table_2):
+      if ((row['pretrain'], row['model'], row['resolution']) == (pretrain, matching.label(model), '224')
+          and row['epochs'] and matching.same_epochs(row['epochs'], passes)):
+        return int(row['tpuv3_core_days'])
+    return None
+
+  @property
+  def paper_utilisation(self) -> float | None:
+    """The part of a TPUv3's peak that the paper's core-days come to."""
+    days = self.paper_core_days
+    return days and self.flops / (days * 86_400 * accelerators.GENERATIONS['v3'].peak)
+
+  @property
+  def state_bytes(self) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.state))
+
+  @property
+  def gradient_bytes(self) -> int:
+    """With `accumulate` there is a sum beside those of the part at hand."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.state.params)) * (2 if self.parts > 1 else 1)
+
+  @property
+  def activation_bytes(self) -> int | None:
+    """What the backward pass finds of the forward pass: an estimate; None for models that give none.
+
+    It takes of each block what the model says. With `remat` it takes of each block the input, and one block whole. A
+    `scan` without `remat` keeps more than this: XLA computes nothing anew in a loop.
+    """
+    if not hasattr(self.model, 'activations'):
+      return None
+    inputs, insides = zip(*self.model.activations(self.config.data.resolution))
+    numbers = sum(insides) if self.model.remat == 'none' else sum(inputs) + max(insides)
+    return numbers * jax.numpy.dtype(self.model.dtype).itemsize * self.images_per_core // self.parts
+
+  @property
+  def bytes(self) -> int:
+    """All of it: an estimate, without the activations where they are not known."""
+    return self.state_bytes + self.gradient_bytes + (self.activation_bytes or 0)
+
+  @property
+  def fits(self) -> bool:
+    return self.bytes <= self.slice.generation.usable * GIB
+
+  def describe(self, utilisation: float) -> str:
+    core, gib = self.slice.generation, lambda size: f'{size / GIB:.3g}'
+    days = self.core_days(utilisation)
+    rows = {
+        'model': f'{type(self.model).__name__}, {self.params:,} parameters, {self.params_without_head:,} without the '
+                 f'head; {self.flops_per_image / 1e9:.3g} GFLOPs an image forward, {3 * self.flops_per_image / 1e9:.3g} in '
+                 'training',
+        'data': f'{self.config.data.dataset}: {self.images.number:,} images ({self.images.said_by})',
+        'slice': f'{self.slice}: {self.slice.cores} cores; a core has {core.memory:g} GiB, {core.usable:g} of them for a '
+                 f'program, and a peak of {core.peak / 1e12:g} TFLOP/s in bfloat16',
+        'batch': f'{self.config.data.batch_size:,}, {self.images_per_core:,} a core'
+                 + (f' in {self.parts} parts' if self.parts > 1 else ''),
+        'steps': f'{self.config.total_steps:,}, {self.epochs:,.1f} epochs',
+        'memory': f'{gib(self.bytes)} GiB a core, an estimate, which {"fits" if self.fits else "DOES NOT FIT"}: '
+                  f'{gib(self.state_bytes)} parameters and optimizer, {gib(self.gradient_bytes)} gradients, '
+                  + ('activations are not estimated for this model' if self.activation_bytes is None else
+                     f'{gib(self.activation_bytes)} activations (estimated)'),
+        'time': f'{self.flops:.3g} FLOPs; at {utilisation:.0%} of the peak, which is an assumption, {days:,.3g} '
+                f'core-days, {days / self.slice.cores:,.3g} days'}
+    if self.paper_core_days:
+      rows['paper'] = (f'{self.paper_core_days} TPUv3 core-days (Tables 2, 3), which is {self.paper_utilisation:.0%} of '
+                       'the peak')
+    return aligned(rows)
+
+
+def _count(tree) -> int:
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def aligned(rows: dict[str, str]) -> str:
+  return '\n'.join(f'{name:<9} {text}' for name, text in rows.items())

@@ -1,0 +1,142 @@
+"""The page of the plans of all pre-training configs, and what has been compiled for it."""
+
+import ast
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import pathlib
+import re
+
+import jax
+
+from mixer import accelerators
+from mixer import storage
+from tools.planning import arithmetic
+from tools.planning import compiler
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def named_slice(path: pathlib.Path, of: str = 'Slice( of each)?') -> tuple[str, str, int] | None:
+  """('v3-32', 'v3:4x4', 128): the slice that a config's docstring names, and its images a core. It is not imported.
+
+  A config of several runs names a 'Slice of each'.
+  """
+  docstring = ast.get_docstring(ast.parse(path.read_text())) or ''
+  found = re.search(rf'^(?:{of}): (?P<name>\S+) \((?P<topology>\S+)\), (?P<images>\d+) images a core', docstring, re.M)
+  return (found['name'], found['topology'], int(found['images'])) if found else None
+
+
+def plan_all(num_examples: int | None = None) -> list[arithmetic.Plan]:
+  """Every config of one run that names a slice, and of those that list several NAMES each that is for the slice."""
+  plans = []
+  for path in sorted((ROOT / 'configs').glob('*.py')):
+    file, module = f'configs/{path.name}', importlib.import_module(f'configs.{path.stem}')
+    if named := named_slice(path, of='Slice'):
+      configs = {file: module.get_config()}
+    elif (named := named_slice(path, of='Slice of each')) and hasattr(module, 'NAMES'):
+      configs = {f'{file}:{name}': module.get_config(name) for name in module.NAMES}
+    else:
+      continue
+    plans += [arithmetic.Plan.of(name, config, accelerators.slice_of(named[1]), num_examples)
+              for name, config in configs.items() if config.data.dataset in arithmetic.PUBLISHED]  # not the digits
+  return plans
+
+
+class Kept:
+  """What has been compiled, as JSON lines: one for each config, topology and number of images a core."""
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    lines = path.read_text().splitlines() if path.exists() else []
+    self._rows = {self._key(row): row for row in map(json.loads, lines)}
+
+  @staticmethod
+  def _key(row):
+    return row['config'], row['topology'], row['images_per_core']
+
+  def get(self, plan: arithmetic.Plan) -> dict | None:
+    return self._rows.get((plan.name, plan.slice.topology, plan.images_per_core))
+
+  def put(self, row: dict):
+    self._rows[self._key(row)] = row
+    storage.write(storage.path_of(self.path), ''.join(json.dumps(row) + '\n' for _, row in sorted(self._rows.items())))
+
+
+def compile_all(plans: list[arithmetic.Plan], kept: Kept, after_each):
+  """Compiles what is not kept, or has changed since: another program, or another compiler."""
+  for number, plan in enumerate(plans, 1):
+    where = f'[{number}/{len(plans)}] {plan.name} for {plan.slice}'
+    compiler.tell(f'{where}: lowering')
+    lowered = compiler.lower(plan, plan.images_per_core)
+    made_of = dict(jax=jax.__version__, libtpu=importlib.metadata.version('libtpu'),
+                   program=hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16])
+    row = kept.get(plan)
+    if row and made_of.items() <= row.items():
+      compiler.tell(f'{where}: kept from before')
+      continue
+    compiler.tell(f'{where}: compiling, which takes minutes')
+    kept.put({'config': plan.name, 'topology': plan.slice.topology, 'images_per_core': plan.images_per_core, **made_of,
+              **compiler.compiled(lowered, compiler.counted_once(plan))})
+    after_each()
+
+
+def page(plans: list[arithmetic.Plan], kept: Kept, utilisation: float, path: str) -> str:
+  """The page of all plans, in Markdown."""
+  quick, of_compiler, gib = [], [], lambda size: size / arithmetic.GIB
+  for plan in plans:
+    name = f'`{plan.name.removeprefix("configs/").replace(".py", "")}`'
+    paper = f'{plan.paper_core_days:,} ({plan.paper_utilisation:.0%})' if plan.paper_core_days else ''
+    quick.append([
+        name, f'{plan.params:,}', f'{plan.flops_per_image / 1e9:.3g}', f'{plan.images.number / 1e6:.3g} M',
+        f'{plan.config.total_steps:,}', f'{plan.epochs:.3g}', plan.slice, plan.images_per_core,
+        f'{gib(plan.state_bytes):.2f}', f'{gib(plan.bytes):.1f}', 'yes' if plan.fits else 'NO', f'{plan.flops:.2g}',
+        f'{plan.core_days(utilisation):,.0f}', paper])
+    row = kept.get(plan)
+    head = [name, plan.slice, plan.images_per_core]
+    if row is None:
+      of_compiler.append([*head, 'not yet compiled', *[''] * 7])
+    elif not row['fits']:
+      of_compiler.append([*head, 'DOES NOT FIT', *[''] * 5, f'{row["compile_seconds"]:.0f}', row['libtpu']])
+    else:
+      known = lambda value, text: 'not told' if value is None else text(value)
+      of_compiler.append([
+          *head, f'{gib(row["peak_bytes"]):.2f}', f'{gib(row["peak_bytes"]) / plan.slice.generation.usable:.0%}',
+          known(row['step_seconds'], lambda x: f'{x:.3f}'),
+          known(row['step_seconds'], lambda x: f'{plan.images_per_core / x:,.0f}'),
+          known(row['accessed_bytes'], lambda x: f'{x / 1e9:.1f}'), f'{row["all_reduce_bytes"] / 2**20:,.0f}',
+          f'{row["compile_seconds"]:.0f}', row['libtpu']])
+  return f'''# The pre-training runs on TPU slices, as planned
+
+Made by `python -m tools.plan --all --compile --out={path}`, with JAX {jax.__version__}, without a TPU. For one config:
+`python -m tools.plan --config=configs/mixer_b16_i21k.py`. Nothing here was measured on a TPU.
+
+## By arithmetic
+
+{_table(['config', 'parameters', 'GFLOPs an image, forward', 'images', 'steps', 'epochs', 'slice', 'images a core',
+         'state, GiB a core', 'estimated, GiB a core', 'fits', 'FLOPs of training',
+         f'core-days at {utilisation:.0%}', "paper's TPUv3 core-days"], quick)}
+
+Training takes three times the operations of the forward pass. Evaluations are not counted. **The utilisation is an
+assumption**; in brackets stands the one that the paper's core-days come to. The paper gives these to one or two digits,
+and those on ImageNet and ImageNet-21k extrapolated (Table 3). The state is the parameters and the optimizer's moments;
+to it the estimate adds gradients and activations. The numbers of images are published ones: tools/plan.py has their
+sources.
+
+## As compiled
+
+The training step of train.py, whole, compiled for the slice by libtpu. The seconds to compile are those of the machine at
+hand.
+
+{_table(['config', 'slice', 'images a core', 'peak, GiB a core', 'of what a program may have', "XLA's seconds a step",
+         'images/s a core, at most', 'GB accessed a step', 'MiB all-reduced a step', 'seconds to compile', 'libtpu'],
+        of_compiler)}
+
+XLA's seconds are its own estimate. They are a lower bound on the time of a step, and the images/s an upper bound on the
+speed. Where a step has a loop over blocks or parts of the batch, XLA counts its body once, and neither is told.
+'''
+
+
+def _table(head: list[str], rows: list[list]) -> str:
+  return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in (head, ['---'] * len(head), *rows))
