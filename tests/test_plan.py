@@ -185,6 +185,8 @@ def test_the_estimate_of_memory_has_all_its_parts():
   assert (parted.activation_bytes, parted.gradient_bytes) == (plan.activation_bytes / 4, 2 * plan.gradient_bytes)
   rematerialised = small_plan(**{'model.remat': 'block'})
   assert rematerialised.activation_bytes == plan.activation_bytes / 2 + 2 * 8 * 2 * 16 * 128
+  tiled = small_plan(**{'model.tiles': 2})
+  assert tiled.activation_bytes == plan.activation_bytes + 2 * 8 * 2 * 3 * 64 * 128
   assert not small_plan(**{'data.batch_size': 2**23, 'optimizer.schedule.warmup_steps': 1}).fits
 
 

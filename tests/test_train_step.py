@@ -98,7 +98,7 @@ def mean_loss(params, model, batch):
 @functools.cache
 def noisy_steps(devices, accumulate=1):
   model = a_model(dropout_rate=0.3, stochastic_depth=0.5)
-  return take(model, [a_batch(0), a_batch(1)], devices, accumulate=accumulate, mixup=0.5)
+  return take(model, [a_batch(0), a_batch(1)], devices, accumulate=accumulate, seed=3, mixup=0.5)
 
 
 def test_devices_take_the_step_that_one_takes():
@@ -122,9 +122,20 @@ def test_noise_depends_on_seed_step_and_place():
   assert len(set(np.round(all_losses, 3))) == 6
 
 
-def test_mixup_changes_the_targets():
-  plain, mixed = (take(Noise(), [a_batch(0)], 1, mixup=mixup)[1][0]['loss'] for mixup in (0., 0.5))
+@pytest.mark.parametrize('model, batch', [
+    (Noise(), a_batch(0)), (a_model(), {**a_batch(0), 'label': np.zeros(BATCH, np.int32)})], ids=['targets', 'images'])
+def test_mixup_changes(model, batch):
+  """The one model does not see the images, and for the other one all targets are alike."""
+  plain, mixed = (take(model, [batch], 1, mixup=mixup)[1][0]['loss'] for mixup in (0., 0.5))
   assert abs(plain - mixed) > 1e-3
+
+
+def test_the_weight_of_mixup_depends_on_seed_and_step():
+  """Without noise, images and parameters stay as they are."""
+  still = an_optimizer(learning_rate=1e-30)
+  losses = [values['loss'] for seed in (0, 1)
+            for values in take(a_model(), [a_batch(0)] * 2, 1, still, seed=seed, mixup=0.5)[1]]
+  assert len(set(np.round(losses, 4))) == 4
 
 
 def test_metrics_are_those_of_the_whole_batch():
@@ -173,19 +184,29 @@ def test_wrong_accumulate(accumulate):
     take(a_model(), [a_batch(0)], 1, accumulate=accumulate)
 
 
-def test_the_new_state_is_written_over_the_old():
-  """Beside the gradients and some of their changes, no copy of the parameters is made."""
-  model = models.build(name='mlp_mixer', num_classes=5, patch_size=4, num_blocks=1, hidden_dim=256, tokens_mlp_dim=6,
-                       channels_mlp_dim=1024)
+def planned(accumulate=1, **fields):
+  """(XLA's account of a step's memory on one device, the bytes of the parameters)."""
+  model = models.build(name='mlp_mixer', num_classes=5, num_blocks=1, tokens_mlp_dim=6, **fields)
   optimizer, learning_rate = optim.build(name='adamw', learning_rate=1e-3, schedule=dict(name='linear'), total_steps=10,
                                          weight_decay=0.1, clip_norm=1.)
   init = functools.partial(train_step.init, model, optimizer, SHAPE, 0)
   step = train_step.parallel(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0, loss='softmax_xent',
-                             devices=jax.devices()[:1])
+                             accumulate=accumulate, devices=jax.devices()[:1])
   batch = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in a_batch().items()}
   memory = step.lower(train_step.replicated_shapes(init, 1), batch).compile().memory_analysis()
-  params = sum(x.size * 4 for x in jax.tree.leaves(jax.eval_shape(init).params))
+  return memory, sum(x.size * 4 for x in jax.tree.leaves(jax.eval_shape(init).params))
+
+
+def test_the_new_state_is_written_over_the_old():
+  """Beside the gradients and some of their changes, no copy of the parameters is made."""
+  memory, params = planned(patch_size=4, hidden_dim=256, channels_mlp_dim=1024)
   assert memory.temp_size_in_bytes < 2.4 * params  # 2.1 of them; 3.1 with a copy
+  assert memory.alias_size_in_bytes > 3 * params  # AdamW's moments, too
+
+
+def test_parts_of_a_batch_take_less_memory():
+  whole, parts = (planned(accumulate, patch_size=1, hidden_dim=16, channels_mlp_dim=64)[0] for accumulate in (1, 8))
+  assert parts.temp_size_in_bytes < 0.5 * whole.temp_size_in_bytes
 
 
 def test_init():
