@@ -66,7 +66,7 @@ PARTS = {
     'loop': (_beside('loop on JPEGs', 'loop', ('train', 'step'), '--model=S/16', '--batch=8', '--data=jpegs', '--every=4',
                      '--logs=6', '--seconds=8', rounds=3),
              _beside('loop on fake images', 'loop', ('train', 'step'), '--model=demo', '--batch=128', '--every=50',
-                     '--logs=10', '--seconds=4', rounds=5)),
+                     '--logs=40', '--seconds=4', rounds=5)),
     'evaluation': (_beside('evaluation', 'evaluation', ('split', 'forward'), '--model=S/16', '--batch=32', rounds=3),),
 }
 WITH_JPEGS = ('pipeline', 'loop', 'evaluation')
