@@ -10,17 +10,20 @@ import jax
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of mallopt(3)
 # Of the packages by which JAX computes elsewhere, what is there on a machine that has such devices.
-SEEN_IN = {'libtpu': ('/dev/accel*', '/dev/vfio/[0-9]*'), 'jax_plugins': ('/dev/nvidia[0-9]*', '/dev/kfd')}
+SEEN_IN = {'libtpu': ('/dev/accel*', '/dev/vfio/[0-9]*'),
+           'jax_plugins': ('/dev/nvidia[0-9]*', '/dev/nvidiactl', '/dev/dxg', '/dev/kfd')}
 
 
 def keep_memory():
   """Where a CPU computes, has the C library keep the memory that one step gives back for the next one.
 
   A step's temporary arrays take hundreds of megabytes, which the kernel would hand out, page by page and zeroed, at each
-  step anew. `python -m benchmarks --parts=training` has a step without that, as 'ours, stock malloc'.
+  step anew. `python -m benchmarks --parts=training` has a step without that, as 'ours, stock malloc'. The process holds
+  more memory so.
 
   To be called before JAX is asked for devices: each thread that it starts for them would get a heap of its own, which
-  gives memory back whatever it is told. Of use with glibc alone; elsewhere nothing is done.
+  gives memory back whatever it is told. A heap that is there before, as that of a thread of TensorFlow's, stays in use.
+  Of use with glibc alone; elsewhere nothing is done. Measured on two cores; of many, some might wait for the heap.
   """
   if sys.platform != 'linux' or not computes_on_cpu():
     return
@@ -32,7 +35,7 @@ def keep_memory():
 
 
 def computes_on_cpu() -> bool:
-  """Whether JAX will find no accelerator; told by the settings and the machine, and without starting JAX's devices."""
+  """Whether JAX will find no accelerator: a guess by jax_platforms and the machine, which starts no devices."""
   if jax.config.jax_platforms:
     return jax.config.jax_platforms.split(',')[0] == 'cpu'
   return not any(importlib.util.find_spec(package) and any(map(glob.glob, paths)) for package, paths in SEEN_IN.items())

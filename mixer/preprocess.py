@@ -11,6 +11,8 @@ import tensorflow as tf
 from mixer import image_headers
 
 MAX_PIXELS = 80_000_000  # of an image; larger ones are no photographs for training, and would take gigabytes to decode
+# Numbers: TensorFlow resizes floats in half the time, to the same numbers, but large images would take gigabytes so.
+RESIZED_AS_FLOATS = 2**24
 MAX_RATIO = 50  # of its sides: a strip whose shorter side is resized to 256 takes gigabytes
 
 
@@ -163,6 +165,7 @@ def _centre(image, size):
 
 
 def _resize(image, size, method, antialias=False):
-  # TensorFlow resizes floats in half the time, to the same numbers. Of whole ones, only bicubic leave the range of uint8.
-  resized = tf.round(tf.image.resize(tf.cast(image, tf.float32), size, method, antialias=antialias))
-  return (tf.saturate_cast if method == 'bicubic' else tf.cast)(resized, tf.uint8)
+  resize = lambda image: tf.image.resize(image, size, method, antialias=antialias)
+  resized = tf.cond(tf.size(image) <= RESIZED_AS_FLOATS, lambda: resize(tf.cast(image, tf.float32)), lambda: resize(image))
+  # Rounded, these two stay within the range of uint8; bicubic ones do not.
+  return (tf.cast if method in ('bilinear', 'area') else tf.saturate_cast)(tf.round(resized), tf.uint8)

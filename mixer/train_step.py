@@ -114,7 +114,7 @@ def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: fl
   """`update` over all devices: state and batch have a leading axis of devices, the metrics have none.
 
   The state is donated whole. The batch is not: none of the results could take its memory. `devices` may be others than
-  those of this machine, to compile for them (tools/plan.py).
+  those of this machine, to compile for them (tools/planning/compiler.py).
   """
   step = functools.partial(update, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
                            mixup=mixup, accumulate=accumulate)

@@ -100,7 +100,7 @@ def test_a_config_names_a_slice_that_exists_and_its_images_a_core(quick, name):
 
 
 def test_the_paper_took_a_sensible_part_of_the_peak(quick):
-  # 13 to 57 %, the least of BiT-R50x1; its figures have one or two digits.
+  # 12 to 57 %, the least of BiT-R50x1; its figures have one or two digits.
   for found in quick['plans'].values():
     assert found['paper'] is None or 0.12 < 0.4 * found['core_days'] / found['paper'] < 0.6
 
@@ -319,6 +319,10 @@ def test_the_command_tells_a_plan(data_dir):
     (['--config=configs/mixer_b16_i1k.py', '--sweep'], 'give --compile, too'),
     (['--all'], '--out=docs/tpu_plans.md'),
     (['--all', '--out=x.md', '--topology=v3:4x4'], 'drop --topology'),
+    (['--all', '--out=x.md', '--num_examples=5'], 'drop --num_examples'),
+    (['--all', '--out=x.jsonl'], '--out is x.jsonl; it must be a page, .md, in a folder that is there'),
+    (['--all', '--out=no/such/folder/x.md'], 'it must be a page, .md, in a folder that is there'),
+    (['--config=configs/mixer_b16_i1k.py', '--out=x.md'], '--out is for --all'),
 ])
 def test_the_command_refuses_what_it_cannot_do(arguments, message):
   assert message in run(*arguments, code=1)

@@ -21,6 +21,23 @@ def encode(pixels, kind, **options):
   return file.getvalue()
 
 
+@pytest.mark.parametrize('crop', preprocess.EVALUATION_CROPS)
+def test_large_images_are_resized_to_the_same_numbers_in_less_memory(crop, monkeypatch):
+  pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+  resize = lambda: preprocess.EVALUATION_CROPS[crop](pixels, 40, 32).numpy()
+  as_floats = resize()
+  types, original = [], tf.image.resize
+
+  def noted(image, *arguments, **fields):
+    types.append(image.dtype)
+    return original(image, *arguments, **fields)
+
+  monkeypatch.setattr(tf.image, 'resize', noted)
+  monkeypatch.setattr(preprocess, 'RESIZED_AS_FLOATS', pixels.size - 1)
+  np.testing.assert_array_equal(resize(), as_floats)
+  assert types[0] == 'uint8'
+
+
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP'])
 def test_decode_gives_rgb_whatever_the_file(kind):
   pixels = image(20, 30)

@@ -32,7 +32,7 @@ NUM_EXAMPLES = flags.DEFINE_integer('num_examples', None, 'How many images the t
                                     'data are here nor their number is published.', lower_bound=1)
 UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The part of the peak that the run is taken to reach. It is an '
                                  'assumption.', lower_bound=0.01, upper_bound=1.)
-ALL = flags.DEFINE_bool('all', False, 'Plan every config that names a slice, each on its own.')
+ALL = flags.DEFINE_bool('all', False, "Plan every pre-training config, the baselines' too, on the slice that it names.")
 OUT = flags.DEFINE_string('out', None, 'With --all: the page to write, in Markdown.')
 
 
@@ -45,18 +45,21 @@ def main(arguments):
       _plan_all()
     else:
       _plan_one(command_line.config(arguments))
-  except ValueError as error:
+  except (ValueError, FileNotFoundError) as error:
     sys.exit(str(error))
 
 
 def _plan_all():
-  for flag, name in ((TOPOLOGY, 'topology'), (SWEEP, 'sweep'), (command_line.CONFIG, 'config')):
+  for flag, name in ((TOPOLOGY, 'topology'), (SWEEP, 'sweep'), (NUM_EXAMPLES, 'num_examples'),
+                     (command_line.CONFIG, 'config')):
     if flag.value:
-      raise app.UsageError(f'--all plans every config on the slice that it names; drop --{name}')
+      raise app.UsageError(f'--all plans every config on its own slice and images; drop --{name}')
   if OUT.value is None:
     raise app.UsageError('--all writes a page: --out=docs/tpu_plans.md')
   path = pathlib.Path(OUT.value)
-  plans, kept = pages.plan_all(NUM_EXAMPLES.value), pages.Kept(path.with_suffix('.jsonl'))
+  if path.suffix != '.md' or not path.parent.is_dir():
+    raise ValueError(f'--out is {path}; it must be a page, .md, in a folder that is there')
+  plans, kept = pages.plan_all(), pages.Kept(path.with_suffix('.jsonl'))
   write = lambda: path.write_text(pages.page(plans, kept, UTILISATION.value, OUT.value))
   write()
   if COMPILE.value:
@@ -65,6 +68,8 @@ def _plan_all():
 
 
 def _plan_one(config):
+  if OUT.value:
+    raise app.UsageError('--out is for --all; one plan goes to stdout')
   if SWEEP.value and not COMPILE.value:
     raise app.UsageError('--sweep compiles for each batch: give --compile, too')
   name = flags.FLAGS['config'].config_filename

@@ -102,7 +102,7 @@ def describe_compiled(plan: arithmetic.Plan, found: dict, images_per_core: int) 
   usable = plan.slice.generation.usable
   if not found['fits']:
     return arithmetic.aligned({'compiled': f'DOES NOT FIT {usable:g} GiB with {images_per_core:,} images a core. XLA: '
-                                 f'{found["message"]}'})
+                                           f'{found["message"]}'})
   peak = found['peak_bytes'] / arithmetic.GIB
   rows = {'compiled': f'in {found["compile_seconds"]:.0f} s; it fits: at most {peak:.3g} of {usable:g} GiB a core',
           'traffic': f'{found["all_reduce_bytes"] / 2**20:,.3g} MiB all-reduced a step'}

@@ -28,18 +28,18 @@ def named_slice(path: pathlib.Path, of: str = 'Slice( of each)?') -> tuple[str, 
   return (found['name'], found['topology'], int(found['images'])) if found else None
 
 
-def plan_all(num_examples: int | None = None) -> list[arithmetic.Plan]:
-  """Every config of one run that names a slice, and of those that list several NAMES each that is for the slice."""
+def plan_all() -> list[arithmetic.Plan]:
+  """Every config that names a slice, or each of its NAMES, if the number of its images is published."""
   plans = []
   for path in sorted((ROOT / 'configs').glob('*.py')):
-    file, module = f'configs/{path.name}', importlib.import_module(f'configs.{path.stem}')
-    if named := named_slice(path, of='Slice'):
-      configs = {file: module.get_config()}
-    elif (named := named_slice(path, of='Slice of each')) and hasattr(module, 'NAMES'):
-      configs = {f'{file}:{name}': module.get_config(name) for name in module.NAMES}
-    else:
+    if (named := named_slice(path)) is None:
       continue
-    plans += [arithmetic.Plan.of(name, config, accelerators.slice_of(named[1]), num_examples)
+    file, module = f'configs/{path.name}', importlib.import_module(f'configs.{path.stem}')
+    if named_slice(path, of='Slice'):
+      configs = {file: module.get_config()}
+    else:
+      configs = {f'{file}:{name}': module.get_config(name) for name in getattr(module, 'NAMES', ())}
+    plans += [arithmetic.Plan.of(name, config, accelerators.slice_of(named[1]))
               for name, config in configs.items() if config.data.dataset in arithmetic.PUBLISHED]  # not the digits
   return plans
 
@@ -121,8 +121,8 @@ Made by `python -m tools.plan --all --compile --out={path}`, with JAX {jax.__ver
 Training takes three times the operations of the forward pass. Evaluations are not counted. **The utilisation is an
 assumption**; in brackets stands the one that the paper's core-days come to. The paper gives these to one or two digits,
 and those on ImageNet and ImageNet-21k extrapolated (Table 3). The state is the parameters and the optimizer's moments;
-to it the estimate adds gradients and activations. The numbers of images are published ones: tools/plan.py has their
-sources.
+to it the estimate adds gradients and activations. The numbers of images are published ones: tools/planning/arithmetic.py
+has their sources.
 
 ## As compiled
 
