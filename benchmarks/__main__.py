@@ -63,9 +63,9 @@ PARTS = {
     'inference': tuple(_inference(model, batch) for model in ('B/16', 'S/16') for batch in (16, 32)),
     'compiling': (_compiling('B/16', 8), _compiling('S/16', 16)),
     'pipeline': (_beside('input pipeline', 'pipeline', ('ours', 'decode'), '--seconds=4', rounds=5),),
-    'loop': (_beside('loop on JPEGs', 'loop', ('train', 'step'), '--model=S/16', '--batch=8', '--data=jpegs', '--every=4',
+    'loop': (_beside('loop on JPEGs', 'loop', ('both',), '--model=S/16', '--batch=8', '--data=jpegs', '--every=4',
                      '--logs=6', '--seconds=8', rounds=3),
-             _beside('loop on fake images', 'loop', ('train', 'step'), '--model=demo', '--batch=128', '--every=50',
+             _beside('loop on fake images', 'loop', ('both',), '--model=demo', '--batch=128', '--every=50',
                      '--logs=40', '--seconds=4', rounds=5)),
     'evaluation': (_beside('evaluation', 'evaluation', ('split', 'forward'), '--model=S/16', '--batch=32', rounds=3),),
 }

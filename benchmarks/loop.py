@@ -1,7 +1,9 @@
 """train.py's whole loop, with its records, beside the bare training step on one batch again and again.
 
-  seq 4 | python -m benchmarks.loop train --model=demo --batch=128
-  seq 4 | python -m benchmarks.loop train --model=S/16 --batch=8 --data=jpegs --every=4 --logs=6
+  seq 4 | python -m benchmarks.loop both --model=demo --batch=128
+  seq 4 | python -m benchmarks.loop both --model=S/16 --batch=8 --data=jpegs --every=4 --logs=6
+
+Both are measured in one process: the small model's step differs between processes by more than the loop takes.
 """
 
 import pathlib
@@ -34,19 +36,21 @@ def steady_speed(found: list[dict]) -> float:
   return (len(speeds) - 1) / sum(1 / speed for speed in speeds[1:])
 
 
-def runs(config):
-  """Turns that each are a run of train.py's `train` from its start to its end."""
+def turns(config, seconds: float):
+  """Turns that each are a run of train.py's `train` from its start to its end, and then `seconds` of its step."""
   import train  # which defines train.py's flags
+  step = ours.step_rates(config, seconds)
   yield []
   while True:
     with tempfile.TemporaryDirectory() as workdir:
       train.train(config, workdir)
       found = list(records.read(pathlib.Path(workdir) / 'records.jsonl'))
-    yield [dict(unit='images/s', value=steady_speed(found))]
+    yield [dict(contender='train', unit='images/s', value=steady_speed(found)),
+           dict(contender='step', unit='images/s', value=next(step))]
 
 
 def main():
-  parser = contender.parser(__doc__, ('train', 'step'))
+  parser = contender.parser(__doc__, ('both',))
   parser.add_argument('--data', choices=('fake', 'jpegs'), default='fake', help='default: %(default)s')
   parser.add_argument('--dataset', help='a folder of images; default: those of benchmarks.jpegs')
   parser.add_argument('--every', type=int, default=50, help='steps between two records; default: %(default)s')
@@ -55,8 +59,7 @@ def main():
   flags = parser.parse_args()
   devices.keep_memory()  # as train.py does
   config = config_of(flags)
-  turns = runs(config) if flags.kind == 'train' else contender.speed(lambda: ours.step_rates(config, flags.seconds))
-  contender.serve(turns, contender=flags.kind, quantity=f'loop on {flags.data}', model=flags.model, batch=flags.batch,
+  contender.serve(turns(config, flags.seconds), quantity=f'loop on {flags.data}', model=flags.model, batch=flags.batch,
                   dtype='float32')
 
 

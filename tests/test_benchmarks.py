@@ -55,14 +55,19 @@ def contend(module, *arguments, number=2):
     ('listing', 'inference', (), 'inference'),
     ('matmul', 'jax', ('--side=64',), 'matmul'),
     ('matmul', 'numpy', ('--side=64',), 'matmul'),
-    ('loop', 'train', ('--every=2', '--logs=3'), 'loop on fake'),
-    ('loop', 'step', (), 'loop on fake'),
 ])
 def test_contenders_give_a_sample_a_turn(module, kind, more, quantity):
   first, second = contend(module, kind, *SIZE, *more, number=3)
   assert first['quantity'] == second['quantity'] == quantity
   assert first['value'] > 0 and first['unit'] == ('GFLOP/s' if module == 'matmul' else 'images/s')
   assert set(summary.IDENTITY) < set(first)
+
+
+def test_the_loop_and_its_step_are_measured_in_one_process():
+  samples = contend('loop', 'both', *SIZE, '--every=2', '--logs=3', number=3)
+  assert [(sample['quantity'], sample['contender']) for sample in samples] == [
+      ('loop on fake', 'train'), ('loop on fake', 'step')] * 2
+  assert all(sample['value'] > 0 and set(summary.IDENTITY) < set(sample) for sample in samples)
 
 
 @pytest.mark.parametrize('module', ['ours', 'listing'])
@@ -95,10 +100,11 @@ def photographs(tmp_path_factory):
 
 @pytest.mark.parametrize('module, kind, more', [
     ('pipeline', 'ours', ()), ('pipeline', 'decode', ()), ('evaluation', 'split', ()), ('evaluation', 'forward', ()),
-    ('loop', 'train', ('--data=jpegs', '--every=1', '--logs=2'))])
+    ('loop', 'both', ('--data=jpegs', '--every=1', '--logs=2'))])
 def test_contenders_read_jpegs(module, kind, more, photographs):
-  sample, = contend(module, kind, *SIZE, f'--dataset={photographs}', *more)
-  assert sample['contender'] == kind and sample['value'] > 0
+  samples = contend(module, kind, *SIZE, f'--dataset={photographs}', *more)
+  assert [sample['contender'] for sample in samples] == (['train', 'step'] if kind == 'both' else [kind])
+  assert all(sample['value'] > 0 for sample in samples)
 
 
 def test_jpegs_are_the_same_again_and_as_large_as_was_said():
