@@ -127,7 +127,7 @@ has their sources.
 ## As compiled
 
 The training step of train.py, whole, compiled for the slice by libtpu. The seconds to compile are those of the machine at
-hand.
+hand, with whatever else it did.
 
 {_table(['config', 'slice', 'images a core', 'peak, GiB a core', 'of what a program may have', "XLA's seconds a step",
          'images/s a core, at most', 'GB accessed a step', 'MiB all-reduced a step', 'seconds to compile', 'libtpu'],
