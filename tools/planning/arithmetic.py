@@ -165,7 +165,7 @@ class Plan:
   def core_days(self, utilisation: float) -> float:
     return self.flops / (self.slice.generation.peak * utilisation) / 86_400
 
-  @property
+  @functools.cached_property
   def paper_core_days(self) -> int | None:
     """TPUv3 core-days of the paper's run on as many images of 224 pixels; None where Tables 2 and 3 have none."""
     data, model = self.config.data, self.config.model
