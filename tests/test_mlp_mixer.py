@@ -316,10 +316,43 @@ def test_all_forms_have_the_same_parameters_and_multiply_adds(form):
 def test_all_forms_compute_in_bfloat16_but_for_the_norms_the_mean_and_the_head(form):
   model, params, images = small_model(dtype='bfloat16', **form)
   text = jax.jit(model.apply).lower({'params': params}, images).as_text()
-  types = lambda operation: re.findall(rf'stablehlo\.{operation}.*tensor<[\dx]+x(\w+)>', text)
-  assert sorted(types('(?:dot_general|convolution)'))[-2:] == ['bf16', 'f32']
-  assert set(types('rsqrt')) == {'f32'}
+  inputs = lambda operation: re.findall(rf'stablehlo\.{operation}.* : \(?tensor<[\dx]+x(\w+)>', text)
+  assert sorted(inputs('(?:dot_general|convolution)'))[-2:] == ['bf16', 'f32']
+  assert set(inputs('rsqrt')) == {'f32'}
   assert jax.eval_shape(model.clone(num_classes=None).apply, {'params': params}, images).dtype == 'float32'
+
+
+@pytest.mark.parametrize('noise', [{}, dict(dropout_rate=0.3, stochastic_depth=0.5, stochastic_depth_rule='rescaled')],
+                         ids=['', 'noise'])
+@pytest.mark.parametrize('form', FORMS[4:], ids=FORM_NAMES[4:])
+def test_a_cpus_products_of_bfloat16_are_those_that_xla_has_instructions_for(form, noise):
+  """Summed in float32, and over the first operand's last axis; others are computed as float32's, or not at all."""
+  model, params, images = small_model(dtype='bfloat16', **form, **noise)
+  keys = keys_of(0, len(images)) if noise else None
+  step = jax.jit(jax.grad(lambda params: model.apply({'params': params}, images, keys).sum())).lower(params)
+  products = [line for line in step.as_text().splitlines() if 'dot_general' in line and 'xbf16>, tensor' in line]
+  if not model.scan and model.remat == 'none':
+    assert len(products) == 2 + 3 * 4 * model.num_blocks  # the stem's input has no gradient
+  assert products and all(line.endswith('f32>') for line in products)
+  step = step.compile(FAST if noise else None)
+  contracted = re.findall(r'= \w+\[([\d,]*)\]\S* dot\(.*lhs_contracting_dims=\{(\d)\}', step.as_text())
+  of_head = f'{model.hidden_dim},{model.num_classes}'  # of its kernel the gradient; it computes in float32
+  assert {place for shape, place in contracted if shape != of_head} == {'1'}
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(step(params)))
+
+
+@pytest.mark.parametrize('side, number', [(20, 3), (4, 9)])  # an odd number of patches; one, in parts
+def test_parameters_of_bfloat16_train_in_all_forms(side, number):
+  model, _, _ = small_model(dtype='bfloat16', param_dtype='bfloat16')
+  images = np.random.default_rng(2).uniform(-1, 1, (number, side, side, 3)).astype(np.float32)
+  params = jax.tree.map(lambda x: x.astype('bfloat16'), filled(param_shapes(model, images.shape[1:])))
+  plain = logits_and_gradients(model, params, images)
+  for form in FORMS[1:]:
+    here = model.clone(**form)
+    got = logits_and_gradients(here, params, images)
+    assert {str(x.dtype) for name, x in got.items() if name != 'logits'} == {'bfloat16'}
+    np.testing.assert_allclose(got['logits'], plain['logits'], atol=0.05)
+    np.testing.assert_allclose(jax.jit(here.apply)({'params': params}, images), plain['logits'], atol=0.05)
 
 
 def test_the_order_of_blocks_is_that_of_their_numbers():

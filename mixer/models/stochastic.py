@@ -30,4 +30,5 @@ def drop_branch(x, rate, keys, rescale: bool):
   if keys is None or isinstance(rate, float) and rate == 0:
     return x
   kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, (1,) * (x.ndim - 1)))(keys)
-  return jnp.where(kept, x / (1 - rate) if rescale else x, 0)
+  scaled = (x / (1 - rate)).astype(x.dtype) if rescale else x  # a traced rate is a float32
+  return jnp.where(kept, scaled, 0)
