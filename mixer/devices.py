@@ -25,13 +25,21 @@ def keep_memory():
   gives memory back whatever it is told. A heap that is there before, as that of a thread of TensorFlow's, stays in use.
   Of use with glibc alone; elsewhere nothing is done. Measured on two cores; of many, some might wait for the heap.
   """
-  if sys.platform != 'linux' or not computes_on_cpu():
-    return
-  library = ctypes.CDLL(None)
-  if hasattr(library, 'gnu_get_libc_version'):
+  if (library := _glibc()) and computes_on_cpu():
     library.mallopt(M_ARENA_MAX, 1)
     library.mallopt(M_MMAP_MAX, 0)
     library.mallopt(M_TRIM_THRESHOLD, -1)  # never
+
+
+def give_memory_back():
+  """Has the C library give back what it keeps of freed memory, of all its heaps. Of use with glibc alone."""
+  if library := _glibc():
+    library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+  library = ctypes.CDLL(None) if sys.platform == 'linux' else None
+  return library if hasattr(library, 'gnu_get_libc_version') else None
 
 
 def computes_on_cpu() -> bool:

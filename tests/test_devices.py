@@ -46,6 +46,33 @@ def test_heaps_stay_as_they_are_where_an_accelerator_computes():
   assert heaps('devices.computes_on_cpu = lambda: False; devices.keep_memory()') > 1
 
 
+# Frees memory that the C library was told to keep.
+FREED = '''
+import ctypes
+import jax
+from mixer import devices
+jax.config.update('jax_platforms', 'cpu')
+devices.keep_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+resident = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096 // 2**20
+pieces = [library.malloc(2**20) for _ in range(300)]
+for piece in pieces:
+  ctypes.memset(piece, 1, 2**20)
+for piece in pieces[:-1]:  # the last one holds the heap's end
+  library.free(piece)
+kept = resident()
+devices.give_memory_back()
+print(kept - resident())
+'''
+
+
+@GLIBC
+def test_memory_is_given_back_when_asked():
+  done = subprocess.run([sys.executable, '-c', FREED], capture_output=True, text=True, check=True)
+  assert int(done.stdout) > 250  # MiB
+
+
 @pytest.fixture
 def told():
   """Sets the platforms that JAX is told to use."""
