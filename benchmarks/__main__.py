@@ -30,11 +30,12 @@ LATE = 300.  # seconds, of a turn: torch.compile takes its time
 
 
 def _against(kind: str, model: str, batch: int, compiled: bool = True):
-  """Ours, the listing and timm in all its ways, at one task."""
+  """Ours, the listing, which is in float32, and timm in all its ways, at one task."""
   size = (kind, f'--model={model}', f'--batch={batch}')
-  ways = [(*way, *more) for more in ((), ('--compile',)) if compiled or not more
-          for way in ((), ('--dtype=bfloat16',))]
-  return (('ours', *size), ('listing', *size), *(('timm', *size, *way) for way in ways))
+  dtypes = (), ('--dtype=bfloat16',)
+  of_timm = [(*dtype, *more) for more in ((), ('--compile',)) if compiled or not more for dtype in dtypes]
+  return (*(('ours', *size, *dtype) for dtype in dtypes), ('listing', *size),
+          *(('timm', *size, *way) for way in of_timm))
 
 
 def _training(model, batch):

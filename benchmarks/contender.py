@@ -28,6 +28,11 @@ def parser(description: str, kinds: Iterable[str]) -> argparse.ArgumentParser:
   return shared
 
 
+def add_dtype(parser: argparse.ArgumentParser):
+  parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32',
+                      help='of the computation, not of the parameters; default: %(default)s')
+
+
 def rates(run: Callable[[int], object], images: int, seconds: float) -> Iterator[float]:
   """Images/s, of one stretch of about `seconds` after the other; the first is there at once.
 

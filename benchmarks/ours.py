@@ -1,6 +1,7 @@
 """This repository's model: trained as train.py does it, applied as evaluations do it.
 
   seq 4 | python -m benchmarks.ours training --model=B/16 --batch=8
+  seq 4 | python -m benchmarks.ours training --model=B/16 --batch=8 --dtype=bfloat16
   seq 4 | python -m benchmarks.ours training --model=B/16 --batch=8 --stock_malloc
   seq 4 | python -m benchmarks.ours compiling --model=B/16 --batch=8 --remat
 """
@@ -84,19 +85,20 @@ def compiling(config):
 
 def main():
   parser = contender.parser(__doc__, ('training', 'inference', 'compiling'))
+  contender.add_dtype(parser)
   parser.add_argument('--stock_malloc', action='store_true', help='leave the C library to give memory back')
   parser.add_argument('--remat', action='store_true', help='recompute each block in the backward pass, and scan them')
   flags = parser.parse_args()
   if not flags.stock_malloc:
     devices.keep_memory()  # as train.py and the tools do
   fields = dict(scan=True, remat='block') if flags.remat else {}
-  config = workloads.config(flags.model, flags.batch, **fields)
+  config = workloads.config(flags.model, flags.batch, dtype=flags.dtype, **fields)
   name = 'ours', *(['remat'] if flags.remat else []), *(['stock malloc'] if flags.stock_malloc else [])
   turns = {'training': lambda: contender.speed(lambda: step_rates(config, flags.seconds)),
            'inference': lambda: contender.speed(lambda: scorer_rates(config, flags.seconds)),
            'compiling': lambda: compiling(config)}
   contender.serve(turns[flags.kind](), contender=', '.join(name), quantity=flags.kind,
-                  model=flags.model, batch=flags.batch, dtype='float32')
+                  model=flags.model, batch=flags.batch, dtype=flags.dtype)
 
 
 if __name__ == '__main__':

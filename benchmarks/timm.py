@@ -63,7 +63,7 @@ def rates(flags):
 
 def main():
   parser = contender.parser(__doc__, ('training', 'inference'))
-  parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+  contender.add_dtype(parser)
   parser.add_argument('--compile', action='store_true', help='by torch.compile, which needs a C++ compiler')
   flags = parser.parse_args()
   contender.serve(contender.speed(lambda: rates(flags)), contender='timm, compiled' if flags.compile else 'timm',

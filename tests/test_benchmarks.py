@@ -50,6 +50,7 @@ def contend(module, *arguments, number=2):
 
 @pytest.mark.parametrize('module, kind, more, quantity', [
     ('ours', 'training', (), 'training'),
+    ('ours', 'training', ('--dtype=bfloat16',), 'training'),
     ('ours', 'inference', (), 'inference'),
     ('listing', 'training', (), 'training'),
     ('listing', 'inference', (), 'inference'),
@@ -60,6 +61,7 @@ def test_contenders_give_a_sample_a_turn(module, kind, more, quantity):
   first, second = contend(module, kind, *SIZE, *more, number=3)
   assert first['quantity'] == second['quantity'] == quantity
   assert first['value'] > 0 and first['unit'] == ('GFLOP/s' if module == 'matmul' else 'images/s')
+  assert first['dtype'] == ('bfloat16' if '--dtype=bfloat16' in more else 'float32')
   assert set(summary.IDENTITY) < set(first)
 
 
