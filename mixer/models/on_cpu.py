@@ -1,10 +1,10 @@
 """The Mixer's features in a form for CPUs: the same numbers, to rounding, as mlp_mixer's own, in less memory.
 
-A training step of B/16 with 8 images takes 1,032 MiB of temporary memory, and the paper's listing 1,471; of S/16 with 16
+A training step of B/16 with 8 images takes 1,037 MiB of temporary memory, and the paper's listing 1,471; of S/16 with 16
 images 866 and 1,225 (`python -m benchmarks --parts=compiling`). `--parts=training,inference` times them.
 
 - The backward passes are written by hand, so that less is kept for those of LayerNorm and GELU.
-- The table of tokens lies as [S, B, C]: both mixings are products of two matrices, and nothing is transposed.
+- The table of tokens lies as [S, B, C]: both mixings are products of two matrices, without transposing it in between.
 - The gradients of wide layers' kernels are transposed, rather than the layers' inputs.
 - Products of bfloat16 are summed in float32, and GELU is computed in it: a step of S/16 in bfloat16 is 2.1 times as
   fast on a CPU with AVX512_BF16.
