@@ -34,7 +34,7 @@ def steady_speed(found: list[dict]) -> float:
   """Images/s over a run's records but the first, which follows the start. Each tells of equally many steps."""
   speeds = [record['images_per_s_per_core'] * jax.device_count() for record in found
             if 'images_per_s_per_core' in record]
-  return (len(speeds) - 1) / sum(1 / speed for speed in speeds[1:])
+  return statistics.harmonic_mean(speeds[1:])
 
 
 def turns(config, seconds: float):

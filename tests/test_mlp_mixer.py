@@ -30,6 +30,8 @@ FORMS = [dict(platform=platform, scan=scan, remat=remat) for platform in ('any',
          for remat in ('none', 'block')]
 FORM_NAMES = [' '.join(map(str, form.values())) for form in FORMS]
 
+NOISE = dict(dropout_rate=0.3, stochastic_depth=0.5, stochastic_depth_rule='rescaled')  # of all kinds
+
 # LLVM takes 20 s over the random numbers of dropout, which are soon computed without its care.
 FAST = {'xla_backend_optimization_level': 0}
 
@@ -297,8 +299,7 @@ def test_all_variants_are_no_less_exact_in_bfloat16_on_a_cpu(variant):
 
 @pytest.mark.parametrize('form', FORMS[1:], ids=FORM_NAMES[1:])
 def test_all_forms_have_the_same_noise_and_gradients(form):
-  noise = dict(dropout_rate=0.3, stochastic_depth=0.5, stochastic_depth_rule='rescaled')
-  model, params, images = small_model(**noise)
+  model, params, images = small_model(**NOISE)
   wanted = logits_and_gradients(model, params, images, keys_of(0, 4))
   assert np.abs(wanted['logits'] - model.apply({'params': params}, images)).max() > 0.1
   assert_near(logits_and_gradients(model.clone(**form), params, images, keys_of(0, 4)), wanted, 2e-5)
@@ -329,8 +330,7 @@ def xla_takes_bfloat16() -> bool:
   return 'convert' not in product.lower(*[jnp.ones((8, 8), 'bfloat16')] * 2).compile().as_text()
 
 
-@pytest.mark.parametrize('noise', [{}, dict(dropout_rate=0.3, stochastic_depth=0.5, stochastic_depth_rule='rescaled')],
-                         ids=['', 'noise'])
+@pytest.mark.parametrize('noise', [{}, NOISE], ids=['', 'noise'])
 @pytest.mark.parametrize('form', FORMS[4:], ids=FORM_NAMES[4:])
 def test_a_cpus_products_of_bfloat16_are_those_that_xla_has_instructions_for(form, noise):
   """Summed in float32, and over the first operand's last axis; others are computed as float32's, or not at all."""

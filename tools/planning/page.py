@@ -18,28 +18,31 @@ from tools.planning import compiler
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
-def named_slice(path: pathlib.Path, of: str = 'Slice( of each)?') -> tuple[str, str, int] | None:
-  """('v3-32', 'v3:4x4', 128): the slice that a config's docstring names, and its images a core. It is not imported.
-
-  A config of several runs names a 'Slice of each'.
-  """
-  docstring = ast.get_docstring(ast.parse(path.read_text())) or ''
-  found = re.search(rf'^(?:{of}): (?P<name>\S+) \((?P<topology>\S+)\), (?P<images>\d+) images a core', docstring, re.M)
+def named_slice(path: pathlib.Path) -> tuple[str, str, int] | None:
+  """('v3-32', 'v3:4x4', 128): the slice that a config's docstring names, and its images a core. It is not imported."""
+  found = _line_of_slice(path)
   return (found['name'], found['topology'], int(found['images'])) if found else None
+
+
+def _line_of_slice(path: pathlib.Path) -> re.Match | None:
+  """A config of several runs names a slice of 'each'."""
+  docstring = ast.get_docstring(ast.parse(path.read_text())) or ''
+  return re.search(r'^Slice(?P<each> of each)?: (?P<name>\S+) \((?P<topology>\S+)\), (?P<images>\d+) images a core',
+                   docstring, re.M)
 
 
 def plan_all() -> list[arithmetic.Plan]:
   """Every config that names a slice, or each of its NAMES, if the number of its images is published."""
   plans = []
   for path in sorted((ROOT / 'configs').glob('*.py')):
-    if (named := named_slice(path)) is None:
+    if (line := _line_of_slice(path)) is None:
       continue
     file, module = f'configs/{path.name}', importlib.import_module(f'configs.{path.stem}')
-    if named_slice(path, of='Slice'):
-      configs = {file: module.get_config()}
-    else:
+    if line['each']:
       configs = {f'{file}:{name}': module.get_config(name) for name in getattr(module, 'NAMES', ())}
-    plans += [arithmetic.Plan.of(name, config, accelerators.slice_of(named[1]))
+    else:
+      configs = {file: module.get_config()}
+    plans += [arithmetic.Plan.of(name, config, accelerators.slice_of(line['topology']))
               for name, config in configs.items() if config.data.dataset in arithmetic.PUBLISHED]  # not the digits
   return plans
 
