@@ -168,7 +168,8 @@ print('train.py lives:', now, *sys.argv[1:], file=sys.stderr, flush=True)
 if now == 'wait':
   told, end = [], time.monotonic() + 120
   signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-  pathlib.Path('waiting').write_text(str(os.getpid()))
+  pathlib.Path('starting').write_text(str(os.getpid()))
+  os.rename('starting', 'waiting')  # whole from the first moment
   while not told and time.monotonic() < end:
     time.sleep(0.01)
   pathlib.Path('told').touch()
