@@ -63,7 +63,7 @@ PARTS = {
     'training': (_training('B/16', 8), _training('S/16', 16)),
     'inference': tuple(_inference(model, batch) for model in ('B/16', 'S/16') for batch in (16, 32)),
     'compiling': (_compiling('B/16', 8), _compiling('S/16', 16)),
-    'pipeline': (_beside('input pipeline', 'pipeline', ('ours', 'decode'), '--seconds=4', rounds=5),),
+    'pipeline': (_beside('input pipeline', 'pipeline', ('ours', 'decode'), '--seconds=4', rounds=9),),
     'loop': (_beside('loop on JPEGs', 'loop', ('both',), '--model=S/16', '--batch=8', '--data=jpegs', '--every=4',
                      '--logs=6', '--seconds=8', rounds=3),
              _beside('loop on fake images', 'loop', ('both',), '--model=demo', '--batch=128', '--every=50',
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None):
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--parts', default=','.join(PARTS), help='default: %(default)s')
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/bench'), help='default: %(default)s')
-  parser.add_argument('--rounds', type=int, help='of each group; by default 3 or 5')
+  parser.add_argument('--rounds', type=int, help='of each group; by default 3 to 9')
   parser.add_argument('--without', default='', metavar='timm', help='contenders to leave out')
   flags = parser.parse_args(arguments)
   parts = flags.parts.split(',')

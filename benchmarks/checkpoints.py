@@ -19,32 +19,28 @@ import time
 
 import flax.jax_utils
 import jax
-import numpy as np
 import tqdm
 
+from benchmarks import ours
+from benchmarks import workloads
 from mixer import checkpoint
-from mixer import models
-from mixer import optim
+from mixer import devices
 from mixer import processes
 from mixer import train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
-BATCH, RESOLUTION, CLASSES = 8, 224, 1000
+BATCH = 8  # images
 SAVES, STEPS_BETWEEN = 3, 6
 
 
 def saving(workdir) -> dict[str, float]:
   """Times steps with an asynchronous save after some of them, and the others."""
-  model = models.build(name='mlp_mixer', variant='B/16', num_classes=CLASSES)
-  optimizer, learning_rate = optim.build(name='adamw', learning_rate=1e-3, schedule=dict(name='cosine'),
-                                         total_steps=1000, weight_decay=0.1, clip_norm=1.)
-  init = lambda: train_step.init(model, optimizer, (RESOLUTION, RESOLUTION, 3), seed=0)
-  update = train_step.parallel(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0,
-                               loss='softmax_xent')
+  config = workloads.config('B/16', BATCH)
+  data = ours.data_of(config)
+  init, update = ours.build(config, data.image_shape)
   state = flax.jax_utils.replicate(train_step.on_host(init))
   size = sum(x.nbytes for x in jax.tree.leaves(state)) / jax.local_device_count()
-  batch = {'image': np.zeros((jax.local_device_count(), BATCH, RESOLUTION, RESOLUTION, 3), np.uint8),
-           'label': np.zeros((jax.local_device_count(), BATCH), np.int32)}
+  batch = next(data.start(0))
   alone, beside, stalls = [], [], []
   with checkpoint.Checkpoints(workdir=workdir, run={}, metrics=(), every_steps=1) as checkpoints:
     under_way = None
@@ -96,6 +92,7 @@ def going_on(workdir) -> dict[str, float]:
 
 
 def main():
+  devices.keep_memory()  # as train.py does
   with tempfile.TemporaryDirectory() as folder:
     found = {**saving(f'{folder}/saving'), **going_on(f'{folder}/going_on')}
   found |= {'machine': f'{os.cpu_count()} x {platform.processor() or platform.machine()}', 'jax': jax.__version__,

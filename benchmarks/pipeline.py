@@ -10,6 +10,7 @@ import input_pipeline
 from benchmarks import contender
 from benchmarks import jpegs
 from mixer import configuration
+from mixer import devices
 from tools import bench_input
 
 BATCH, RESOLUTION = 128, 224
@@ -43,6 +44,7 @@ def main():
   parser = contender.parser(__doc__, ('ours', 'decode'))
   parser.add_argument('--dataset', help="a folder of images; default: those of benchmarks.jpegs")
   flags = parser.parse_args()
+  devices.keep_memory()  # as train.py does
   contender.serve(contender.speed(lambda: start(flags)), contender=flags.kind, quantity='input pipeline', model=None,
                   batch=BATCH, dtype='uint8')
 
