@@ -7,7 +7,7 @@ The numbers of groups and of tokens are ours; the paper names none.
 
 Paper: untied "no noticeable improvement"; grouped less than 1 to 2 points of 5-shot ImageNet top-1; views 3 to 4 points
 of ImageNet top-5 for S/32, none at larger scales; pyramid faster on JFT-300M at little loss, not so on ImageNet.
-Ours: the README, on digits and mnist5k; not yet run on ImageNet or JFT-like data.
+Ours: the README, on digits; not yet run on ImageNet or JFT-like data.
 Cost: half a minute on two cores; on JFT-like data about 10 TPUv3 core-days (Table 3, S/32).
 Slice of each: v3-32 (v3:4x4), 128 images a core.
 Run: python -m tools.experiment appendix_a --dataset=mnist5k
@@ -24,6 +24,7 @@ LARGE = {'imagenet': lambda: pretraining.imagenet('S/32', mixup=0.5, magnitude=1
 MODELS = {'plain': dict(name='mlp_mixer'), 'untied': dict(name='untied_mixer'),
           'grouped': dict(name='grouped_mixer', groups=2), 'views': dict(name='views_mixer', groups=2),
           'pyramid': dict(name='pyramid_mixer')}
+PLANNED = tuple(f'{model},{data}' for data in LARGE for model in MODELS)
 TOKENS = {'small': (16, 4), 'large': (49,) * 4 + (16,) * 4}  # that each block of a pyramid gives, of 16 and of 49
 
 

@@ -42,7 +42,8 @@ SGD = {  # name: variant, data, epochs, and after which of them the learning rat
     'r152x4_i21k': ('R152x4', 'imagenet21k', 90, (30, 60, 80)),
     'r152x4_jft': ('R152x4', 'jft', 40, (10, 23, 30, 37)),
 }
-NAMES = ('digits', *SGD, *ADAM)
+PLANNED = (*SGD, *ADAM)
+NAMES = ('digits', *PLANNED)
 
 
 def get_config(name: str = 'r50x1_jft'):

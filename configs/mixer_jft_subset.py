@@ -4,8 +4,9 @@ Paper: figure only. Below 10 % all Mixers overfit strongly; L/16 gains most from
 Ours: not yet run.
 Cost: that of the whole data, 50 to 230 TPUv3 core-days (Table 3): the epochs make the steps of each part the same, to
 within 1.5 % (section 3.3).
-Slice: v3-32 (v3:4x4), 128 images a core.
-Run: python train.py --config=configs/mixer_jft_subset.py:b32,0.03 --workdir=WORKDIR; parts 0.03, 0.1, 0.3 and 1
+Slice: v3-128 (v3:8x8), 32 images a core, as in data_scale.py.
+Run: python train.py --config=configs/mixer_jft_subset.py:b32,0.03 --workdir=WORKDIR
+     (or a part of 0.1, 0.3 or 1)
 """
 
 from configs import pretraining

@@ -48,7 +48,8 @@ JFT = {  # name: variant, learning rate, epochs, width of the head's hidden laye
     'b32_jft': ('B/32', 8e-4, 7, 768), 'l32_jft': ('L/32', 6e-4, 7, 1024), 'l16_jft': ('L/16', 4e-4, 14, 1024),
     'h14_jft': ('H/14', 3e-4, 14, 1280),
 }
-NAMES = ('digits', *AUGREG, 'l16_i21k_90', *JFT)
+PLANNED = (*AUGREG, 'l16_i21k_90', *JFT)
+NAMES = ('digits', *PLANNED)
 
 
 def get_config(name: str = 'b16_i1k'):

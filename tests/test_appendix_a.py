@@ -157,3 +157,18 @@ def test_every_arm_is_a_model_that_differs_from_the_mixer_in_its_tokens_mixing_a
         del params[f'MixerBlock_{i}']['token_mixing']
       shapes[arm] = jax.tree.map(lambda x: x.shape, params)
     assert all(shapes[arm] == shapes['plain'] for arm in shapes)
+
+
+@pytest.mark.parametrize('name, expected', [
+    # 4 tokens by 8 channels: the inputs of both MLPs; hidden layers of 5 for each column and of 12 for each token.
+    ('untied_mixer', [(32, 32 + 32 + 8 * 5 + 4 * 12)] * 2),
+    ('grouped_mixer', [(32, 32 + 32 + 4 * 5 + 4 * 12)] * 2),
+    ('views_mixer', [(32, 32 + 32 + 32 + 4 * 5 + 4 * 12)] * 2),  # and the views
+    ('pyramid_mixer', [(32, 32 + 48 + 8 * 5 + 6 * 12), (48, 48 + 24 + 8 * 5 + 3 * 12)]),  # 6 tokens, then 3
+])
+def test_the_activations_of_each(name, expected):
+  assert small(name)[0].activations(8) == expected
+
+
+def test_an_mlp_for_each_channel_has_the_activations_of_one_for_all():
+  assert small('untied_mixer')[0].activations(8) == mlp_mixer.MlpMixer(**SMALL).activations(8)

@@ -1,6 +1,7 @@
 """What a run will take: by arithmetic for every pre-training config, and by compiling for TPUs that are not here."""
 
 import csv
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import pytest
 
 from conftest import ROOT
+from configs import appendix_a
 from configs import mixer_b16_i1k
 from configs import mixer_digits
 from configs import mixer_jft_subset
@@ -43,6 +45,15 @@ BASELINES = {  # the paper's core-days, of Tables 2 and 3
     'vit.py:h14_jft': 2300, 'bit.py:r152x4_i21k': 940, 'bit.py:r152x4_jft': 9900, 'bit.py:r50x1_jft': 80,
     'bit.py:r50x2_jft': 140, 'bit.py:r152x1_jft': 140, 'bit.py:r152x2_jft': 580, 'bit.py:r200x3_jft': 1780,
 }
+STUDIES = {  # the same, of Table 3
+    'data_scale.py:mixer_b32,jft,1': 50, 'data_scale.py:mixer_l32,jft,1': 120, 'data_scale.py:mixer_l16,jft,1': 230,
+    'data_scale.py:vit_b32,jft,1': None, 'data_scale.py:vit_l32,jft,1': None, 'data_scale.py:vit_l16,jft,1': None,
+    'data_scale.py:bit_r152x2,jft,1': None, 'permutations.py:mixer,jft,original': 80,
+    'permutations.py:vit,jft,original': None, 'permutations.py:bit,jft,original': 80, 'appendix_a.py:plain,jft': 10,
+    **{f'appendix_a.py:{model},imagenet': None for model in appendix_a.MODELS},
+    **{f'appendix_a.py:{model},jft': None for model in appendix_a.MODELS if model != 'plain'},
+}
+OTHERS = {**BASELINES, **STUDIES}
 
 # In a process of its own, where TensorFlow cannot be imported and compilations are counted.
 QUICK = '''
@@ -71,7 +82,7 @@ def quick(tmp_path_factory):
 
 
 def test_a_plan_needs_neither_data_nor_compilation_and_is_there_for_every_pre_training_config(quick):
-  assert set(quick['plans']) == {f'configs/{name}.py' for name in EXPECTED} | {f'configs/{name}' for name in BASELINES}
+  assert set(quick['plans']) == {f'configs/{name}.py' for name in EXPECTED} | {f'configs/{name}' for name in OTHERS}
   assert quick['compilations'] == 0
 
 
@@ -84,12 +95,13 @@ def test_quick_plan(quick, name):
   assert found['fits']
 
 
-@pytest.mark.parametrize('name', BASELINES)
-def test_quick_plan_of_a_baseline(quick, name):
+@pytest.mark.parametrize('name', OTHERS)
+def test_quick_plan_of_a_baseline_or_of_a_study(quick, name):
   found = quick['plans'][f'configs/{name}']
-  assert found['paper'] == BASELINES[name] and found['fits']
-  images_per_core = page.named_slice(ROOT / 'configs' / name.partition(':')[0])[-1]
+  assert found['paper'] == OTHERS[name] and found['fits']
+  slice_name, topology, images_per_core = page.named_slice(ROOT / 'configs' / name.partition(':')[0])
   assert found['images_per_core'] == images_per_core
+  assert accelerators.slice_of(topology).name == slice_name
 
 
 @pytest.mark.parametrize('name', EXPECTED)
@@ -278,15 +290,19 @@ def test_what_is_compiled_is_kept_until_it_changes(monkeypatch, tmp_path):
   assert '| 1.00 | 6% | 0.500 | 16 | 7.0 | 1 | 3 | 0.0.42.1 |' in pages[-1] and 'not yet compiled' not in pages[-1]
   go_on()
   assert len(compilations) == 3
+  plans.append(dataclasses.replace(plans[1], name='twin'))
+  go_on()  # the program of another config for the same slice
+  assert len(compilations) == 3 and pages[-1].count('| 1.00 | 6% | 0.500 |') == 3
+  del plans[-1]
   program.as_text = lambda: 'another program'
   go_on()
-  assert len(compilations) == 5 and len(path.read_text().splitlines()) == 2
+  assert len(compilations) == 5 and len(path.read_text().splitlines()) == 3
 
 
 def test_the_page_holds_a_row_for_every_config_and_was_made_by_the_command_in_it():
   text = (ROOT / 'docs' / 'tpu_plans.md').read_text()
   tables = text.split('## As compiled')
-  for name in (*EXPECTED, *(name.replace('.py', '') for name in BASELINES)):
+  for name in (*EXPECTED, *(name.replace('.py', '') for name in OTHERS)):
     assert all(len(re.findall(rf'^\| `{name}` ', table, re.M)) == 1 for table in tables)
   assert 'python -m tools.plan --all --compile --out=docs/tpu_plans.md' in text
 

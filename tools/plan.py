@@ -32,7 +32,8 @@ NUM_EXAMPLES = flags.DEFINE_integer('num_examples', None, 'How many images the t
                                     'data are here nor their number is published.', lower_bound=1)
 UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The part of the peak that the run is taken to reach. It is an '
                                  'assumption.', lower_bound=0.01, upper_bound=1.)
-ALL = flags.DEFINE_bool('all', False, "Plan every pre-training config, the baselines' too, on the slice that it names.")
+ALL = flags.DEFINE_bool('all', False, "Plan every pre-training config, those of the baselines and studies too, on the "
+                        'slice that it names.')
 OUT = flags.DEFINE_string('out', None, 'With --all: the page to write, in Markdown.')
 
 

@@ -123,6 +123,25 @@ class Mixer(nn.Module):
     """What makes the token mixing of a block, of its `name` and types."""
     raise NotImplementedError
 
+  @property
+  def columns(self) -> int:
+    """How many columns of its table the token mixing takes."""
+    return self.hidden_dim
+
+  def tokens_given(self, tokens: int) -> tuple[int, ...]:
+    """How many tokens each block gives, where the first takes `tokens`."""
+    return (tokens,) * self.num_blocks
+
+  def activations(self, resolution: int) -> list[tuple[int, int]]:
+    """As MlpMixer.activations."""
+    tokens, found = (resolution // self.patch_size)**2, []
+    for given in self.tokens_given(tokens):
+      table = tokens * self.hidden_dim
+      hidden = self.columns * self.tokens_mlp_dim + given * self.channels_mlp_dim
+      found.append((table, table + given * self.hidden_dim + hidden))
+      tokens = given
+    return found
+
   @nn.compact
   def __call__(self, images, keys=None):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -161,6 +180,10 @@ class GroupedMixer(Mixer, kw_only=True):
     self._check_groups()
     return functools.partial(Grouped, self.tokens_mlp_dim, self.groups)
 
+  @property
+  def columns(self):
+    return self.hidden_dim // self.groups
+
   def _check_groups(self):
     if self.groups < 1 or self.hidden_dim % self.groups:
       raise ValueError(f'config.model.groups is {self.groups}; it must divide the {self.hidden_dim} channels, '
@@ -173,6 +196,9 @@ class ViewsMixer(GroupedMixer):
   def mixing(self, block):
     self._check_groups()
     return functools.partial(Views, self.tokens_mlp_dim, self.groups)
+
+  def activations(self, resolution):
+    return [(table, found + table) for table, found in super().activations(resolution)]  # and the views
 
 
 class PyramidMixer(Mixer, kw_only=True):
@@ -188,6 +214,9 @@ class PyramidMixer(Mixer, kw_only=True):
       raise ValueError(f'config.model.tokens is {self.tokens}; it must have the number of tokens that each of the '
                        f'{self.num_blocks} blocks gives')
     return functools.partial(Reducing, self.tokens_mlp_dim, self.tokens[block])
+
+  def tokens_given(self, tokens):
+    return self.tokens
 
 
 MODELS = {name: (model, mlp_mixer.variant_fields) for name, model in {

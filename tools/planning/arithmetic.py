@@ -197,22 +197,21 @@ class Plan:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.state.params)) * (2 if self.parts > 1 else 1)
 
   @property
-  def activation_bytes(self) -> int | None:
-    """What the backward pass finds of the forward pass: an estimate; None for models that give none.
+  def activation_bytes(self) -> int:
+    """What the backward pass finds of the forward pass: an estimate.
 
     It takes of each block what the model says. With `remat` it takes of each block the input, and one block whole. A
     `scan` without `remat` keeps more than this: XLA computes nothing anew in a loop.
     """
-    if not hasattr(self.model, 'activations'):
-      return None
     inputs, insides = zip(*self.model.activations(self.config.data.resolution))
-    numbers = sum(insides) if self.model.remat == 'none' else sum(inputs) + max(insides)
+    remat = getattr(self.model, 'remat', 'none')  # not all models have one
+    numbers = sum(insides) if remat == 'none' else sum(inputs) + max(insides)
     return numbers * jax.numpy.dtype(self.model.dtype).itemsize * self.images_per_core // self.parts
 
   @property
   def bytes(self) -> int:
-    """All of it: an estimate, without the activations where they are not known."""
-    return self.state_bytes + self.gradient_bytes + (self.activation_bytes or 0)
+    """All of it: an estimate."""
+    return self.state_bytes + self.gradient_bytes + self.activation_bytes
 
   @property
   def fits(self) -> bool:
@@ -233,8 +232,7 @@ class Plan:
         'steps': f'{self.config.total_steps:,}, {self.epochs:,.1f} epochs',
         'memory': f'{gib(self.bytes)} GiB a core, an estimate, which {"fits" if self.fits else "DOES NOT FIT"}: '
                   f'{gib(self.state_bytes)} parameters and optimizer, {gib(self.gradient_bytes)} gradients, '
-                  + ('activations are not estimated for this model' if self.activation_bytes is None else
-                     f'{gib(self.activation_bytes)} activations (estimated)'),
+                  f'{gib(self.activation_bytes)} activations (estimated)',
         'time': f'{self.flops:.3g} FLOPs; at {utilisation:.0%} of the peak, which is an assumption, {days:,.3g} '
                 f'core-days, {days / self.slice.cores:,.3g} days'}
     if self.paper_core_days:

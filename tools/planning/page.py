@@ -32,18 +32,18 @@ def _line_of_slice(path: pathlib.Path) -> re.Match | None:
 
 
 def plan_all() -> list[arithmetic.Plan]:
-  """Every config that names a slice, or each of its NAMES, if the number of its images is published."""
+  """Every config that names a slice, or where it is the slice of each, its PLANNED ones."""
   plans = []
   for path in sorted((ROOT / 'configs').glob('*.py')):
     if (line := _line_of_slice(path)) is None:
       continue
     file, module = f'configs/{path.name}', importlib.import_module(f'configs.{path.stem}')
     if line['each']:
-      configs = {f'{file}:{name}': module.get_config(name) for name in getattr(module, 'NAMES', ())}
+      configs = {f'{file}:{name}': module.get_config(name) for name in module.PLANNED}
     else:
       configs = {file: module.get_config()}
-    plans += [arithmetic.Plan.of(name, config, accelerators.slice_of(line['topology']))
-              for name, config in configs.items() if config.data.dataset in arithmetic.PUBLISHED]  # not the digits
+    slice_ = accelerators.slice_of(line['topology'])
+    plans += [arithmetic.Plan.of(name, config, slice_) for name, config in configs.items()]
   return plans
 
 
@@ -62,6 +62,11 @@ class Kept:
   def get(self, plan: arithmetic.Plan) -> dict | None:
     return self._rows.get((plan.name, plan.slice.topology, plan.images_per_core))
 
+  def same(self, topology: str, made_of: dict) -> dict | None:
+    """The row of another config for the same topology, with the same program and compiler."""
+    wanted = {'topology': topology, **made_of}.items()
+    return next((row for row in self._rows.values() if wanted <= row.items()), None)
+
   def put(self, row: dict):
     self._rows[self._key(row)] = row
     storage.write(storage.path_of(self.path), ''.join(json.dumps(row) + '\n' for _, row in sorted(self._rows.items())))
@@ -79,9 +84,14 @@ def compile_all(plans: list[arithmetic.Plan], kept: Kept, after_each):
     if row and made_of.items() <= row.items():
       compiler.tell(f'{where}: kept from before')
       continue
-    compiler.tell(f'{where}: compiling, which takes minutes')
-    kept.put({'config': plan.name, 'topology': plan.slice.topology, 'images_per_core': plan.images_per_core, **made_of,
-              **compiler.compiled(lowered, compiler.counted_once(plan))})
+    if same := kept.same(plan.slice.topology, made_of):
+      compiler.tell(f'{where}: the same program as of {same["config"]}')
+      found = same
+    else:
+      compiler.tell(f'{where}: compiling, which takes minutes')
+      found = compiler.compiled(lowered, compiler.counted_once(plan))
+    kept.put({**found, 'config': plan.name, 'topology': plan.slice.topology, 'images_per_core': plan.images_per_core,
+              **made_of})
     after_each()
 
 
