@@ -100,7 +100,7 @@ def main():
   (ROOT / 'benchmarks' / 'checkpoints.json').write_text(json.dumps(found, indent=2) + '\n')
   step = found['step_s']
   print(f"""
-| Mixer-B/16 with AdamW, state of {found['state_mib']:,.0f} MiB, batch {BATCH}, {found['devices']} | seconds | steps |
+| Mixer-B/16 with Adam, state of {found['state_mib']:,.0f} MiB, batch {BATCH}, {found['devices']} | seconds | steps |
 | --- | --- | --- |
 | a step | {step:.2f} | 1 |
 | the loop waits in `save` | {found['save_call_s']:.2f} (at most {found['save_call_s_max']:.2f}) | {found['save_call_s'] / step:.2f} |

@@ -11,7 +11,7 @@ paper's results, as users found and the authors confirmed (huggingface/pytorch-i
 Paper, section 3 and App. C: momentum 0.9, batch 512, clip 1, cosine, warmup, no weight decay, and by its reference [14]
 a head that starts at zero, softmax cross-entropy, and each task's steps and dev split. Average of ImageNet, CIFAR-10 and
 -100, Pets and Flowers: 92.50 % for B/16 and 93.63 % for L/16 at 224 from ImageNet-21k (Table 3).
-Ours: not yet run; the weights are 0.2 to 0.9 GB to download.
+Ours: not yet run; the weights are 0.07 to 0.9 GB to download.
 Cost: not measured.
 Run: python train.py --config=configs/mixer_finetune.py:b16_i21k,cifar10 --workdir=WORKDIR
 """
