@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -17,6 +18,10 @@ os.environ.update(
     # Many tests compile the same step; it is compiled once.
     JAX_COMPILATION_CACHE_DIR=str(ROOT / '.pytest_cache' / 'compiled'),
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0.3')
+
+# A shell has what it starts in the background ignore Ctrl-C, and the programs that tests start would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')
