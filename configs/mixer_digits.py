@@ -1,4 +1,4 @@
-"""A small Mixer on scikit-learn's handwritten digits: the demo, about 50 seconds on two cores.
+"""A small Mixer on scikit-learn's handwritten digits: the demo, less than a minute on two cores.
 
 Run: make demo, or
   python train.py --config=configs/mixer_digits.py --workdir=runs/digits
