@@ -84,14 +84,13 @@ def compile_all(plans: list[arithmetic.Plan], kept: Kept, after_each):
     if row and made_of.items() <= row.items():
       compiler.tell(f'{where}: kept from before')
       continue
+    named = {'config': plan.name, 'topology': plan.slice.topology, 'images_per_core': plan.images_per_core, **made_of}
     if same := kept.same(plan.slice.topology, made_of):
       compiler.tell(f'{where}: the same program as of {same["config"]}')
-      found = same
+      kept.put({**same, **named})
     else:
       compiler.tell(f'{where}: compiling, which takes minutes')
-      found = compiler.compiled(lowered, compiler.counted_once(plan))
-    kept.put({**found, 'config': plan.name, 'topology': plan.slice.topology, 'images_per_core': plan.images_per_core,
-              **made_of})
+      kept.put({**named, **compiler.compiled(lowered, compiler.counted_once(plan))})
     after_each()
 
 
