@@ -18,7 +18,7 @@ batch 4,096, 10,000 steps of warmup, then linear; no clipping; a hidden layer in
   learning rate 8e-4 (B), 6e-4 (L/32), 4e-4 (L/16), 3e-4 (H/14), weight decay 0.1, no dropout    on JFT
   learning rate 1e-3, weight decay 0.03, dropout 0.1                                             on ImageNet-21k
 
-Its loss is sigmoid cross-entropy with a first bias of -10, and the learning rate ends at 1e-5 (google-research/
+Its loss is sigmoid cross-entropy with a first bias of -10, and the learning rate ends at 1e-5, whatever the peak (google-research/
 vision_transformer#2 and #34).
 
 The rows of 300 epochs are the ViT authors' by personal communication (Table 3), regularised, and their recipe is in
@@ -104,5 +104,6 @@ def digits():
 
 def _of_vit_paper(config, representation_size):
   config.model.update(name='vit', stochastic_depth=0., representation_size=representation_size)
+  config.optimizer.schedule = dict(name='linear', warmup_steps=10_000, end=1e-5)
   del config.optimizer.clip_norm
   return config
