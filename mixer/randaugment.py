@@ -209,7 +209,7 @@ def _warp(image, to_x, to_y):
   return cv2.remap(image, places, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=[_GREY] * 3)
 
 
-@functools.lru_cache(maxsize=16)  # a run has one size and one level, and so ten of them: two directions of five operations
+@functools.lru_cache(maxsize=16)  # a run has ten: two directions of five operations, at one size and one level
 def _places(height, width, to_x, to_y):
   """The pixel from which each is filled, or one outside. -> [H, W, 2] int16."""
   x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]

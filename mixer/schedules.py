@@ -16,8 +16,8 @@ def linear(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float |
     ValueError: if both are set.
   """
   if end is not None and end_factor is not None:
-    raise ValueError(f'config.optimizer.schedule.end is {end} and end_factor is {end_factor}, which is {end_factor * peak} '
-                     'at this peak; set one of them and leave out the other')
+    raise ValueError(f'config.optimizer.schedule.end is {end} and end_factor is {end_factor}, which is '
+                     f'{end_factor * peak} at this peak; set one of them and leave out the other')
   last = (end or 0.) if end_factor is None else end_factor * peak
   return _after_warmup(optax.linear_schedule(peak, last, total_steps - warmup_steps), peak, warmup_steps)
 

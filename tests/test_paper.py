@@ -215,8 +215,9 @@ def test_the_average_of_five_wants_all_five(tmp_path):
     found = reading.read([str(tmp_path)]) if any(tmp_path.iterdir()) else reading.Found()
     assert not table3_row(found, data='ImageNet-21k')['Avg. 5'].ours
     write_final(tmp_path / task, example_runs.finetuned('imagenet21k/Mixer-B_16', task), {'test/top1': score})
-    write_final(tmp_path / f'{task} of table 2', example_runs.finetuned('imagenet21k/Mixer-B_16', task, crop='paper_resize'),
-                {'test/top1': 0.1}, history=example_runs.started_and_ended(time='2099-01-01T00:00:00+00:00', step=500))
+    of_table_2 = example_runs.finetuned('imagenet21k/Mixer-B_16', task, crop='paper_resize')
+    write_final(tmp_path / f'{task} of table 2', of_table_2, {'test/top1': 0.1},
+                history=example_runs.started_and_ended(time='2099-01-01T00:00:00+00:00', step=500))
   value, = table3_row(reading.read([str(tmp_path)]), data='ImageNet-21k')['Avg. 5'].ours
   assert value.text == f'{100 * statistics.mean(scores.values()):.2f}' == '90.53' and len(value.records) == 5
 

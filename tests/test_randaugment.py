@@ -13,8 +13,9 @@ from mixer import randaugment
 
 SIGNED = ['Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY']
 SHAPES = [(1, 1), (2, 4), (3, 5), (224, 224)]
-# What the authors' own code gives (big_vision 0127fb6, pp/archive/autoaugment.py) of two images, for each 'operation|level|
-# sign|place of the cutout'. Of the outputs, [2, 128, 128, 3] each, every 61st pixel is kept: x.reshape(2, -1, 3)[:, ::61].
+# What the authors' own code (big_vision 0127fb6, pp/archive/autoaugment.py) gives of two images, for each of 'keys',
+# 'operation|level|sign|which of the places of a cutout'. Of its outputs, [2, 128, 128, 3] each, every 61st pixel is kept:
+# x.reshape(2, -1, 3)[:, ::61].
 AUTHORS = np.load(pathlib.Path(__file__).parent / 'randaugment_authors.npz')
 
 

@@ -67,9 +67,11 @@ class Scorer:
       raise RuntimeError(f'the evaluation scored {examples} examples, and the split has {num_examples}')
     if not classified:
       raise RuntimeError(f'none of the {examples} examples of the split has a class to score by')
-    of_one_class = 'top1' in totals
-    scores = {name: total / (examples if name == 'loss' and of_one_class else classified) for name, total in totals.items()}
-    return {**scores, 'examples': examples, **({} if of_one_class else {'classified': classified})}
+    if 'top1' not in totals:
+      scores = {name: total / classified for name, total in totals.items()}
+      return {**scores, 'examples': examples, 'classified': classified}
+    return {**{name: total / (examples if name == 'loss' else classified) for name, total in totals.items()},
+            'examples': examples}
 
   def predictions(self, params, batch: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """This host's (images, labels, probabilities of the classes) of one batch, without the filling."""
