@@ -15,7 +15,7 @@ def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.Gra
 
 
 def sgd(*, momentum: float = 0.9) -> optax.GradientTransformation:
-  """SGD with momentum, as in fine-tuning (section 3)."""
+  """SGD with momentum, as in fine-tuning (section 3); in float32, where the authors' released code has bfloat16."""
   return optax.trace(decay=momentum)
 
 

@@ -5,9 +5,21 @@ from collections.abc import Sequence
 import optax
 
 
-def linear(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float = 0.) -> optax.Schedule:
-  """From 0 up to `peak` over the warmup, then straight down to `end`: the paper's pre-training (section 3)."""
-  return _after_warmup(optax.linear_schedule(peak, end, total_steps - warmup_steps), peak, warmup_steps)
+def linear(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float | None = None,
+           end_factor: float | None = None) -> optax.Schedule:
+  """From 0 up to `peak` over the warmup, then straight down: the paper's pre-training (section 3).
+
+  It ends at `end`, a learning rate, as in the authors' vision_transformer, or at `end_factor` times the peak, as in their
+  big_vision; without either at 0.
+
+  Raises:
+    ValueError: if both are set.
+  """
+  if end is not None and end_factor is not None:
+    raise ValueError(f'config.optimizer.schedule.end is {end} and end_factor is {end_factor}, which is '
+                     f'{end_factor * peak} at this peak; set one of them and leave out the other')
+  last = (end or 0.) if end_factor is None else end_factor * peak
+  return _after_warmup(optax.linear_schedule(peak, last, total_steps - warmup_steps), peak, warmup_steps)
 
 
 def cosine(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float = 0.) -> optax.Schedule:

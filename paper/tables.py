@@ -118,8 +118,9 @@ def table3(found: reading.Found) -> Table:
         Cell(row['images_per_sec_per_core'], cells.speed(found, row)),
         Cell(row['tpuv3_core_days'], cells.core_days(found, row))])
   return Table('table3', 'Table 3: models, data and scales', (
-      'Fine-tuned at the resolution given, in percent (evaluation by preprocessing (ii) of App. C); columns as in '
-      'Table 2. Ours count as JFT-300M if they are as many images, 290 to 310 million, and have been seen as often.'),
+      'Fine-tuned at the resolution given, in percent (evaluation by preprocessing (ii) of App. C, of BiT by (i) on '
+      'ImageNet); columns as in Table 2. Ours count as JFT-300M if they are as many images, 290 to 310 million, and have '
+      'been seen as often.'),
       ['model', 'pre-trained on', 'pixels', 'epochs', 'ImageNet', 'ReaL', 'Avg. 5', 'img/s/core', 'core-days'], rows, 4)
 
 

@@ -1,7 +1,7 @@
 """Accuracy and loss over a split, each example counted once.
 
 Where examples have one class each, the metrics are top-1 and top-5; where they have any number, precision@1 and
-recall@5, over the examples that have a class at all.
+recall@5, and these and the loss are over the examples that have a class at all: ReaL leaves out the others.
 """
 
 from collections.abc import Iterable
@@ -41,9 +41,9 @@ class Scorer:
       logits = model.apply({'params': params}, models.scale(batch['image']))
       targets = losses.targets(batch, logits.shape[-1])
       classified = batch['mask'] * (targets > 0).any(axis=1)
-      hits = OF_ONE_CLASS if batch['label'].ndim == 1 else OF_CLASSES
+      hits, counted = (OF_ONE_CLASS, batch['mask']) if batch['label'].ndim == 1 else (OF_CLASSES, classified)
       sums = {'examples': batch['mask'].sum(), 'classified': classified.sum(),
-              'loss': jnp.vdot(batch['mask'], loss_function(logits, targets)),
+              'loss': jnp.vdot(counted, loss_function(logits, targets)),
               **{name: jnp.vdot(classified, hit(logits, batch, targets)) for name, hit in hits.items()}}
       return jax.lax.psum(sums, 'batch'), probabilities(logits)
 
@@ -52,8 +52,8 @@ class Scorer:
   def __call__(self, params, batches: Iterable[dict], num_examples: int) -> dict[str, float]:
     """{'top1', 'top5', 'loss', 'examples'}, or {'precision_at_1', 'recall_at_5', 'loss', 'examples', 'classified'}.
 
-    They are sums over all batches, divided once: the loss by the number of examples, the others by the number of those
-    that have a class.
+    They are sums over all batches, divided once, by the number of examples that have a class; the loss of examples with
+    one class each by the number of all.
 
     Raises:
       RuntimeError: if another number of examples was scored than `num_examples`, the split's, or none has a class.
@@ -67,8 +67,11 @@ class Scorer:
       raise RuntimeError(f'the evaluation scored {examples} examples, and the split has {num_examples}')
     if not classified:
       raise RuntimeError(f'none of the {examples} examples of the split has a class to score by')
-    scores = {name: total / (examples if name == 'loss' else classified) for name, total in totals.items()}
-    return {**scores, 'examples': examples, **({} if 'top1' in scores else {'classified': classified})}
+    if 'top1' not in totals:
+      scores = {name: total / classified for name, total in totals.items()}
+      return {**scores, 'examples': examples, 'classified': classified}
+    return {**{name: total / (examples if name == 'loss' else classified) for name, total in totals.items()},
+            'examples': examples}
 
   def predictions(self, params, batch: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """This host's (images, labels, probabilities of the classes) of one batch, without the filling."""
