@@ -29,6 +29,7 @@ those outputs and ours are of one with fused multiply-add, as all with AVX2 or N
 """
 
 import functools
+import math
 
 import cv2
 import numpy as np
@@ -127,7 +128,7 @@ def sharpness(image, factor: float):
 def rotate(image, degrees: float):
   """Turns counterclockwise about the centre."""
   angle = np.float32(degrees) * np.float32(np.pi / 180)
-  cos, sin = np.cos(angle), np.sin(angle)
+  cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))  # alike on all CPUs; those of NumPy are not
   y, x = np.float32(image.shape[0] - 1), np.float32(image.shape[1] - 1)
   half = np.float32(2)
   return _warp(image, (cos, -sin, (x - (cos * x - sin * y)) / half), (sin, cos, (y - (sin * x + cos * y)) / half))
