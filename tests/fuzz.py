@@ -250,6 +250,7 @@ class Images(Reader):
   CROPS = {'padded': lambda data: preprocess.inception_crop(data, 16, 0.1, 1, [0, 1]),
            'inception': lambda data: preprocess.inception_crop(data, 16, 0.1, 0, [0, 1]),
            'random': lambda data: preprocess.random_crop(data, 18, 16, [0, 1]),
+           'own': lambda data: preprocess.decode(encoded.normalize(data)),
            **{name: lambda data, crop=crop: crop(preprocess.decode(data), 18, 16)
               for name, crop in preprocess.EVALUATION_CROPS.items()}}
 
@@ -258,7 +259,8 @@ class Images(Reader):
     side = 16_000
     self._claiming = [example_images.claiming(kind, side, side) for kind in example_images.KINDS]
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
-    return [*map(example_images.file, example_images.KINDS), *map(example_images.animated, ('GIF', 'PNG', 'WEBP')),
+    zoo = [data for data, *_ in example_images.zoo().values()]
+    return [*zoo, *map(example_images.file, example_images.KINDS), *map(example_images.animated, ('GIF', 'PNG', 'WEBP')),
             *(example_images.file(kind, pixels) for kind in ('jpeg', 'png', 'gif'))]
 
   def inputs(self, rng):

@@ -61,7 +61,9 @@ def test_the_printed_script_runs_without_this_repository(tmp_path, capsys):
   (tmp_path / 'elsewhere').mkdir()
   (tmp_path / 'elsewhere/run.py').write_text(printed)
   image = pixels(20, 31)
-  PIL.Image.fromarray(image).save(tmp_path / 'image.png')
+  exif = PIL.Image.Exif()
+  exif[0x112] = 6  # it is stored on its side, and the script turns it
+  PIL.Image.fromarray(np.rot90(image)).save(tmp_path / 'image.png', exif=exif)
   done = subprocess.run([sys.executable, 'run.py', tmp_path / 'image.png'], cwd=tmp_path / 'elsewhere',
                         env={'PATH': '', 'PYTHONPATH': '', 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ uint8. Class names, where they are known, come beside it, as NAME.classes.json.
 
 import argparse
 import contextlib
+import inspect
 import json
 import pathlib
 import sys
@@ -21,22 +22,28 @@ from jax import export
 import numpy as np
 
 from mixer import crops
+from mixer import image_headers
 from mixer import losses
 from mixer import models
 from mixer import weights as weights_lib
+from mixer.datasets import encoded
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 SCRIPT = """\
 import json
+import struct
 import sys
 from jax import export
 import numpy as np
 import PIL.Image
 
+{functions}
 with open({model!r}, 'rb') as file:
   model = export.deserialize(bytearray(file.read()))
-image = np.asarray(PIL.Image.open(sys.argv[1]).convert('RGB'))
+image = PIL.Image.open(sys.argv[1])
+image.load()
+image = np.asarray(rgb(image, orientation(image.info.get('exif', b''))))
 probabilities = np.asarray(model.call(image[None]))[0]
 names = {names}
 for k in probabilities.argsort()[::-1][:5]:
@@ -68,7 +75,8 @@ def _probabilities(weights, crop):
 def script(model: pathlib.Path, class_names: pathlib.Path | None) -> str:
   """A Python program that prints an image's five best classes, with a model exported as StableHLO."""
   names = f'json.load(open({str(class_names.resolve())!r}))' if class_names else 'range(len(probabilities))'
-  return SCRIPT.format(model=str(model.resolve()), names=names)
+  functions = '\n'.join(map(inspect.getsource, (image_headers.orientation, encoded.rgb)))  # as tools.predict reads it
+  return SCRIPT.format(functions=functions, model=str(model.resolve()), names=names)
 
 
 def main(arguments: list[str] | None = None):
