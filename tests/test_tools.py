@@ -1,5 +1,6 @@
 """The commands for people, as people run them."""
 
+import os
 import re
 import subprocess
 import sys
@@ -87,3 +88,24 @@ def test_bench_input_tells_each_stage_the_limit_and_the_bottleneck(demo):
 
 def test_a_tool_without_a_config_says_how(capsys):
   assert '--config is missing: --config=configs/mixer_digits.py' in run('check_data', code=1)
+
+
+@pytest.mark.parametrize('arguments, first', [
+    (['-c', 'from mixer.datasets import digits\nimport tensorflow as tf\nprint(tf.constant(1).dtype)'], "<dtype: 'int32'>"),
+    (['-c', 'import jax\nimport input_pipeline\nimport os\nprint(os.environ["TF_CPP_MIN_LOG_LEVEL"])'], '2'),
+    (['-m', 'tools.check_data', '--config=configs/mixer_digits.py'], 'there    data: digits/1.0.0'),
+    (['train.py', '--config=configs/mixer_digits.py', '--config.data.batch_size=-1'], 'ValueError'),
+], ids=['datasets', 'jax first', 'check_data', 'train'])
+def test_nothing_is_printed_before_the_first_line_of_our_own(data_dir, arguments, first):
+  environment = {name: value for name, value in os.environ.items() if name != 'TF_CPP_MIN_LOG_LEVEL'}
+  done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True,
+                        env={**environment, 'TFDS_DATA_DIR': data_dir})
+  for line in done.stderr.splitlines():
+    assert not re.search(r'InitializeLog|^[IWE]\d{4} |port\.cc|oneDNN|cpu_feature_guard', line), done.stderr
+  assert first in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('path', [ROOT / 'input_pipeline.py', ROOT / 'tools/prepare.py'], ids=lambda path: path.name)
+def test_programs_that_import_tensorflow_themselves_import_mixer_before(path):
+  text = path.read_text()
+  assert 0 < text.index('\nimport mixer ') < text.index('\nimport tensorflow ')

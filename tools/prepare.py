@@ -9,12 +9,11 @@
 
 import argparse
 import json
-import os
 import pathlib
 import shutil
 import sys
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # read when TensorFlow is imported
+import mixer  # before TensorFlow: it sets how much that prints
 
 from array_record.python import array_record_module
 from etils import epath
@@ -55,7 +54,7 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None, beam: str |
   builder = sources.builder(name, data_dir, **given)
   folder = pathlib.Path(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
   for file in NEEDED.get(name, ()):
-    if not builder.is_prepared() and not (folder / file).exists():
+    if not sources.is_prepared(builder) and not (folder / file).exists():
       raise ValueError(f'{name} is made from {folder / file}, which is not there. Download it, and give its folder: '
                        f'python -m tools.prepare {name} --manual_dir=FOLDER')
   builder.download_and_prepare(
