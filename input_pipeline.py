@@ -17,7 +17,7 @@ import itertools
 import os
 import weakref
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # read when TensorFlow is imported
+import mixer  # before TensorFlow: it sets how much that prints
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from mixer import configuration
 from mixer import crops
+from mixer import limits
 from mixer import permutations
 from mixer import preprocess
 from mixer import randaugment
@@ -185,11 +186,11 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
     threads: that decode and augment; by default one a core. The batches are the same.
   """
   hosts.check('config.data.batch_size', batch_size)
-  if resize is not None and (min_area is not None or pad):
-    raise ValueError(f'config.data.resize is {resize}, and min_area or pad are set, which Inception crops alone have; '
-                     'drop the one or the others')
-  if resize is not None and resize < resolution:
-    raise ValueError(f'config.data.resize is {resize}, smaller than the crop: resolution is {resolution}')
+  limits.check('data', resolution=resolution, resize=resize, pad=pad, randaugment_magnitude=randaugment_magnitude,
+               randaugment_layers=randaugment_layers, permutation_patch=permutation_patch, threads=threads,
+               permutation_seed=permutation_seed, max_labels=max_labels)
+  limits.check('', seed=seed)
+  limits.check_crop('data', resize=resize, min_area=min_area, pad=pad)
   if resize is None:
     crop = functools.partial(preprocess.inception_crop, min_area=0.05 if min_area is None else min_area, pad=pad)
   else:
@@ -198,9 +199,8 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
   if fraction != 1:
     source = subset.Subset.of(source, fraction)
   augment = None if randaugment_magnitude is None else _randaugment(randaugment_layers, randaugment_magnitude)
-  threads = threads or os.cpu_count()
   order = permutations.draw('data', permutation, resolution, permutation_patch, permutation_seed)
-  return TrainBatches(source, batch_size, resolution, seed, hosts, crop, flip, augment, threads, order)
+  return TrainBatches(source, batch_size, resolution, seed, hosts, crop, flip, augment, threads or os.cpu_count(), order)
 
 
 def _randaugment(layers, magnitude):
@@ -287,9 +287,9 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
   """
   hosts.check(f'config.{where}.batch_size', batch_size)
   configuration.choose(where, 'crop', crop, preprocess.EVALUATION_CROPS)
+  limits.check(where, resolution=resolution, resize=resize, permutation_patch=permutation_patch, threads=threads,
+               permutation_seed=permutation_seed, max_labels=max_labels)
   resize = resize or crops.side_before(resolution, None)
-  if resize < resolution:
-    raise ValueError(f'config.{where}.resize is {resize}, smaller than the crop: resolution is {resolution}')
   source = sources.open_split(dataset, split, data_dir, label, max_labels)
   order = permutations.draw(where, permutation, resolution, permutation_patch, permutation_seed)
   return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or os.cpu_count(), order)

@@ -130,9 +130,8 @@ def main(arguments):
       print(f'{path:<32} {line}')
     return
   config = command_line.config(arguments)
-  devices.keep_memory()
-  processes.join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value,
-                 join_timeout=JOIN_TIMEOUT.value, lost_timeout=LOST_TIMEOUT.value)
+  devices.start(lambda: processes.join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value,
+                                       join_timeout=JOIN_TIMEOUT.value, lost_timeout=LOST_TIMEOUT.value))
   workdir = WORKDIR.value or f'runs/{pathlib.Path(flags.FLAGS["config"].config_filename).stem}'
   try:
     results = train(config, workdir)

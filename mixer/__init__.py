@@ -1,1 +1,8 @@
 """MLP-Mixer in JAX and Flax: models, data, training step, checkpoints."""
+
+import os
+
+# TensorFlow reads it when it is imported, which must come after this. JAX sets 1, at which warnings are still printed;
+# other levels are somebody's own.
+if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
+  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'

@@ -5,32 +5,29 @@ at most one, of a run that was told to stop, with all that was due after its ste
 interrupted leaves the same checkpoints as one that was not.
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent import futures
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import functools
 import json
 import math
-import pathlib
 import shutil
 import types
-import zlib
 
 from absl import logging
-from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from mixer import checkpoint_reading
 from mixer import configuration
 from mixer import files
 from mixer import storage
 from mixer import trees
 
-FOLDERS = ('checkpoints', 'interrupted')
+MANIFEST = 'manifest.ocdbt'  # of the arrays of all processes
 
 
 def claim(workdir, resolved: dict, class_names: Sequence[str] | None = None):
@@ -48,11 +45,12 @@ def claim(workdir, resolved: dict, class_names: Sequence[str] | None = None):
   lock = None
   try:
     with storage.reached(workdir):
-      if any(_entries(workdir / folder) for folder in FOLDERS):
+      if any(checkpoint_reading.entries(workdir / folder) for folder in checkpoint_reading.FOLDERS):
         if not path.exists():
           raise ValueError(f'{workdir} holds checkpoints and no config.json that says of which run. Choose another '
                            '--workdir')
         _same_run(workdir, _config_in(path), resolved)
+      storage.check_name(workdir)
       _wait_for_all('claim')
       if jax.process_index() == 0:
         storage.make_folder(workdir)
@@ -76,10 +74,6 @@ def _config_in(path):
     raise ValueError(f'{error}. It has {path.stat().length:,} bytes, and says of which run the checkpoints beside it '
                      'are. Put back what it was, which the same command writes into a new --workdir, or choose another '
                      '--workdir') from error
-
-
-def _entries(folder) -> list:
-  return list(folder.iterdir()) if folder.exists() else []
 
 
 def _wait_for_all(name):
@@ -121,8 +115,13 @@ class _Manager(ocp.CheckpointManager):
     # The checkpoint has just got its name, and the ones that are not to be kept are deleted next. Of its files only
     # the arrays are on the disk for certain, by TensorStore.
     super()._finalize_checkpoint(step)
+    path = self.directory / str(step)
     if jax.process_index() == 0:
-      storage.sync(self.directory / str(step))
+      # Where Orbax does not see what the processes have written, it only warns, and nobody can read the arrays.
+      if not (path / 'default' / MANIFEST).exists():
+        path.rmtree(missing_ok=True)
+        raise OSError(f'Orbax has not merged the arrays of step {step}: {path / "default" / MANIFEST} is missing')
+      storage.sync(path)
 
 
 class Checkpoints:
@@ -224,7 +223,7 @@ class Checkpoints:
       self._delete_stale()
       self._check_room(step, host)
       manager.save(step, args=ocp.args.PyTreeSave(host), metrics=metrics or {},
-                   custom_metadata={'crc32': checksums(host)})
+                   custom_metadata={'crc32': checkpoint_reading.checksums(host)})
 
   def _delete_stale(self):
     """Deletes what was saved when the run was told to stop, once a later checkpoint, or one as late, is complete."""
@@ -305,7 +304,7 @@ class Checkpoints:
     wanted = jax.tree.map(np.asarray, state)
     restored = manager.restore(step, args=ocp.args.PyTreeRestore(
         wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)))
-    check(restored, path)
+    checkpoint_reading.check(restored, path)
     return restored
 
   def _set_aside(self, damaged, good):
@@ -346,89 +345,3 @@ def _on_host(state):
 def _in_all(here: bool) -> bool:
   """Whether something holds in all processes."""
   return here if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(here)).all())
-
-
-def checksums(state) -> dict[str, int]:
-  """{'params/stem/kernel': CRC-32} of a tree's arrays on the host.
-
-  Orbax's own files do not have them for all of their bytes.
-  """
-  paths, arrays = zip(*jax.tree_util.tree_leaves_with_path(state))
-  names = (jax.tree_util.keystr(path, simple=True, separator='/') for path in paths)
-  with futures.ThreadPoolExecutor() as pool:  # a gigabyte takes a second on one core
-    return dict(zip(names, pool.map(lambda x: zlib.crc32(np.ascontiguousarray(x)), arrays)))
-
-
-def check(state, path):
-  """Raises a ValueError if arrays of a tree have not the checksums that the checkpoint at `path` was saved with."""
-  metadata = path / '_CHECKPOINT_METADATA'
-  if not metadata.exists():
-    logging.warning('%s is missing, and with it the checksums of the checkpoint', metadata)
-    return
-  saved = (files.object_in(metadata).get('custom_metadata') or {}).get('crc32')
-  if saved is None:
-    logging.warning('the checkpoint %s is from before there were checksums; it is taken as it is', path)
-    return
-  for name, found in checksums(state).items():
-    if saved.get(name) != found:
-      raise ValueError(f'array {name} is not what was saved: its checksum is {found}, and was {saved.get(name)}')
-
-
-def read_params(workdir, step: int | None = None, folder: str | None = None) -> tuple[dict, epath.Path]:
-  """The parameters of a run's checkpoint as nested dicts of numpy arrays, and its path. Nothing is written.
-
-  Args:
-    step: None for the latest that can be read.
-    folder: the one of FOLDERS to look in; None for both.
-
-  Raises:
-    ValueError: if there is no checkpoint, or none can be read; it names the folder and the steps there are.
-    OSError: if the disk, or the bucket, cannot be read.
-  """
-  workdir = storage.path_of(workdir)
-  paths = sorted(_whole(workdir, [folder] if folder else FOLDERS),
-                 key=lambda path: (int(path.name), path.parent.name == FOLDERS[0]), reverse=True)
-  there = (f'the steps in {workdir / folder if folder else workdir}: '
-           f'{", ".join(path.name for path in paths) or "none"}')
-  if step is not None and str(step) not in [path.name for path in paths]:
-    raise ValueError(f'there is no checkpoint of step {step}; {there}')
-  damaged = []
-  for path in paths:
-    if step not in (None, int(path.name)):
-      continue
-    try:
-      with storage.being_read(path):
-        params = _read_params(path)
-    except storage.Unreachable:
-      raise
-    except Exception as error:  # Orbax raises many kinds for damaged files.
-      damaged.append((path.name, str(error).split('\n')[0]))
-      continue
-    for number, reason in damaged:
-      logging.warning('the checkpoint of step %s cannot be read (%s); step %s is taken', number, reason, path.name)
-    return params, path
-  reason = f' (step {damaged[0][0]}: {damaged[0][1]})' if damaged else ''
-  raise ValueError(f'no checkpoint can be read{reason}; {there}')
-
-
-def _whole(workdir, folders) -> Iterator:
-  for folder in folders:
-    yield from (path for path in _entries(workdir / folder)
-                if path.name.isdecimal() and ocp.utils.is_checkpoint_finalized(path))
-
-
-def _read_params(path):
-  handler = ocp.PyTreeCheckpointHandler()
-  try:
-    shapes = handler.metadata(path / 'default').tree['params']
-    wanted = {'params': jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)}
-    if not storage.in_bucket(path):
-      files.check_unpacked(path, sum(part.stat().st_size for part in pathlib.Path(path).rglob('*') if part.is_file()),
-                           sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(wanted)))
-    restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    restored = handler.restore(path / 'default', args=ocp.args.PyTreeRestore(
-        wanted, restore_args=restore_args, partial_restore=True))
-    check(restored, path)
-    return restored['params']
-  finally:
-    handler.close()

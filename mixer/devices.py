@@ -1,7 +1,8 @@
 """What the devices of this machine need of the programs that feed them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import ctypes
+import difflib
 import glob
 import importlib.util
 import sys
@@ -12,6 +13,36 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of mallopt(3)
 # Of the packages by which JAX computes elsewhere, what is there on a machine that has such devices.
 SEEN_IN = {'libtpu': ('/dev/accel*', '/dev/vfio/[0-9]*'),
            'jax_plugins': ('/dev/nvidia[0-9]*', '/dev/nvidiactl', '/dev/dxg', '/dev/kfd')}
+# What JAX_PLATFORMS may hold, and the package by which JAX has it.
+PLATFORMS = {'cpu': 'jax', 'cuda': 'jax[cuda13]', 'gpu': 'jax[cuda13]', 'tpu': 'jax[tpu]'}
+
+
+def start(join: Callable[[], None] = lambda: None):
+  """Has JAX start its devices, after `keep_memory` and `join`, by which other processes are joined.
+
+  Raises:
+    SystemExit: in one line, if JAX cannot use what JAX_PLATFORMS says.
+  """
+  keep_memory()
+  join()
+  try:
+    jax.devices()
+  except (AssertionError, RuntimeError) as error:
+    if jax.distributed.is_initialized():
+      raise  # the others must be left as after any error
+    raise SystemExit(_no_devices(jax.config.jax_platforms or '', str(error))) from error
+
+
+def _no_devices(platforms: str, error: str) -> str:
+  """What to do about it that JAX starts no device, in one line."""
+  reason = ' '.join(error.removeprefix('Unable to initialize backend ').split(" (set JAX_PLATFORMS=''")[0].split())
+  said = f'JAX_PLATFORMS is {platforms!r}, which JAX cannot use here{reason and f" ({reason})"}. '
+  first = platforms.split(',')[0]
+  if first in PLATFORMS:
+    said += f'If it is not installed: pip install "{PLATFORMS[first]}=={jax.__version__}". '
+  elif near := difflib.get_close_matches(first.lower(), PLATFORMS, n=1):
+    said += f'Did you mean {near[0]}? '
+  return said + f'Expected one of {", ".join(PLATFORMS)}; without JAX_PLATFORMS, JAX takes the best that it finds'
 
 
 def keep_memory():

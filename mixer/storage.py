@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import pathlib
 import re
@@ -17,6 +18,7 @@ import time
 import uuid
 
 from etils import epath
+from etils.epath import gpath
 
 SIGN_IN = ('Sign in with `gcloud auth application-default login`, and see that the account has the roles '
            'storage.objectAdmin and storage.legacyBucketReader there')
@@ -29,15 +31,45 @@ ADVICE = {'PERMISSION_DENIED': SIGN_IN, 'UNAUTHENTICATED': SIGN_IN, 'UNAVAILABLE
 OF_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG)
 
 
+class Path(gpath.PosixGPath):
+  """A path on a disk whose own characters are no pattern: for etils' glob, the folder 'lr[0.1]' is 'lr0', 'lr.' or 'lr1'.
+
+  Orbax keeps the class of the path that it is handed, and globs below it.
+  """
+
+  def glob(self, pattern: str) -> Iterator['Path']:
+    return super(Path, Path(glob.escape(os.fspath(self)))).glob(pattern)
+
+
 def path_of(name) -> epath.Path:
-  """The absolute path of a folder or a file, which may lie in a bucket (gs://)."""
+  """The absolute path of a folder or a file, which may lie in a bucket (gs://).
+
+  Raises:
+    ValueError: if it begins as an address and is none of a bucket.
+  """
   name = os.fspath(name)
-  return epath.Path(name if in_bucket(name) else os.path.abspath(os.path.expanduser(name)))
+  if in_bucket(name):
+    try:
+      return epath.Path(name)
+    except KeyError as error:
+      raise ValueError(f'{name} is neither on a disk nor in a bucket; expected a path, or an address gs://...') from error
+  # After a link, '..' is the folder above what it leads to, as the system has it.
+  resolve = os.path.realpath if '..' in pathlib.PurePath(name).parts else os.path.abspath
+  return Path(resolve(os.path.expanduser(name)))
 
 
 def in_bucket(path) -> bool:
   """Whether a path is not on a disk of this machine."""
-  return '://' in os.fspath(path)
+  return re.match(r'[\w+.-]+://', os.fspath(path)) is not None
+
+
+def check_name(path: epath.Path):
+  """Raises an OSError if the name of a folder on a disk has what TensorStore, which writes the arrays, cannot take."""
+  name = os.fspath(path)
+  wrong = ('a backslash' if '\\' in name else "a part 'gs:'" if 'gs:' in path.parts else
+           'bytes that are not UTF-8' if re.search('[\ud800-\udfff]', name) else None)
+  if wrong and not in_bucket(path):
+    raise OSError(f'its name has {wrong}, and TensorStore, which writes checkpoints, takes none')
 
 
 def make_folder(path: epath.Path):

@@ -11,7 +11,7 @@ import uuid
 
 from etils import epath
 
-from mixer import checkpoint
+from mixer import checkpoint_reading
 from mixer import configuration
 from mixer import crops
 from mixer import files
@@ -105,7 +105,7 @@ def _of_path(path):
     return _of_file(_there(path), npz.read)
   if path.suffix == '.safetensors':
     return _of_file(_there(path), timm.read)
-  if path.parent.name in checkpoint.FOLDERS and path.name.isdecimal():
+  if path.parent.name in checkpoint_reading.FOLDERS and path.name.isdecimal():
     return _of_run(path.parent.parent, int(path.name), path.parent.name)
   if _there(path).is_dir():
     return _of_run(path)
@@ -173,7 +173,7 @@ def _of_run(workdir, step=None, folder=None) -> Weights:
   if here is None:
     raise ValueError(f'{path}: model.name is {section["name"]!r}, and weights are read of {", ".join(models.KINDS)} '
                      'alone; train.py evaluates such a run itself')
-  params, checked = checkpoint.read_params(workdir, step, folder)
+  params, checked = checkpoint_reading.read_params(workdir, step, folder)
   params = trees.nested(arrays.float32(trees.flat(params), checked))
   model, there = _sizes_of(params, checked)
   found = dict(model, resolution=there or resolution)

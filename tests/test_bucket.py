@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from conftest import ROOT
-from mixer import checkpoint
+from mixer import checkpoint_reading
 from mixer import records
 
 bucket_server = pytest.importorskip('bucket_server', reason='needs trustme: requirements-test.txt')
@@ -118,8 +118,8 @@ def test_a_run_that_is_killed_in_a_save_ends_in_a_bucket_bit_for_bit_as_on_a_dis
   workdir = download(server, 'run', tmp_path)
   assert told(workdir) == told(on_disk)
   for step in (4, 6):
-    (one, _), (other, _) = (checkpoint.read_params(folder, step) for folder in (workdir, on_disk))
-    assert checkpoint.checksums(one) == checkpoint.checksums(other)
+    (one, _), (other, _) = (checkpoint_reading.read_params(folder, step) for folder in (workdir, on_disk))
+    assert checkpoint_reading.checksums(one) == checkpoint_reading.checksums(other)
   assert json.loads((workdir / 'config.json').read_text()) == json.loads((on_disk / 'config.json').read_text())
   assert {path.name for path in workdir.iterdir()} - {path.name for path in on_disk.iterdir()} <= {'interrupted'}
   for name in ('learning_curves.png', 'predictions_test.png'):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mixer import checkpoint
+from mixer import checkpoint_reading
 from mixer import models
 from mixer import optim
 from mixer import storage
@@ -177,7 +178,7 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, name, target, said):
   with pytest.raises(OSError, match=said):
     restore(tmp_path)
   with pytest.raises(OSError, match=said):
-    checkpoint.read_params(tmp_path)
+    checkpoint_reading.read_params(tmp_path)
   assert kept(tmp_path) == [1, 2] and not (tmp_path / 'damaged').exists()
   path.unlink()
   path.write_bytes(content)
@@ -187,7 +188,7 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, name, target, said):
 def test_what_is_not_what_was_saved_is_damaged(tmp_path, monkeypatch, caplog):
   with monkeypatch.context() as patched:
     save(tmp_path, [1])
-    patched.setattr(checkpoint, 'checksums', lambda state: {'params/stem/kernel': 7})
+    patched.setattr(checkpoint_reading, 'checksums', lambda state: {'params/stem/kernel': 7})
     save(tmp_path, [2])
   assert int(restore(tmp_path).step) == 1
   assert 'array step is not what was saved: its checksum is' in caplog.text
@@ -200,7 +201,7 @@ def test_checkpoints_without_checksums_are_taken_with_a_warning(tmp_path, caplog
   assert int(restore(tmp_path).step) == 1
   assert 'from before there were checksums' in caplog.text
   metadata.unlink()
-  assert checkpoint.read_params(tmp_path)[1].name == '1'
+  assert checkpoint_reading.read_params(tmp_path)[1].name == '1'
   assert '_CHECKPOINT_METADATA is missing' in caplog.text
 
 
@@ -317,7 +318,7 @@ def test_an_interrupted_run_goes_on_with_what_was_due(tmp_path):
   with open_run(tmp_path) as checkpoints:
     state, unfinished = checkpoints.restore(first_state())
     assert int(state.step) == 2 and unfinished
-    assert checkpoint.read_params(tmp_path)[1].name == '2'
+    assert checkpoint_reading.read_params(tmp_path)[1].name == '2'
     checkpoints.save(2, at(2))
   assert not list((tmp_path / 'interrupted').iterdir())
   with open_run(tmp_path) as checkpoints:
@@ -417,3 +418,30 @@ def test_a_work_directory_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'file').write_text('in the way')
   with pytest.raises(OSError, match=r'cannot write to the work directory .*/file/run: .* Choose another'):
     checkpoint.claim(tmp_path / 'file' / 'run', CONFIG)
+
+
+@pytest.mark.parametrize('name', ['lr[0.1]', '[', 'a*b?#%20 {c}', "日本 ü '\"\n$HOME", 'run~'])
+def test_a_work_directory_may_have_any_name(tmp_path, name):
+  save(tmp_path / name, [1])
+  save(tmp_path / name, [2])
+  assert int(restore(tmp_path / name).step) == 2
+  assert checkpoint_reading.read_params(tmp_path / name)[1].name == '2' and kept(tmp_path / name) == [1, 2]
+
+
+@pytest.mark.parametrize('name, reason', [
+    ('a\\b', 'a backslash'), ('gs:', "a part 'gs:'"), ('caf\udce9', 'bytes that are not UTF-8')])
+def test_a_name_that_the_arrays_cannot_be_written_to_is_refused_before_the_first_step(tmp_path, name, reason):
+  with pytest.raises(OSError, match=f'cannot write to the work directory .*: its name has {reason}, and TensorStore, '
+                     'which writes checkpoints, takes none. Choose another --workdir'):
+    open_run(tmp_path / name)
+  assert not list(tmp_path.iterdir())
+
+
+def test_arrays_that_orbax_has_not_merged_are_an_error_at_once(tmp_path, monkeypatch):
+  save(tmp_path, [1])
+  monkeypatch.setattr(storage.Path, 'glob', lambda self, pattern: iter(()))
+  with pytest.raises(OSError, match='Orbax has not merged the arrays of step 2: .*manifest.ocdbt is missing(.|\n)*the '
+                     'run goes on from step 1$'):
+    save(tmp_path, [2, 3])
+  monkeypatch.undo()
+  assert kept(tmp_path) == [1] and int(restore(tmp_path).step) == 1

@@ -2,12 +2,14 @@
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 
 import jax
 import pytest
 
+from conftest import ROOT
 from mixer import devices
 
 GLIBC = pytest.mark.skipif(not (sys.platform == 'linux' and hasattr(ctypes.CDLL(None), 'gnu_get_libc_version')),
@@ -116,3 +118,31 @@ DIGITS = '--config=configs/mixer_digits.py'
 def test_programs_call_it_before_jax_has_devices(program):
   done = subprocess.run([sys.executable, '-c', IN_TIME, *program], capture_output=True, text=True)
   assert done.returncode == 77, done.stderr
+
+
+STARTS = 'from mixer import devices; devices.start(); import jax; print(jax.default_backend())'
+
+
+@pytest.mark.parametrize('platforms, said', [
+    ('cuda', r'which JAX cannot use here( \(.*\))?\. If it is not installed: pip install "jax\[cuda13\]==[\d.]+"\. Expected one of '
+             'cpu, cuda, gpu, tpu; without JAX_PLATFORMS, JAX takes the best that it finds'),
+    ('cpuu', r"which JAX cannot use here \('cpuu': .*\)\. Did you mean cpu\? Expected one of"),
+    ('Cpu', r'which JAX cannot use here \(.*\)\. Did you mean cpu\?'),
+    ('best', r'which JAX cannot use here \(.*\)\. Expected one of cpu'),
+])
+def test_a_platform_that_is_not_here_is_told_in_a_line_with_what_to_install(platforms, said):
+  done = subprocess.run([sys.executable, '-c', STARTS], capture_output=True, text=True, cwd=ROOT,
+                        env={**os.environ, 'JAX_PLATFORMS': platforms})
+  assert done.returncode == 1 and 'Traceback' not in done.stderr
+  assert re.search(f'^JAX_PLATFORMS is {platforms!r}, {said}', done.stderr.splitlines()[-1])
+
+
+@pytest.mark.parametrize('platform, package', [('gpu', 'jax[cuda13]'), ('tpu', 'jax[tpu]')])
+def test_each_platform_has_its_package(monkeypatch, platform, package):
+  monkeypatch.setattr(jax, 'devices', lambda: (_ for _ in ()).throw(RuntimeError(
+      f"Unable to initialize backend '{platform}': ABORTED:\n locked. (set JAX_PLATFORMS='' to automatically choose)")))
+  monkeypatch.setattr(devices, 'keep_memory', lambda: None)
+  monkeypatch.setattr(type(jax.config), 'jax_platforms', platform, raising=False)
+  with pytest.raises(SystemExit) as ended:
+    devices.start()
+  assert f"({platform!r}: ABORTED: locked.). If it is not installed: pip install \"{package}==" in str(ended.value)

@@ -13,12 +13,12 @@ FLOORS = {
     'mixer.files': -1, 'mixer.image_headers': -1,
     'configs': 0,
     'mixer.accelerators': 0, 'mixer.configuration': 0, 'mixer.crops': 0, 'mixer.devices': 0, 'mixer.flops': 0,
-    'mixer.frequencies': 0, 'mixer.losses': 0, 'mixer.metrics': 0, 'mixer.mixup': 0, 'mixer.permutations': 0,
+    'mixer.frequencies': 0, 'mixer.limits': 0, 'mixer.losses': 0, 'mixer.metrics': 0, 'mixer.mixup': 0, 'mixer.permutations': 0,
     'mixer.preprocess': 0, 'mixer.randaugment': 0, 'mixer.processes': 0, 'mixer.provenance': 0,
     'mixer.schedules': 0, 'mixer.storage': 0, 'mixer.trees': 0,
     'mixer.datasets': 1, 'mixer.models': 1, 'mixer.pictures': 1, 'mixer.records': 1,
     'mixer.command_line': 2, 'mixer.convert': 2, 'mixer.evaluators': 2, 'mixer.history': 2, 'mixer.optim': 2,
-    'mixer.summary': 2, 'mixer.train_step': 2,
+    'mixer.checkpoint_reading': 2, 'mixer.summary': 2, 'mixer.train_step': 2,
     'mixer.card': 3, 'mixer.checkpoint': 3, 'mixer.report': 3,
     'mixer.weights': 4, 'input_pipeline': 4,
     'train': 5, 'paper': 5,
@@ -61,7 +61,7 @@ def place(name):
 def test_imports_go_downward(name):
   here = place(name)
   allowed = lambda there: there in (here, 'mixer.configuration') or FLOORS[there] < FLOORS[here]
-  wrong = [(name, other) for other in sorted(imports(name) & MODULES.keys()) if not allowed(place(other))]
+  wrong = [(name, other) for other in sorted(imports(name) & MODULES.keys() - {'mixer'}) if not allowed(place(other))]
   assert not wrong, (
       f'{name} is of floor {FLOORS[here]}, and FLOORS has the others; pass in what it needs from there')
 
@@ -70,8 +70,8 @@ def test_there_are_no_circles():
   list(graphlib.TopologicalSorter({name: imports(name) & MODULES.keys() for name in MODULES}).static_order())
 
 
-def test_mixer_itself_imports_nothing():
-  assert not imports('mixer')
+def test_mixer_itself_imports_nothing_that_takes_time():
+  assert imports('mixer') == {'os'}
 
 
 def test_configs_are_data():
@@ -83,7 +83,7 @@ def test_configs_are_data():
 @pytest.mark.parametrize('libraries, users', [
     (('tensorflow', 'tensorflow_datasets'), ('input_pipeline', 'mixer.preprocess', 'mixer.datasets', 'mixer.storage')),
     (('clu',), ('mixer.report',)),
-    (('orbax',), ('mixer.checkpoint',)),
+    (('orbax',), ('mixer.checkpoint', 'mixer.checkpoint_reading')),
     (('matplotlib',), ('mixer.pictures',)),
 ])
 def test_only_these_modules_know_a_library(libraries, users):

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from mixer.datasets import encoded
 from mixer.datasets import imagenet21k
 from mixer.datasets import synsets
+from tools import prepare as tool
 
 N1, N2, N3, N4 = WNIDS = ['n00000001', 'n00000002', 'n00000003', 'n00000004']
 
@@ -234,7 +235,7 @@ def test_only_the_share_of_the_config_is_for_validation():
 
 @pytest.mark.parametrize('beam', [False, True])
 @pytest.mark.parametrize('config, text', [
-    (SMALL, r'small.tar holds 3 synsets, and small has 4: it is not whole, or another release. To .* num_synsets'),
+    (SMALL, r'small.tar holds 3 synsets, and small has 4: it is not whole, or another release. To .* --partial'),
     (imagenet21k.FALL11, r'fall11_whole.tar holds 3 synsets, and fall11 has 21,841'),
     (imagenet21k.WINTER21, r'winter21_whole.tar holds 3 synsets, and winter21 has 19,167'),
 ], ids=['small', 'fall11', 'winter21'])
@@ -445,6 +446,32 @@ def test_memory_grows_by_some_bytes_a_file_and_not_with_their_size(tmp_path):
   assert (many - few) / 2_000 < 60
   assert (many_peak - few_peak) / 2_000 < 300  # while they are sorted
   assert memory(20, 1_000_000)[1] < 10_000_000  # of 20 MB
+
+
+def test_a_part_is_prepared_by_its_published_name_with_an_image_to_validate(tmp_path, capsys):
+  tar_of_tars(tmp_path / 'winter21_whole.tar', {wnid: FILES[wnid] for wnid in (N1, N2)})
+  command = lambda **flags: tool.prepare('imagenet21k/winter21', str(tmp_path / 'data'), str(tmp_path), **flags)
+  with pytest.raises(ValueError, match='holds 2 synsets, and winter21 has 19,167: .* To take what it holds, give --partial'):
+    command()
+  with pytest.raises(ValueError, match='--partial and --beam do not go together'):
+    command(partial=True, beam='runner=DirectRunner')
+  builder = tfds.builder_from_directory(command(partial=True))
+  assert 'imagenet21k/winter21, label: 2 synsets; published: 19,167' in capsys.readouterr().out
+  (name, image, _), = examples(builder, 'validation')
+  readable = {content for files in (FILES[N1], FILES[N2]) for content in files.values()} - UNREADABLE
+  value = lambda content: int(hashlib.blake2b(content, digest_size=16).hexdigest()[-8:], 16)
+  assert min(readable, key=value) == FILES[name.split('/')[0]][name.split('/')[1]]
+  assert len(examples(builder, 'train')) == len(readable) - 1
+  with pytest.raises(ValueError, match='label: 2 synsets, where 19,167 were published; the copy is now .*not_whole'):
+    command()  # a part is not taken for the whole
+
+
+def test_a_part_of_one_image_has_none_to_validate_and_says_so(tmp_path, caplog):
+  tar_of_tars(tmp_path / 'winter21_whole.tar', {N1: {'a.JPEG': GOOD[0]}})
+  builder = tfds.builder_from_directory(
+      tool.prepare('imagenet21k/winter21', str(tmp_path / 'data'), str(tmp_path), partial=True))
+  assert list(builder.info.splits) == ['train'] and len(examples(builder, 'train')) == 1
+  assert 'no image is left for validation; the copy has the split train alone' in caplog.text
 
 
 def test_published_configs():

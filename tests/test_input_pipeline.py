@@ -147,6 +147,29 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(data_dir):
     evaluation(data_dir, Hosts(0, 2, 4), batch_size=5)
 
 
+@pytest.mark.parametrize('field, values, allowed', [
+    ('threads', (-5, 0, 1025), 'from 1 to 1,024'), ('resolution', (-8, 0, 10**6), 'from 1 to 8,192'),
+    ('resize', (-1, 0, 10**6), 'from 1 to 8,192'), ('permutation_patch', (-2, 0), 'from 1 to 8,192'),
+    ('permutation_seed', (-1, 2**64), 'from 0 to 9,223,372,036,854,775,807'), ('max_labels', (-1, 0), 'from 1 to 100,000'),
+    ('pad', (-1, 10**6), 'from 0 to 8,192'), ('randaugment_magnitude', (-0.5, np.nan, np.inf), 'from 0 to 100'),
+    ('randaugment_layers', (-1, 101), 'from 0 to 100'), ('min_area', (-0.1, 0., 1.1, np.nan), 'above 0 and at most 1'),
+    ('fraction', (-0.1, 0., 1.1, np.nan, 1e-9), 'above 0, at most 1'),
+    ('batch_size', (-8, 0), r'a multiple of the 1 devices here \(1\)'),
+])
+def test_a_number_out_of_its_limits_is_named_with_what_is_allowed(data_dir, field, values, allowed):
+  for value in values:
+    with pytest.raises(ValueError, match=f'^config.data.{field} is {value}; it must be {allowed}'):
+      train(data_dir, **{'min_area': None, field: value})
+    if field in ('threads', 'resolution', 'resize', 'permutation_patch', 'permutation_seed', 'max_labels', 'batch_size'):
+      with pytest.raises(ValueError, match=f'^config.evals.test.{field} is {value}; it must be {allowed}'):
+        evaluation(data_dir, **{'where': 'evals.test', field: value})
+
+
+def test_a_seed_that_has_more_than_64_bits_is_named(data_dir):
+  with pytest.raises(ValueError, match='^config.seed is 18446744073709551616; it must be from -9,223,372,036,854,775,808'):
+    train(data_dir, seed=2**64)
+
+
 def test_a_class_count_that_does_not_fit_is_refused(data_dir):
   with pytest.raises(ValueError, match=r'num_classes is 7, and digits.* has 10 classes; set --config.model.num_cl'):
     input_pipeline.check_classes(train(data_dir), ml_collections.ConfigDict(dict(num_classes=7)))

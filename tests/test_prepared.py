@@ -53,22 +53,32 @@ def copies(tmp_path_factory):
 IMAGE = '"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image"'
 
 
+@pytest.mark.parametrize('root', ['data', 'ev[1]', 'a*?'])
 @pytest.mark.parametrize('old, new', [
     (IMAGE, '"pythonClassName": "any_code.Image"'), (IMAGE, '"python_class_name": "any_code.Image"'),
     (None, '{"pythonClassName": "tensorflow_datasets.core.features.sequence_feature.Sequence", "jsonFeature": {"json": '
            '"{\\"feature\\": {\\"type\\": \\"any_code.X\\", \\"content\\": {}}, \\"length\\": 1}"}}'),
     ('{', '{"type": "any_code.Image", "content": {}, '),
 ], ids=['named', 'named otherwise', 'in a string', 'as it once was'])
-def test_a_copy_does_not_say_what_is_imported(copies, tmp_path, monkeypatch, old, new):
+def test_a_copy_does_not_say_what_is_imported(copies, tmp_path, monkeypatch, old, new, root):
   (tmp_path / 'any_code.py').write_text('raise SystemExit')
   monkeypatch.syspath_prepend(tmp_path)
-  copy = shutil.copytree(copies['array_record'], tmp_path / 'lists/1.0.0')
+  copy = shutil.copytree(copies['array_record'], tmp_path / root / 'lists/1.0.0')
   features = (copy / 'features.json').read_text()
   assert old is None or old in features
   (copy / 'features.json').write_text(features.replace(old, new, 1) if old else new)
-  for opened in (str(copy),), ('lists', str(tmp_path)):
+  for opened in (str(copy),), ('lists', str(tmp_path / root)):
     with pytest.raises(ValueError, match="/features.json names the class 'any_code.*others may run any code. Prepare"):
       sources.open_split(opened[0], 'train', *opened[1:])
+
+
+def test_a_copy_without_features_that_were_checked_is_refused(copies, tmp_path):
+  copy = shutil.copytree(copies['array_record'], tmp_path / 'ev[1]/lists/1.0.0')
+  assert sources.open_split(str(copy), 'train', label='number').num_examples == 1000
+  assert len(list(evaluation(str(copy), label='number'))) == 16
+  (copy / 'features.json').unlink()
+  with pytest.raises(ValueError, match=r'ev\[1\]/lists/1.0.0/features.json is missing, which says how'):
+    sources.open_split(str(copy), 'train')
 
 
 @pytest.mark.parametrize('template', ['../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}', '/etc/{SPLIT}'])

@@ -44,6 +44,13 @@ def test_digits_prepare_themselves_and_hold_every_digit_once(data_dir):
   assert got == wanted
 
 
+def test_a_folder_of_datasets_may_have_any_name(tmp_path, caplog):
+  for _ in range(2):
+    assert sources.open_split('digits', 'test', str(tmp_path / 'ev[1]*')).num_examples == 360
+    assert sources.is_prepared(sources.builder('digits', str(tmp_path / 'ev[1]*')))
+  assert not caplog.text  # TFDS warns of a copy that is not there yet
+
+
 def test_digits_are_split_alike_in_every_class():
   labels = sklearn.datasets.load_digits().target
   train, test = digits.split_indices()

@@ -88,3 +88,28 @@ def test_what_is_missing_or_wrong_is_left_as_it_is(error):
     with storage.being_read('/run/7'):
       raise error
   assert raised.value is error
+
+
+def test_paths_are_those_that_the_system_means(tmp_path, monkeypatch):
+  (tmp_path / 'far/off').mkdir(parents=True)
+  (tmp_path / 'link').symlink_to(tmp_path / 'far/off')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  for name, path in {'run/': 'run', './run//x': 'run/x', '~/run': 'home/run', './~/run': '~/run', 'link/run': 'link/run',
+                     'far/../run': 'run', 'link/../run': 'far/run', 'a://b': None, 'a/b://c': 'a/b:/c'}.items():
+    if path:
+      assert os.fspath(storage.path_of(name)) == str(tmp_path / path), name
+    else:
+      with pytest.raises(ValueError, match=f'{name} is neither on a disk nor in a bucket; expected a path, or an address'):
+        storage.path_of(name)
+
+
+def test_a_glob_takes_the_folders_own_name_as_it_is(tmp_path):
+  for name in ('[ab]', 'a', 'c*', 'cd'):
+    (tmp_path / name / 'in*').mkdir(parents=True)
+    (tmp_path / name / 'inner').mkdir()
+  found = lambda folder, pattern: sorted(os.fspath(path) for path in storage.path_of(tmp_path / folder).glob(pattern))
+  assert found('[ab]', 'in*') == [str(tmp_path / '[ab]/in*'), str(tmp_path / '[ab]/inner')]
+  assert found('c*', 'inn*') == [str(tmp_path / 'c*/inner')]
+  child, = (storage.path_of(tmp_path / '[ab]') / 'in*').parent.glob('inner')
+  assert isinstance(child, storage.Path) and not list(child.glob('*'))

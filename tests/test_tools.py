@@ -1,14 +1,20 @@
 """The commands for people, as people run them."""
 
+import os
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from configs import mixer_digits
 from conftest import ROOT
+from mixer import command_line
+from tools import bench_input
+from tools import show_batch
 
 
 def run(tool, *arguments, code=0):
@@ -48,6 +54,30 @@ def test_show_batch_draws_the_images_as_the_model_sees_them(demo, tmp_path):
   assert not np.array_equal(picture, np.asarray(PIL.Image.open(tmp_path / 'plain.png').convert('L')))
 
 
+@pytest.mark.parametrize('dataset, num_classes', [('digits', 7), ('digits', None), ('fake', None)])
+def test_a_batch_is_drawn_whether_or_not_the_model_fits_it(data_dir, tmp_path, dataset, num_classes, monkeypatch, capsys):
+  values = parsed(dataset=dataset, data_dir=data_dir, num_classes=num_classes)
+  monkeypatch.setattr(command_line, 'config', lambda arguments: values)
+  for tool, flag, value in ((show_batch, 'OUT', str(tmp_path / 'batch.png')), (bench_input, 'SECONDS', 0.1)):
+    monkeypatch.setattr(tool, flag, types.SimpleNamespace(value=value))
+  for flag, value in (('STEP', 1), ('IMAGES', 32)):
+    monkeypatch.setattr(show_batch, flag, types.SimpleNamespace(value=value))
+  show_batch.main([])
+  assert '32 of the 128 images of step 1' in capsys.readouterr().out and (tmp_path / 'batch.png').exists()
+  if dataset != 'fake':
+    bench_input.main([])
+    assert 'bottleneck: ' in capsys.readouterr().out
+
+
+def parsed(dataset, data_dir, num_classes):
+  """The demo's config with another dataset and head."""
+  config = mixer_digits.get_config()
+  config.data.update(dataset=dataset, data_dir=data_dir)
+  with config.ignore_type():
+    config.model.num_classes = num_classes
+  return config
+
+
 def test_bench_input_tells_each_stage_the_limit_and_the_bottleneck(demo):
   told = run('bench_input', *demo, '--seconds=0.5', '--config.data.randaugment_magnitude=10.')
   rows = dict(re.findall(r'^(read|and decode, crop, flip|and augment|limit: decode) +([\d,]+) ', told, re.M))
@@ -58,3 +88,24 @@ def test_bench_input_tells_each_stage_the_limit_and_the_bottleneck(demo):
 
 def test_a_tool_without_a_config_says_how(capsys):
   assert '--config is missing: --config=configs/mixer_digits.py' in run('check_data', code=1)
+
+
+@pytest.mark.parametrize('arguments, first', [
+    (['-c', 'from mixer.datasets import digits\nimport tensorflow as tf\nprint(tf.constant(1).dtype)'], "<dtype: 'int32'>"),
+    (['-c', 'import jax\nimport input_pipeline\nimport os\nprint(os.environ["TF_CPP_MIN_LOG_LEVEL"])'], '2'),
+    (['-m', 'tools.check_data', '--config=configs/mixer_digits.py'], 'there    data: digits/1.0.0'),
+    (['train.py', '--config=configs/mixer_digits.py', '--config.data.batch_size=-1'], 'ValueError'),
+], ids=['datasets', 'jax first', 'check_data', 'train'])
+def test_nothing_is_printed_before_the_first_line_of_our_own(data_dir, arguments, first):
+  environment = {name: value for name, value in os.environ.items() if name != 'TF_CPP_MIN_LOG_LEVEL'}
+  done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True,
+                        env={**environment, 'TFDS_DATA_DIR': data_dir})
+  for line in done.stderr.splitlines():
+    assert not re.search(r'InitializeLog|^[IWE]\d{4} |port\.cc|oneDNN|cpu_feature_guard', line), done.stderr
+  assert first in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('path', [ROOT / 'input_pipeline.py', ROOT / 'tools/prepare.py'], ids=lambda path: path.name)
+def test_programs_that_import_tensorflow_themselves_import_mixer_before(path):
+  text = path.read_text()
+  assert 0 < text.index('\nimport mixer ') < text.index('\nimport tensorflow ')

@@ -63,7 +63,8 @@ def decode_limit(data):
 def main(arguments):
   config = command_line.config(arguments)
   configuration.check(config)
-  data = input_pipeline.attempts(config, input_pipeline.Hosts(0, 1, 1))['data']()
+  data = configuration.call(input_pipeline.train_batches, 'data', config.data, hosts=input_pipeline.Hosts(0, 1, 1),
+                            seed=config.seed)
   if isinstance(data.source, sources.FakeSource):
     raise app.UsageError("the dataset 'fake' has no pipeline to measure")
   rows = {name: measure(name, chunks) for name, chunks in stages(data)}

@@ -89,7 +89,7 @@ def bench(scorer, params, batches) -> str:
 
 def main(arguments):
   config = command_line.config(arguments)
-  devices.keep_memory()
+  devices.start()
   loaded = weights.load(WEIGHTS.value)
   print(loaded.describe())
   loaded.check_head(WEIGHTS.value)

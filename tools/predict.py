@@ -171,7 +171,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
   flags = parse(arguments)
-  devices.keep_memory()
+  devices.start()
   try:
     paths = find(flags.images, sys.stdin)
     weights = weights_lib.load(flags.weights)

@@ -9,12 +9,11 @@
 
 import argparse
 import json
-import os
 import pathlib
 import shutil
 import sys
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # read when TensorFlow is imported
+import mixer  # before TensorFlow: it sets how much that prints
 
 from array_record.python import array_record_module
 from etils import epath
@@ -52,25 +51,32 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None, beam: str |
     raise ValueError(f'--images says where the images of manifests lie, from which only multilabel is made; {name} is '
                      'not: drop it')
   given = {'images': _folder(images)} if images else {}
+  if partial and name.partition('/')[0] == 'imagenet21k':
+    if beam:
+      raise ValueError('--partial and --beam do not go together: one process prepares a part. Drop one of them')
+    given = {'partial': True}
   builder = sources.builder(name, data_dir, **given)
   folder = pathlib.Path(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
   for file in NEEDED.get(name, ()):
-    if not builder.is_prepared() and not (folder / file).exists():
+    if not sources.is_prepared(builder) and not (folder / file).exists():
       raise ValueError(f'{name} is made from {folder / file}, which is not there. Download it, and give its folder: '
                        f'python -m tools.prepare {name} --manual_dir=FOLDER')
   builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False,
                                                    beam_options=beam and _beam_options(beam)))
   path = pathlib.Path(builder.data_path)
-  for split, published in PUBLISHED.get(name, {}).items():
-    found = builder.info.splits[split].num_examples
-    print(f'{name}, {split}: {found:,} examples; published: {published:,}')
+  counts = {split: (builder.info.splits[split].num_examples, published, 'examples')
+            for split, published in PUBLISHED.get(name, {}).items()}
+  if synsets := getattr(builder.builder_config, 'num_synsets', None):
+    counts['label'] = builder.info.features['label'].feature.num_classes, synsets, 'synsets'
+  for part, (found, published, what) in counts.items():
+    print(f'{name}, {part}: {found:,} {what}; published: {published:,}')
     if found != published and not partial:
       aside = path.with_name(f'{path.name}.not_whole')
       shutil.rmtree(aside, ignore_errors=True)
       path.rename(aside)
-      raise ValueError(f'{name}, {split}: {found:,} examples, where {published:,} were published; the copy is now '
-                       f'{aside}. Get the tar anew, or take what there is with --partial')
+      raise ValueError(f'{name}, {part}: {found:,} {what}, where {published:,} were published; the copy is now '
+                       f'{aside}. Get the tar anew, or take what it holds with --partial')
   return path
 
 
@@ -134,7 +140,7 @@ def main():
   parser.add_argument('--images', help='of multilabel: the folder below which all images of the manifests lie; by '
                       'default --manual_dir')
   parser.add_argument('--beam', help='prepare with Apache Beam, with these options: runner=DataflowRunner,project=...')
-  parser.add_argument('--partial', help='take fewer examples than were published', action='store_true')
+  parser.add_argument('--partial', help='take fewer examples, or synsets of ImageNet-21k, than were published', action='store_true')
   parser.add_argument('--out', help='where to rewrite a copy; a directory that is not there yet', type=pathlib.Path)
   flags = parser.parse_args()
   copy = epath.Path(flags.dataset).expanduser()

@@ -23,9 +23,10 @@ OUT = flags.DEFINE_string('out', 'batch.png', 'The picture.')
 def main(arguments):
   config = command_line.config(arguments)
   configuration.check(config)
-  data = input_pipeline.attempts(config, input_pipeline.Hosts(0, 1, 1))['data']()
-  num_classes = configuration.with_classes(config, data.source.class_names).model.num_classes
+  data = configuration.call(input_pipeline.train_batches, 'data', config.data, hosts=input_pipeline.Hosts(0, 1, 1),
+                            seed=config.seed)
   batch = {name: x[0] for name, x in next(data.start(STEP.value - 1)).items()}
+  num_classes = len(data.source.class_names or range(batch['label'].max() + 1))  # the model need not fit
   images, targets = batch['image'].astype(np.float32), losses.targets(batch, num_classes)
   strength = config.step.to_dict().get('mixup')
   if strength:

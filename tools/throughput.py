@@ -187,7 +187,7 @@ def parse(arguments) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None):
-  devices.keep_memory()  # first of all: the plans ask JAX for devices
+  devices.start()  # first of all: the plans ask JAX for devices
   flags = parse(arguments)
   about = dict(device=jax.devices()[0].device_kind, devices=jax.local_device_count(), machine=provenance.machine(),
                versions=provenance.versions(), commit=provenance.commit())

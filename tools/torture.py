@@ -40,7 +40,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mixer import checkpoint
+from mixer import checkpoint_reading
 from mixer import processes
 from mixer import trees
 
@@ -118,7 +118,7 @@ class Life:
     self.workdir = folder / 'run'
     self.logs = [folder / f'life-{life:02}-process-{index}.log' for index in range(number)]
     folder.mkdir(parents=True, exist_ok=True)
-    self.committed, interrupted = (latest(self.workdir, name) for name in checkpoint.FOLDERS)
+    self.committed, interrupted = (latest(self.workdir, name) for name in checkpoint_reading.FOLDERS)
     self.resumable, self._unfinished = max(self.committed, interrupted), interrupted > self.committed
     self.first = self.reached = self.blow = None  # the steps that it took
     self._doing, self._line, self._commit = 'start', b'', -1.
@@ -253,7 +253,7 @@ def _after(step):
 
 def latest(workdir, *folders: str) -> int:
   """The step of the latest checkpoint in `folders`, by default in all that a run can go on from; 0 for none."""
-  paths = [workdir / name for name in folders or checkpoint.FOLDERS]
+  paths = [workdir / name for name in folders or checkpoint_reading.FOLDERS]
   return max((int(name) for path in paths if path.exists() for name in os.listdir(path) if name.isdecimal()), default=0)
 
 

@@ -18,6 +18,7 @@ import collections
 import dataclasses
 import json
 
+from absl import logging
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
@@ -68,7 +69,10 @@ WINTER21_P = Imagenet21kConfig(
 
 
 class Imagenet21k(tfds.core.GeneratorBasedBuilder):
-  """Images with the WordNet ids under which they stand. Its metadata has class_names and max_labels."""
+  """Images with the WordNet ids under which they stand. Its metadata has class_names and max_labels.
+
+  `partial` is whether to take a tar of other synsets than were published; a small one has an image to validate, too.
+  """
 
   VERSION = tfds.core.Version('1.0.0')
   BUILDER_CONFIGS = [FALL11, WINTER21, WINTER21_P] + [
@@ -79,6 +83,10 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
   ask for access. For classes with names put words.txt beside it (a WordNet id, a tab and its words in each line). Then
     python -m tools.prepare imagenet21k/fall11 --manual_dir=DIR
   """
+
+  def __init__(self, *, partial: bool = False, **kwargs):
+    self._partial = partial
+    super().__init__(**kwargs)
 
   def _info(self):
     return tfds.core.DatasetInfo(
@@ -100,9 +108,12 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     path = self._tar(dl_manager)
-    contents = Contents(path, self.builder_config)
+    contents = Contents(path, self.builder_config, self._partial)
     self._set_classes(path, contents.wnids)
-    return {split: self._generate_examples(path, split, contents) for split in SPLITS}
+    splits = [split for split in SPLITS if not self._partial or contents.has(split)]
+    if self._partial and 'validation' not in splits:
+      logging.warning('%s: no image is left for validation; the copy has the split train alone', path)
+    return {split: self._generate_examples(path, split, contents) for split in splits}
 
   def _generate_examples(self, path, split, contents):
     def make(first):
@@ -151,10 +162,10 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
 
   def _set_classes(self, path, wnids):
     config, wnids = self.builder_config, sorted(wnids)
-    if config.num_synsets not in (None, len(wnids)):
+    if config.num_synsets not in (None, len(wnids)) and not self._partial:
       raise ValueError(
           f'{path} holds {len(wnids):,} synsets, and {config.name} has {config.num_synsets:,}: it is not whole, or '
-          'another release. To prepare a part of one, give the builder an Imagenet21kConfig with its num_synsets')
+          'another release. To take what it holds, give --partial')
     words = _read_words(path.parent / 'words.txt')
     self.info.features['label'].feature.names = wnids
     self.info.metadata['class_names'] = [words.get(wnid, wnid) for wnid in wnids]
@@ -179,9 +190,13 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
 
 
 class Contents:
-  """Which files of a tar hold the same: a first pass over it."""
+  """Which files of a tar hold the same: a first pass over it.
 
-  def __init__(self, path, config):
+  Of a `partial` one, the readable content that is nearest to validation is for validation where no other is.
+  """
+
+  def __init__(self, path, config, partial=False):
+    nearest = 2**32, ''  # the last 32 bits of the hash, which say the split, and the hash
     numbers, keys, labels, places = {}, bytearray(), array.array('I'), array.array('Q')
     for split, wnid, images in tqdm.tqdm(_read(path, config), 'Hashing', config.num_synsets, unit=' synsets'):
       label = numbers.setdefault(wnid, len(numbers))
@@ -191,15 +206,22 @@ class Contents:
         keys += b'' if config.merge else label.to_bytes(4, 'big')
         labels.append(label)
         places.append(place)
+        if partial and not split and (candidate := (int(digest[-8:], 16), digest)) < nearest and _is_readable(content):
+          nearest = candidate
     if not labels:
       raise ValueError(f'{path} holds no images that {config.name} would take')
     self._path, self._config, self.wnids = path, config, list(numbers)
     self._labels, self._places = np.array(labels), np.array(places)
     self._keys = np.frombuffer(keys, np.uint8).reshape(len(labels), -1)
+    if nearest[0] >= config.validation * 2**32 and nearest[1] and len(np.unique(self._keys[:, :16], axis=0)) > 1:
+      self._keys[(self._keys[:, :16] == list(bytes.fromhex(nearest[1]))).all(1), 16] = SPLITS.index('validation')
     keys = self._keys.view(f'S{self._keys.shape[1]}')[:, 0]
     # Files in the order of their keys: the same ones stand side by side, in the order of the tar.
     self._order = np.argsort(keys, kind='stable').astype(np.uint32)
     self._starts = np.flatnonzero(np.append(True, keys[self._order[1:]] != keys[self._order[:-1]]))
+
+  def has(self, split) -> bool:
+    return bool((self._keys[:, 16] == SPLITS.index(split)).any())
 
   def of(self, split):
     """Yields for each content of a split, in the order of its first files in the tar, what may be called in a thread
@@ -233,6 +255,13 @@ class Contents:
 
 def _split(config, digest):
   return 'validation' if int(digest[-8:], 16) < config.validation * 2**32 else 'train'
+
+
+def _is_readable(content):
+  try:
+    return bool(encoded.as_jpeg(content))
+  except encoded.Unreadable:
+    return False
 
 
 def _key(config, wnid, digest):

@@ -19,13 +19,16 @@ from mixer.datasets import derived
 FILES_AT_ONCE = 16  # of a stream; they take turns, a record each
 SHUFFLE_BUFFER = 8_192  # records of a stream, still encoded: nearly a gigabyte of ImageNet
 
-
+FEATURES = 'features.json'
 OWN_CLASSES = 'tensorflow_datasets.core.features.'
 
 
 def open_copy(path):
-  """TFDS's builder of a prepared copy. Raises as `check_features`."""
+  """TFDS's builder of a prepared copy. Raises as `check_features`, and a ValueError if there is nothing to check."""
   check_features(epath.Path(path))
+  if not (features := epath.Path(path) / FEATURES).is_file():
+    raise ValueError(f'{features} is missing, which says how the examples are stored. Prepare the dataset anew, or copy '
+                     'it whole')
   return tfds.builder_from_directory(path)
 
 
@@ -34,8 +37,11 @@ def check_features(folder):
 
   TFDS imports whatever module they are in, and so the data would say what code runs.
   """
-  for pattern in ('features.json', '*/features.json', '*/*/features.json'):  # of a version of a config of a dataset
-    for path in folder.glob(pattern):
+  # Listed, not matched by a pattern: the folder's own name may hold [ or *.
+  below = lambda outer: [path for path in outer.iterdir() if path.is_dir()] if outer.is_dir() else []
+  versions = below(folder)  # or configs, with versions in them
+  for inner in (folder, *versions, *(version for config in versions for version in below(config))):
+    if (path := inner / FEATURES).exists():
       _check_classes(files.object_in(path), path)
 
 

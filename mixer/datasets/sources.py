@@ -80,7 +80,12 @@ def builder(name: str, data_dir: str | None = None, **given):
     prepared.check_features(epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / own)
     make = lambda **stored: tfds.builder(name, data_dir=data_dir, try_gcs=False, **stored)
   there = make()
-  return there if there.is_prepared() else make(file_format='array_record')
+  return there if is_prepared(there) else make(file_format='array_record')
+
+
+def is_prepared(found) -> bool:
+  """Whether a builder's copy is finished. TFDS warns of one that is not, and looks by a pattern, also of [ in its path."""
+  return (found.data_path / 'dataset_info.json').exists()
 
 
 def _prepared_builder(name, data_dir):
@@ -90,14 +95,14 @@ def _prepared_builder(name, data_dir):
     raise ValueError(
         f'dataset {name!r} is neither a directory here nor a dataset that TFDS {tfds.__version__} has a builder for. '
         f'Give the directory of a prepared copy or of an image folder, or {", ".join(BUILDERS)}') from error
-  if not found.is_prepared() and name in SELF_PREPARING:
+  if not is_prepared(found) and name in SELF_PREPARING:
     try:
       found.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except OSError:
       # Another process may have prepared it at the same time.
-      if not found.is_prepared():
+      if not is_prepared(found):
         raise
-  if not found.is_prepared():
+  if not is_prepared(found):
     manual = ' --manual_dir=FOLDER_WITH_ITS_FILES' if found.MANUAL_DOWNLOAD_INSTRUCTIONS else ''
     raise ValueError(
         f'dataset {name!r} is not prepared: {found.data_path} has no finished copy. Prepare it with\n'
