@@ -6,6 +6,7 @@ import matplotlib
 from matplotlib import figure
 import numpy as np
 
+from mixer import class_names as class_names_lib
 from mixer import storage
 
 matplotlib.use('Agg')
@@ -49,9 +50,9 @@ def predictions(images, labels, probabilities, class_names, path, rows: int = 6,
     images: [B, H, W, 3] uint8.
     labels: [B] or [B, L] ints, padded with -1.
     probabilities: [B, K].
-    class_names: K strings, or None for the numbers of the classes.
+    class_names: K strings, of which WordNet ids are drawn as words; or None for the numbers of the classes.
   """
-  class_names = class_names or range(probabilities.shape[-1])
+  class_names = [class_names_lib.words(name) for name in class_names or range(probabilities.shape[-1])]
   guesses = probabilities.argmax(-1)
   labels = labels.reshape(len(labels), -1)
   hits = (labels == guesses[:, None]).any(1)

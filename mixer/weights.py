@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import importlib.util
 import os
 import pathlib
 import sys
@@ -12,6 +11,7 @@ import uuid
 from etils import epath
 
 from mixer import checkpoint
+from mixer import class_names as class_names_lib
 from mixer import configuration
 from mixer import crops
 from mixer import files
@@ -43,7 +43,7 @@ class Weights:
     model: the `model` section of a config that builds the model.
     resolution: the side in pixels of the square images that it takes; where any, that of its training, or 224.
     loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
-    class_names: of the logits, or None.
+    class_names: of the logits, as data sets have them ('n01440764'), or None; `class_names.label` makes them readable.
     crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C; without
       `resize` the side before the crop is 8/7 of the resolution (mixer/crops.py).
     source: where it comes from and what it is, for people.
@@ -81,8 +81,8 @@ def load(name: str) -> Weights:
 
   Of files, the number of classes says what the logits mean: the 21,843 of ImageNet-21k probabilities of each class by
   itself, any others those of one class among all. The authors trained both by sigmoid cross-entropy, but everyone reads
-  ImageNet-1k results by softmax. Published ImageNet-1k weights also have class names, by WordNet id; a file is taken
-  for published if it lies under the published name ('.../imagenet1k/Mixer-B_16.npz').
+  ImageNet-1k results by softmax. Published weights also have class names, by WordNet id; a file is taken for published
+  if it lies under the published name ('.../imagenet1k/Mixer-B_16.npz').
 
   Args:
     name: a published name ('imagenet21k/Mixer-B_16'), an .npz file (also gs://), a .safetensors file of timm, a run's
@@ -135,7 +135,7 @@ def _of_file(path, read) -> Weights:
   return Weights(
       params=params, model=model, resolution=resolution or USUAL_RESOLUTION[model['root']],
       loss='sigmoid_xent' if model['num_classes'] == 21843 else 'softmax_xent',
-      class_names=_wordnet_ids() if known and known.num_classes == 1000 else None,
+      class_names=class_names_lib.wordnet_ids(known.num_classes) if known else None,
       source=f'{name}, {known.what}' if known else str(path))
 
 
@@ -147,13 +147,6 @@ def _sizes_of(params, place) -> tuple[dict, int | None]:
     return model, resolution_of and resolution_of(params)
   except ValueError as error:
     raise ValueError(f'{place}: {error}') from error
-
-
-def _wordnet_ids() -> list[str]:
-  """The WordNet ids of ImageNet-1k's classes in their order, as TensorFlow Datasets carries them in a file."""
-  # Looked up without being imported, which would take seconds.
-  folder = pathlib.Path(importlib.util.find_spec('tensorflow_datasets').origin).parent
-  return (folder / 'datasets' / 'imagenet2012' / 'labels.txt').read_text().split()
 
 
 def _of_run(workdir, step=None, folder=None) -> Weights:

@@ -72,10 +72,10 @@ def test_the_printed_script_runs_without_this_repository(tmp_path, capsys):
 
 
 def test_class_names_come_beside_it_and_into_the_script(tmp_path, capsys, monkeypatch):
-  names = [f'class {k}' for k in range(10)]
+  names = ['n01440764', *(f'class {k}' for k in range(1, 10))]
   monkeypatch.setattr(weights_lib, 'load', lambda name: tiny(class_names=names))
   export.main(['--weights=any', f'--out={tmp_path / "model.stablehlo"}', '--preprocessing=timm'])
-  assert json.loads((tmp_path / 'model.classes.json').read_text()) == names
+  assert json.loads((tmp_path / 'model.classes.json').read_text()) == ['tench (n01440764)', *names[1:]]
   printed = capsys.readouterr().out
   assert f'json.load(open({str(tmp_path / "model.classes.json")!r}))' in printed
   assert 'drawn' in printed and 'then timm from 18' in printed

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from conftest import ROOT
 import example_images
+from mixer import class_names
 from mixer import models
 from mixer import preprocess
 from mixer import weights as weights_lib
@@ -129,6 +130,34 @@ def test_the_table_is_aligned_and_class_names_come_from_a_file(there, capsys):
   best = wanted(there / 'images/0.png').argmax()
   assert lines[1].split()[1:4] == ['class,', str(10**best), f'{wanted(there / "images/0.png")[best]:.2%}']
   assert lines[2].startswith(' ' * len(str(there)))
+
+
+def of_imagenet(there, tmp_path):
+  """Flags that name the ten classes by the first WordNet ids of ImageNet-1k, and the words of the image's best class."""
+  ids, words = zip(*list(class_names.synonyms(1000).items())[:10])
+  (tmp_path / 'ids.txt').write_text('\n'.join(ids))
+  best = wanted(there / 'images/0.png').argmax()
+  return [there / 'images/0.png', f'--class_names={tmp_path / "ids.txt"}', '--top=1'], ids[best], words[best].split(',')[0]
+
+
+def test_classes_of_imagenet_are_shown_in_words_with_the_id_beside_them(there, tmp_path, capsys):
+  flags, wordnet_id, word = of_imagenet(there, tmp_path)
+  run(there, *flags)
+  assert f'  {word} ({wordnet_id})  ' in capsys.readouterr().out
+  run(there, *flags, '--format=csv')
+  row, = rows(capsys.readouterr().out)
+  assert (row['id'], row['name']) == (wordnet_id, word)
+  run(there, *flags, '--format=jsonl')
+  best, = json.loads(capsys.readouterr().out)['predictions']
+  assert (best['id'], best['name']) == (wordnet_id, word)
+
+
+def test_the_picture_has_words(there, tmp_path, monkeypatch):
+  flags, _, word = of_imagenet(there, tmp_path)
+  drawn = {}
+  monkeypatch.setattr(predict.pictures, 'grid', lambda images, texts, title, path: drawn.update({path: texts}))
+  run(there, *flags, '--draw=drawn.png')
+  assert re.fullmatch(rf'\d+% {word}', drawn['drawn.png'][0])
 
 
 def test_class_names_that_do_not_fit_the_model_are_refused(there, tmp_path):

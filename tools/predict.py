@@ -21,6 +21,7 @@ import numpy as np
 import tqdm
 
 import input_pipeline
+from mixer import class_names
 from mixer import crops
 from mixer import devices
 from mixer import losses
@@ -89,34 +90,36 @@ class Table:
   """Aligned columns: a line for each class, the path on the first."""
 
   def __init__(self, paths, names):
-    self._path, self._name = (max(map(len, map(str, texts))) for texts in (('image', *paths), ('class', *names)))
+    self._path = max(map(len, ('image', *paths)))
+    self._name = max(map(len, ('class', *class_names.labels(names))))
 
   def header(self):
     return f'{"image":<{self._path}}  {"class":<{self._name}}  probability\n'
 
   def lines(self, path, best):
-    return ''.join(f'{path if place == 0 else "":<{self._path}}  {name:<{self._name}}  {probability:>11.2%}\n'
-                   for place, (_, name, probability) in enumerate(best))
+    return ''.join(f'{path if place == 0 else "":<{self._path}}  {class_names.label(name):<{self._name}}  '
+                   f'{probability:>11.2%}\n' for place, (_, name, probability) in enumerate(best))
 
 
 class Csv:
-  """A row for each class: image, rank, class, name, probability."""
+  """A row for each class; `class` is its number, `id` its name among the model's classes, and `name` that in words."""
 
   def __init__(self, paths, names):
     pass
 
   def header(self):
-    return 'image,rank,class,name,probability\n'
+    return 'image,rank,class,id,name,probability\n'
 
   def lines(self, path, best):
     rows = io.StringIO()
     csv.writer(rows, lineterminator='\n').writerows(
-        (path, rank, number, name, f'{probability:.6g}') for rank, (number, name, probability) in enumerate(best, 1))
+        (path, rank, number, name, class_names.words(name), f'{probability:.6g}')
+        for rank, (number, name, probability) in enumerate(best, 1))
     return rows.getvalue()
 
 
 class Jsonl:
-  """An object for each image."""
+  """An object for each image, whose predictions have the fields of Csv."""
 
   def __init__(self, paths, names):
     pass
@@ -125,8 +128,9 @@ class Jsonl:
     return ''
 
   def lines(self, path, best):
-    fields = ('class', 'name', 'probability')
-    return json.dumps({'image': path, 'predictions': [dict(zip(fields, each)) for each in best]}) + '\n'
+    predictions = [{'class': number, 'id': name, 'name': class_names.words(name), 'probability': probability}
+                   for number, name, probability in best]
+    return json.dumps({'image': path, 'predictions': predictions}) + '\n'
 
 
 FORMATS = {'table': Table, 'csv': Csv, 'jsonl': Jsonl}
@@ -142,7 +146,7 @@ def write(found, paths, names, kind: str, top: int, out) -> list[tuple]:
     with tqdm.tqdm.external_write_mode(file=out):  # a progress bar on the same terminal makes room
       out.write(layout.lines(paths[index], best))
     if len(drawn) < DRAWN:
-      drawn.append((image, '\n'.join(f'{probability:.0%} {name}' for _, name, probability in best[:2])))
+      drawn.append((image, '\n'.join(f'{probability:.0%} {class_names.words(name)}' for _, name, probability in best[:2])))
   return drawn
 
 
@@ -163,7 +167,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                       "weights' run, or paper_resize")
   parser.add_argument('--resize', type=positive, metavar='PIXELS', help='the side before the crop; default: that of '
                       "the weights' run, or 8/7 of what the model takes, as in 256 for 224")
-  parser.add_argument('--class_names', metavar='FILE', help='one name a line, in the order of the classes')
+  parser.add_argument('--class_names', metavar='FILE', help='one name or WordNet id a line, in the order of the classes')
   parser.add_argument('--draw', metavar='OUT.png', help=f'draw the first {DRAWN} images with their best classes')
   parser.add_argument('--batch_size', type=positive, default=32, help='at a time; default: %(default)s')
   return parser.parse_args(arguments)
