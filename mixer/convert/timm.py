@@ -34,12 +34,12 @@ def names(num_blocks: int) -> dict[str, str]:
 def read(path) -> dict:
   """Nested parameters of a .safetensors file, as float32 whatever its floating-point type.
 
-  Arrays whose names are not those of timm's MlpMixer or VisionTransformer keep their names.
+  Arrays whose names are not those of timm's MlpMixer or VisionTransformer keep their names; a prefix of all is dropped.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: naming the file, if it is no .safetensors file, cut off, holds other things than finite numbers, or is
-      of a ViT of an unknown number of heads.
+    ValueError: naming the file, if it is no .safetensors file, cut off, holds other things than finite numbers,
+      several models, or is of a ViT of an unknown number of heads.
   """
   try:
     with safetensors.safe_open(os.fspath(path), framework='np') as file:
@@ -50,7 +50,7 @@ def read(path) -> dict:
     raise ValueError(f'{path} is no .safetensors file, or it is cut off ({error}); get it anew') from error
   except (AttributeError, TypeError, ValueError) as error:  # a type or a shape that NumPy does not have
     raise ValueError(f'{path} holds arrays of a type or a shape that is not read: {error}') from error
-  found = arrays.float32(found, path)
+  found = arrays.float32(arrays.without_prefix(found, r'(stem|patch_embed)\.proj\.weight', path), path)
   try:
     of_vit = timm_vit.is_timms(found)
     if of_vit:
