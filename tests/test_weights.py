@@ -1,5 +1,6 @@
 """Weights of any origin: what is known of them, and errors that name the file and both sides."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -121,7 +122,63 @@ def test_a_saved_file_loads_as_it_was(tmp_path, suffix):
   assert here.describe() == (
       'Mixer of patch_size 4, num_blocks 2, hidden_dim 12, tokens_mlp_dim 6, channels_mlp_dim 20, 5 classes, 8 x 8 '
       f'pixels: {tmp_path}/w.{suffix}')
-  assert [path.name for path in tmp_path.iterdir()] == [f'w.{suffix}']
+  assert {path.name for path in tmp_path.iterdir()} == {f'w.{suffix}'} | ({'w.npz.json'} if suffix == 'npz' else set())
+
+
+@pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
+def test_all_that_is_known_of_weights_is_in_their_file(tmp_path, suffix):
+  there = weights.Weights(params=example_weights.params(), model={**MODEL, 'dtype': 'bfloat16'}, resolution=8,
+                          loss='sigmoid_xent', class_names=['red', 'é', '', 'a b', 'n01440764'], source='a run',
+                          crop='paper_crop', resize=11, permutation='patches')
+  assert all(getattr(there, field.name) != field.default for field in dataclasses.fields(there))
+  weights.save(there, tmp_path / f'w.{suffix}')
+  here = weights.load(tmp_path / f'w.{suffix}')
+  assert example_weights.equal(here.params, there.params)
+  assert here == dataclasses.replace(there, params=here.params, source=f'{tmp_path}/w.{suffix}: converted from a run')
+  with pytest.raises(ValueError, match=r"w\.\w+.* says that w\.\w+ takes pixels in \[-1, 1\]; leave out mean and std"):
+    weights.load(tmp_path / f'w.{suffix}', mean=0, std=1)
+
+
+def test_the_record_of_the_file_before_does_not_outlive_it(tmp_path, monkeypatch):
+  there = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
+  weights.save(there, tmp_path / 'w.npz')
+  monkeypatch.setattr(weights.storage, 'write', lambda path, content: None)  # as if killed before it
+  weights.save(dataclasses.replace(there, class_names=list('fghij')), tmp_path / 'w.npz')
+  assert weights.load(tmp_path / 'w.npz').class_names is None
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(format=2), r'format is 2, and 1 is read here; convert the weights again with this version'),
+    (dict(loss=None), r"is not the record of weights of this version: .*config\.step\.loss is None"),
+    (dict(crop='x'), r"config\.evals\.crop is 'x'; it must be one of"),
+    (dict(resolution=12), r'w\.npz does not fit .*w\.npz\.json, here:\n  resolution: 8 there, 12 here'),
+    (dict(resolution='8'), r"resolution is '8'; it must be a number of pixels"),
+    (dict(resize=7), r'--resize is 7, smaller than the crop'),
+    (dict(resize=9.5), r'resize is 9\.5; it must be a number of pixels'),
+    (dict(permutation='x'), r"permutation is 'x'; it must be one of \('patches', 'pixels'\), or null"),
+    (dict(class_names=['a']), r'w\.npz\.json: class_names has 1 lines, and the model 5 classes'),
+    (dict(class_names=[1, 2, 3, 4, 5]), r'class_names is \[1, 2, 3, 4, 5\]; it must be a list of strings, or null'),
+    (dict(class_names='abcde'), r"class_names is 'abcde'; it must be a list of strings, or null"),
+    (dict(source=7), r'source is 7; it must be a string'),
+    (dict(model={**MODEL, 'num_classes': 6}), r'does not fit .*:\n  num_classes: 5 there, 6 here'),
+    (dict(model={**MODEL, 'wings': 2}), r'nothing reads config\.model\.wings'),
+    (dict(model=7), r'is not the record of weights of this version'),
+])
+def test_a_record_of_anything_is_told(tmp_path, change, message):
+  weights.save(weights.Weights(example_weights.params(), MODEL, 8, 'softmax_xent', None, ''), tmp_path / 'w.npz')
+  path = tmp_path / 'w.npz.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+  with pytest.raises(ValueError, match=message) as error:
+    weights.load(tmp_path / 'w.npz')
+  assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"format": 1}', '{' * 100_000])
+def test_a_record_of_no_json_is_named(tmp_path, content):
+  weights.save(weights.Weights(example_weights.params(), MODEL, 8, 'softmax_xent', None, ''), tmp_path / 'w.npz')
+  (tmp_path / 'w.npz.json').write_text(content)
+  with pytest.raises(ValueError, match=r'w\.npz\.json: '):
+    weights.load(tmp_path / 'w.npz')
 
 
 def test_what_is_loaded_builds_the_model_that_takes_it(tmp_path):
@@ -201,6 +258,8 @@ def bit():
 
 def test_a_model_of_images_of_any_size_is_taken_for_those_of_its_root(tmp_path):
   weights.save(weights.Weights(bit(), BIT, 8, 'softmax_xent', None, ''), tmp_path / 'w.npz')
+  assert weights.load(tmp_path / 'w.npz').resolution == 8
+  (tmp_path / 'w.npz.json').unlink()
   loaded = weights.load(tmp_path / 'w.npz')
   assert example_weights.equal(loaded.params, bit())
   assert (loaded.model, loaded.resolution) == (BIT, 32)
