@@ -1,6 +1,7 @@
 """Pictures of a run, for people."""
 
 import io
+import pathlib
 
 import matplotlib
 from matplotlib import figure
@@ -115,6 +116,16 @@ def tiles(maps, title: str, path, columns: int = 32):
   place.axis('off')
   canvas.text(edge / whole[0], 1 - 8 / whole[1], title, va='top', fontsize=13, parse_math=False)
   _save(canvas, path, dpi=dpi)
+
+
+def check_path(name: str, path):
+  """Raises a ValueError that names the flag, unless a picture can be drawn to a path: before the work is done."""
+  path, formats = pathlib.Path(path), figure.Figure().canvas.get_supported_filetypes()
+  if path.suffix.removeprefix('.').lower() not in formats:
+    raise ValueError(f'{name} is {path}; it must end in one of .{", .".join(formats)}')
+  if not path.parent.is_dir() or path.is_dir():
+    raise ValueError(f'{name} is {path}, and there is no folder {path.parent}' if not path.is_dir() else
+                     f'{name} is {path}, which is a folder; name a file')
 
 
 def _save(canvas, path, dpi):

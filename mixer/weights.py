@@ -155,7 +155,7 @@ def _of_file(path, read, pixels) -> Weights:
     loaded = _made(read(path), said, here, place, path)
     if not isinstance(said['source'], str):
       raise ValueError(f'{place}: source is {files.show(said["source"])}; it must be a string')
-    return dataclasses.replace(loaded, source=': converted from '.join(filter(None, [str(path), said['source']])))
+    return dataclasses.replace(loaded, source=', converted from '.join(filter(None, [str(path), said['source']])))
   if read is timm.read:
     pretrained_cfg.check_library(path)
   params = read(path)
@@ -272,28 +272,43 @@ def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] 
   return starting.start(loaded.params, wanted, head=head, token_mixing=token_mixing)
 
 
-def save(weights: Weights, path):
-  """Writes an .npz file with the published names, or a .safetensors file of timm, by the suffix.
-
-  `load` gives back all that is known of them (convert/record.py): a .safetensors file has it in its metadata, and its
-  pretrained_cfg in the metadata of that name; for w.npz it is w.npz.json. Files appear when they are whole.
-  """
+def check_can_save(path):
+  """Raises a ValueError or FileNotFoundError if `save` could not write a file of this path, as far as can be foreseen."""
   path = pathlib.Path(path)
   if path.suffix not in ('.npz', '.safetensors'):
     raise ValueError(f'{path} has the suffix {path.suffix!r}; weights are written as .npz or .safetensors')
   if not path.parent.is_dir():
     raise FileNotFoundError(f'there is no folder {path.parent} to write {path.name} to')
+  if path.name == 'model.safetensors':
+    pretrained_cfg.check_can_write(path)
+
+
+def save(weights: Weights, path) -> list:
+  """Writes an .npz file with the published names, or a .safetensors file of timm, by the suffix. -> paths written.
+
+  `load` gives back all that is known of them (convert/record.py): a .safetensors file has it in its metadata, and its
+  pretrained_cfg in the metadata of that name; for w.npz it is w.npz.json. Beside model.safetensors, of a model that timm
+  has a name for, comes the config.json of Hugging Face and timm. Files appear when they are whole.
+  """
+  path = pathlib.Path(path)
+  check_can_save(path)
   partial = path.with_name(f'{path.stem}.{uuid.uuid4().hex}.partial{path.suffix}')
+  beside = {}
   try:
     if path.suffix == '.npz':
       npz.write(weights.params, partial)
-      record.beside(path).unlink(missing_ok=True)  # that of the file before
+      beside[record.beside(path)] = record.text(weights)
     else:
-      resize = crops.side_before(weights.resolution, weights.resize)
-      cfg = pretrained_cfg.of_weights(weights.model['num_classes'], weights.resolution, weights.crop, resize)
-      timm.write(weights.params, partial, {record.KEY: record.text(weights), 'pretrained_cfg': json.dumps(cfg)})
+      config = pretrained_cfg.of_weights(weights, crops.side_before(weights.resolution, weights.resize))
+      timm.write(weights.params, partial, {record.KEY: record.text(weights),
+                                           'pretrained_cfg': json.dumps(config['pretrained_cfg'])})
+      if path.name == 'model.safetensors' and config['architecture']:
+        beside[epath.Path(path.parent / 'config.json')] = json.dumps(config, indent=2) + '\n'
+    for other in beside:
+      other.unlink(missing_ok=True)  # that of the file before
     os.replace(partial, path)
-    if path.suffix == '.npz':
-      storage.write(record.beside(path), record.text(weights))
+    for other, text in beside.items():
+      storage.write(other, text)
   finally:
     partial.unlink(missing_ok=True)
+  return [path, *beside]

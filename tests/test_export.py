@@ -84,6 +84,7 @@ def test_class_names_come_beside_it_and_into_the_script(tmp_path, capsys, monkey
 @pytest.mark.parametrize('arguments, told', [
     (['--out=model.pb'], r'--out is model.pb; it must end in .stablehlo or .onnx'),
     (['--out=nowhere/model.stablehlo'], r'there is no directory nowhere; make it first'),
+    (['--out=tests.stablehlo', '--outt=x'], r'there is no flag --outt; did you mean --out?'),
     (['--out=model.onnx', '--preprocessing=timm'], r'model.onnx holds no preprocessing; drop --preprocessing and'),
 ])
 def test_flags_that_make_no_sense_are_refused(arguments, told, capsys):
@@ -108,3 +109,12 @@ def test_onnx_gives_the_probabilities_of_the_weights():
     got, = session.run(None, {session.get_inputs()[0].name: images})
     logits = models.build(**weights.model).apply({'params': weights.params}, models.scale(images))
     np.testing.assert_allclose(got, jax.nn.softmax(logits), atol=1e-5)
+
+
+def test_files_that_cannot_be_read_or_written_end_in_one_line(monkeypatch, tmp_path):
+  with pytest.raises(SystemExit, match='^FileNotFoundError: there is no none.npz, and no published file of that name'):
+    export.main(['--weights=none.npz', f'--out={tmp_path}/model.stablehlo'])
+  monkeypatch.setattr(weights_lib, 'load', lambda name: tiny())
+  (tmp_path / 'model.stablehlo.partial').mkdir()
+  with pytest.raises(SystemExit, match=r'^IsADirectoryError: .*model\.stablehlo'):
+    export.main(['--weights=any', f'--out={tmp_path}/model.stablehlo'])

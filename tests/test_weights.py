@@ -23,7 +23,9 @@ from mixer import train_step
 from mixer import trees
 from mixer import weights
 from mixer.convert import npz
+from mixer.convert import timm
 from mixer.models import mlp_mixer
+from tools import convert
 
 MODEL = dict(name='mlp_mixer', **example_weights.FIELDS)
 RUN = {'model': {**MODEL, 'stochastic_depth': 0.1, 'head_bias_init': -6.9, 'dtype': 'bfloat16'},
@@ -134,7 +136,7 @@ def test_all_that_is_known_of_weights_is_in_their_file(tmp_path, suffix):
   weights.save(there, tmp_path / f'w.{suffix}')
   here = weights.load(tmp_path / f'w.{suffix}')
   assert example_weights.equal(here.params, there.params)
-  assert here == dataclasses.replace(there, params=here.params, source=f'{tmp_path}/w.{suffix}: converted from a run')
+  assert here == dataclasses.replace(there, params=here.params, source=f'{tmp_path}/w.{suffix}, converted from a run')
   with pytest.raises(ValueError, match=r"w\.\w+.* says that w\.\w+ takes pixels in \[-1, 1\]; leave out mean and std"):
     weights.load(tmp_path / f'w.{suffix}', mean=0, std=1)
 
@@ -402,18 +404,62 @@ def test_parameters_of_a_run_that_are_not_finite_are_refused(tmp_path):
 # The command
 
 
-def convert(*arguments, code=0):
-  done = subprocess.run([sys.executable, '-m', 'tools.convert', *map(str, arguments)], cwd=ROOT, capture_output=True,
-                        text=True)
-  assert done.returncode == code, done.stdout + done.stderr
-  return done.stdout
-
-
-def test_convert_writes_a_run_as_a_file_and_overwrites_none(run, tmp_path):
+def test_convert_writes_a_run_as_a_file_and_overwrites_none(run, tmp_path, capsys):
   out = tmp_path / 'w.safetensors'
-  told = convert(run, out)
-  assert f': step 2 of the run in {run}\nwritten: {out}. It holds the parameters alone, ' in told
-  assert example_weights.equal(weights.load(out).params, weights.load(run).params)
+  convert.main([str(run), str(out)])
+  assert f': step 2 of the run in {run}\nwritten: {out}\n' in capsys.readouterr().out
+  loaded = weights.load(out)
+  assert example_weights.equal(loaded.params, weights.load(run).params)
+  assert (loaded.loss, loaded.crop, loaded.resize) == ('sigmoid_xent', 'paper_crop', 9)
   out.write_text('kept')
-  assert f'{out} is there already; give --overwrite' in convert(run, out, code=1)
+  with pytest.raises(SystemExit, match=f'FileExistsError: {out} exists already; pass --overwrite, or another name'):
+    convert.main([str(run), str(out)])
   assert out.read_text() == 'kept'
+  convert.main([str(run), str(out), '--overwrite'])
+  assert example_weights.equal(weights.load(out).params, loaded.params)
+
+
+def test_convert_does_not_overwrite_what_lies_beside_a_file(run, tmp_path):
+  (tmp_path / 'w.npz.json').write_text('kept')
+  with pytest.raises(SystemExit, match=r'w\.npz\.json exists already; pass --overwrite'):
+    convert.main([str(run), str(tmp_path / 'w.npz')])
+  (tmp_path / 'config.json').write_text('{"model": 1}')
+  with pytest.raises(SystemExit, match=r'config\.json is not of timm, and model\.safetensors gets one of its own beside it'):
+    convert.main([str(run), str(tmp_path / 'model.safetensors'), '--overwrite'])
+  assert (tmp_path / 'config.json').read_text() == '{"model": 1}'
+
+
+@pytest.mark.parametrize('arguments, code, message', [
+    (['IN'], 2, 'the following arguments are required: out'),
+    (['IN', 'w.npz', '--overwritee'], 2, 'there is no flag --overwritee; did you mean --overwrite? (--help lists the flags)'),
+    (['IN', 'w.npz', '--mean=a'], 2, "--mean: 'a' must be one number, or three with commas between them"),
+    (['IN', 'w.npz', '--mean=0.5'], 1, 'ValueError: mean is [0.5], and std is None; set both or neither'),
+    (['IN', 'w.npz', '--mean=0', '--std=1'], 1, 'is a run, whose model takes pixels in [-1, 1]; leave out mean and std'),
+    (['IN', 'w.pth'], 1, "w.pth has the suffix '.pth'; weights are written as .npz or .safetensors"),
+    (['IN', 'none/w.npz'], 1, 'FileNotFoundError: there is no folder'),
+    (['IN', '/dev/null/w.npz'], 1, 'there is no folder /dev/null'),
+    (['none.npz', 'w.npz'], 1, 'FileNotFoundError: there is no none.npz, and no published file of that name'),
+])
+def test_errors_of_convert_are_one_line(run, tmp_path, monkeypatch, capsys, arguments, code, message):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit) as error:
+    convert.main([str(run) if argument == 'IN' else argument for argument in arguments])
+  told = capsys.readouterr().err if code == 2 else f'{error.value.code}\n'
+  assert error.value.code == 2 if code == 2 else isinstance(error.value.code, str)
+  assert message in told and told.count('\n') == 1
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(run, tmp_path, monkeypatch, suffix):
+  (tmp_path / f'w.{suffix}').mkdir()  # a folder of that name
+  with pytest.raises(SystemExit, match=rf'Error: .*w\.{suffix}'):
+    convert.main([str(run), str(tmp_path / f'w.{suffix}'), '--overwrite'])
+  assert [path.name for path in tmp_path.iterdir()] == [f'w.{suffix}']
+  with pytest.raises(IsADirectoryError):
+    convert.main([str(run), str(tmp_path / f'w.{suffix}'), '--overwrite', '--debug'])
+
+
+def test_an_unwritable_safetensors_file_is_an_os_error(tmp_path):
+  with pytest.raises(OSError, match=r'none/w\.safetensors cannot be written: '):
+    timm.write(example_weights.params(), tmp_path / 'none/w.safetensors')

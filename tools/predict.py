@@ -5,7 +5,7 @@
   find photos -name '*.png' | python -m tools.predict --weights=model.npz --draw=predictions.png
 
 Predictions go to stdout, in the order of the images; all else goes to stderr. A file that cannot be decoded is named
-there and left out, and the exit code is then 1.
+there and left out, and the exit code is then 1, as for weights that cannot be read; 2 for wrong flags.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import sys
 
 import jax
@@ -27,24 +28,25 @@ from mixer import devices
 from mixer import losses
 from mixer import models
 from mixer import pictures
-from mixer import weights as weights_lib
 from mixer.datasets import folders
+from tools import weights_flags
 
 DRAWN = 96  # images at most in the picture
+READ = ('gs',)  # schemes of addresses that are read as files are
 
 
 def find(arguments: list[str], stdin) -> list[str]:
   """The paths of images: files as they are, of folders all images below them, sorted, and of '-' the lines of stdin.
 
   Raises:
-    ValueError: if there are none, or none in one of the folders.
+    ValueError: if there are none, or none in one of the folders, if one is a URL, or if stdin is no list of paths.
   """
   if not arguments and stdin.isatty():
     raise ValueError('no images: give files, folders, or - for a list of paths on stdin')
   paths = []
   for argument in arguments or ['-']:
     if argument == '-':
-      paths += [line for line in stdin.read().splitlines() if line.strip()]
+      paths += _listed(stdin)
     elif pathlib.Path(argument).is_dir():
       found = [str(path) for path in sorted(pathlib.Path(argument).rglob('*'))
                if path.suffix.lower() in folders.IMAGE_SUFFIXES and path.name[0] != '.' and path.is_file()]
@@ -55,7 +57,22 @@ def find(arguments: list[str], stdin) -> list[str]:
       paths.append(argument)
   if not paths:
     raise ValueError('no images: stdin lists none; give files, folders, or their paths on stdin, one a line')
+  for path in paths:
+    if (scheme := re.match(r'([a-z][a-z0-9+.-]+):', path, re.I)) and scheme[1].lower() not in READ and not os.path.exists(path):
+      raise ValueError(f'{path[:200]} is a URL, which is not fetched; download it first (curl -O URL), and pass the file')
   return paths
+
+
+def _listed(stdin):
+  """The paths that stdin lists."""
+  try:
+    text = stdin.read()
+  except UnicodeDecodeError:
+    text = '\0'
+  if '\0' in text:  # which no path has, and every image
+    raise ValueError('stdin lists paths, one a line, and these bytes are none: pass the path of an image, not its content '
+                     '(and for find -print0 use -print)')
+  return [line for line in text.splitlines() if line.strip()]
 
 
 def read_class_names(path: str, num_classes: int) -> list[str]:
@@ -156,10 +173,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
       raise argparse.ArgumentTypeError(f'{text!r} must be an integer of at least 1')
     return int(text)
 
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = weights_flags.Parser(__doc__)
   parser.add_argument('images', nargs='*', help='files, folders (all images below them), or - for paths on stdin, one '
                       'a line; without any, stdin')
-  parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
+  weights_flags.add(parser)
   parser.add_argument('--top', type=positive, default=5, help='how many classes of each image; default: %(default)s')
   parser.add_argument('--format', choices=FORMATS, default='table', help='default: %(default)s')
   parser.add_argument('--preprocessing', choices=crops.CROPS,
@@ -176,18 +193,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
   flags = parse(arguments)
   devices.keep_memory()
-  try:
-    paths = find(flags.images, sys.stdin)
-    weights = weights_lib.load(flags.weights)
-    weights.check_head(flags.weights)
-    weights.check_images(flags.weights)
-    num_classes = weights.model['num_classes']
-    resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
-    if flags.draw and not pathlib.Path(flags.draw).parent.is_dir():
-      raise ValueError(f'--draw is {flags.draw}, and there is no folder {pathlib.Path(flags.draw).parent}')
-    names = read_class_names(flags.class_names, num_classes) if flags.class_names else weights.class_names
-  except (ValueError, OSError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  with weights_flags.errors_in_short(flags.debug):
+    return run(flags)
+
+
+def run(flags: argparse.Namespace) -> int:
+  """Predicts as the flags say. -> exit code."""
+  paths = find(flags.images, sys.stdin)
+  weights = weights_flags.load(flags)
+  weights.check_head(flags.weights)
+  weights.check_images(flags.weights)
+  num_classes = weights.model['num_classes']
+  resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
+  if flags.draw:
+    pictures.check_path('--draw', flags.draw)
+  names = read_class_names(flags.class_names, num_classes) if flags.class_names else weights.class_names
   print(weights.describe(), file=sys.stderr)
 
   failures = []
@@ -215,7 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.stdout.reconfigure(errors='surrogateescape')  # paths need not be UTF-8
+  for stream in (sys.stdin, sys.stdout):
+    stream.reconfigure(errors='surrogateescape')  # paths need not be UTF-8
   try:
     sys.exit(main())
   except BrokenPipeError:  # of | head

@@ -19,6 +19,7 @@ import numpy as np
 
 from mixer import class_names
 from mixer import files
+from mixer import models
 
 LAYERS = {'mlp_mixer': 'stem', 'vit': 'embedding'}  # those that `fold` changes
 OURS = (0.5, 0.5, 0.5)  # the mean and std of pixels in [-1, 1]
@@ -26,6 +27,12 @@ IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=
 # Files of timm that are no longer beside their config.json: what the patterns of their names mean (timm 1.0.31).
 BY_NAME = {r'(^|[._-])miil': dict(mean=(0., 0., 0.), std=(1., 1., 1.), crop_pct=0.875, interpolation='bilinear'),
            r'^deit|[._](dino|mae)\b': IMAGENET}
+FIRST_CONVS = {'mlp_mixer': 'stem.proj', 'vit': 'patch_embed.proj'}
+VITS = {'B': 'base', 'L': 'large', 'H': 'huge'}
+ARCHITECTURES = {  # of timm 1.0.31, of the variants of Mixer and ViT
+    *(f'mixer_{size}_224' for size in ('s32', 's16', 'b32', 'b16', 'l32', 'l16')),
+    *(f'vit_{size}_224' for size in ('base_patch32', 'base_patch16', 'base_patch8', 'large_patch32', 'large_patch16',
+                                     'huge_patch14'))}
 DEFAULT_CROP_PCT = 0.875  # timm/data/constants.py
 CROPS = {'timm': ('bicubic', 'center'), 'paper_resize': ('bilinear', 'squash')}  # ours: timm's nearest
 
@@ -152,11 +159,39 @@ def fold(params: dict, name: str, pixels: Pixels, source) -> dict:
   return {**params, LAYERS[name]: layer}
 
 
-def of_weights(num_classes: int | None, resolution: int, crop: str, resize: int) -> dict:
-  """The pretrained_cfg of weights of ours, with the crop of timm's that is nearest to theirs."""
-  interpolation, crop_mode = CROPS.get(crop, ('bilinear', 'center'))
+def check_can_write(path):
+  """Raises a ValueError if the config.json beside model.safetensors is of something else, such as a run."""
+  config = epath.Path(path).parent / 'config.json'
+  if config.exists() and 'pretrained_cfg' not in files.object_in(config):
+    raise ValueError(f'{config} is not of timm, and model.safetensors gets one of its own beside it; write it to a folder of '
+                     'its own')
+
+
+def of_weights(weights, resize: int) -> dict:
+  """The config.json of `weights.Weights` for timm, whose crop is timm's nearest to theirs. `resize` is in pixels.
+
+  Its architecture is None where timm has no name for the model.
+  """
+  resolution, model = weights.resolution, weights.model
+  interpolation, crop_mode = CROPS.get(weights.crop, ('bilinear', 'center'))
   crop_pct = resolution / resize
   if math.floor(resolution / crop_pct) != resize:  # as timm computes it
     crop_pct = resolution / (resize + 0.5)
-  return dict(input_size=[3, resolution, resolution], fixed_input_size=True, mean=list(OURS), std=list(OURS),
-              interpolation=interpolation, crop_mode=crop_mode, crop_pct=crop_pct, num_classes=num_classes or 0)
+  cfg = dict(input_size=[3, resolution, resolution], fixed_input_size=True, mean=list(OURS), std=list(OURS),
+             interpolation=interpolation, crop_mode=crop_mode, crop_pct=crop_pct, num_classes=model['num_classes'] or 0,
+             first_conv=FIRST_CONVS.get(model['name']), classifier='head')
+  config = {'architecture': _architecture(model), 'num_classes': model['num_classes'] or 0, 'pretrained_cfg': cfg,
+            'model_args': {'img_size': resolution}}
+  return config | ({'label_names': weights.class_names} if weights.class_names else {})
+
+
+def _architecture(model):
+  """timm's name of a model, 'mixer_b16_224', or None."""
+  sizes = dict(mlp_mixer='mixer', vit='vit').get(model['name'])
+  variant = models.KINDS[model['name']].variant_of(model) if sizes else None
+  match = re.fullmatch(r'([SBLH])/(\d+)', variant or '')
+  if not match:
+    return None
+  size, patch = match.groups()
+  name = f'mixer_{size.lower()}{patch}_224' if sizes == 'mixer' else f'vit_{VITS.get(size)}_patch{patch}_224'
+  return name if name in ARCHITECTURES else None
