@@ -264,7 +264,8 @@ def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] 
 
   Args:
     wanted: the fresh parameters.
-    weights, mean, std: as in `load`.
+    weights: a published name, a file, a run's work directory or a checkpoint in one, as in `load`.
+    mean, std: as in `load`.
     head, token_mixing: `convert.start.start`.
   """
   loaded = load(weights, mean, std)

@@ -7,6 +7,7 @@ import pytest
 import safetensors.numpy
 
 import example_weights
+from mixer import configuration
 from mixer import models
 from mixer import weights
 from mixer.convert import pretrained_cfg
@@ -124,6 +125,16 @@ def test_mean_and_std_can_be_set(tmp_path, suffix):
   assert example_weights.equal(loaded.params, pretrained_cfg.fold(
       example_weights.params(), 'mlp_mixer', pretrained_cfg.Pixels(CFG['mean'], (0.25,) * 3), ''))
   assert loaded.source.endswith('; pixels of mean 0.485, 0.456, 0.406, std 0.25 (as set)')
+
+
+def test_a_run_that_starts_from_them_has_the_folded_first_layer(tmp_path, capsys):
+  expected = weights.load(folder(tmp_path / 'hub')).params
+  timm.write(example_weights.params(), tmp_path / 'w.safetensors')
+  fresh = example_weights.params(seed=1)
+  for fields in dict(weights=str(tmp_path / 'hub')), dict(weights=str(tmp_path / 'w.safetensors'), mean=CFG['mean'], std=CFG['std']):
+    started = configuration.call(weights.start, 'start_from', {**fields, 'head': 'fresh'}, wanted=fresh)
+    assert example_weights.equal(started, {**expected, 'head': fresh['head']})
+    assert 'pixels of mean 0.485, 0.456, 0.406' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('numbers, message', [

@@ -19,7 +19,7 @@ import jax
 from jax import export
 import numpy as np
 
-from mixer import class_names
+from mixer import class_names as class_names_lib
 from mixer import crops
 from mixer import losses
 from mixer import models
@@ -66,9 +66,9 @@ def _probabilities(weights, crop):
       model.apply({'params': weights.params}, models.scale(crop(images))))
 
 
-def script(model: pathlib.Path, names: pathlib.Path | None) -> str:
+def script(model: pathlib.Path, class_names: pathlib.Path | None) -> str:
   """A Python program that prints an image's five best classes, with a model exported as StableHLO."""
-  names = f'json.load(open({str(names.resolve())!r}))' if names else 'range(len(probabilities))'
+  names = f'json.load(open({str(class_names.resolve())!r}))' if class_names else 'range(len(probabilities))'
   return SCRIPT.format(model=str(model.resolve()), names=names)
 
 
@@ -115,7 +115,7 @@ def write(flags):
   names = None
   if weights.class_names:
     names = flags.out.with_suffix('.classes.json')
-    names.write_text(json.dumps(class_names.labels(weights.class_names)))
+    names.write_text(json.dumps(class_names_lib.labels(weights.class_names)))
   print(f'# {weights.describe()}\n# {flags.out}: {len(exported) / 2**20:,.1f} MiB; it takes {takes}')
   if flags.out.suffix == '.stablehlo':
     print(script(flags.out, names), end='')
