@@ -1,11 +1,13 @@
 """Pictures of a run, for people."""
 
 import io
+import pathlib
 
 import matplotlib
 from matplotlib import figure
 import numpy as np
 
+from mixer import class_names as class_names_lib
 from mixer import storage
 
 matplotlib.use('Agg')
@@ -49,9 +51,9 @@ def predictions(images, labels, probabilities, class_names, path, rows: int = 6,
     images: [B, H, W, 3] uint8.
     labels: [B] or [B, L] ints, padded with -1.
     probabilities: [B, K].
-    class_names: K strings, or None for the numbers of the classes.
+    class_names: K strings, of which WordNet ids are drawn as words; or None for the numbers of the classes.
   """
-  class_names = class_names or range(probabilities.shape[-1])
+  class_names = [class_names_lib.words(name) for name in class_names or range(probabilities.shape[-1])]
   guesses = probabilities.argmax(-1)
   labels = labels.reshape(len(labels), -1)
   hits = (labels == guesses[:, None]).any(1)
@@ -114,6 +116,16 @@ def tiles(maps, title: str, path, columns: int = 32):
   place.axis('off')
   canvas.text(edge / whole[0], 1 - 8 / whole[1], title, va='top', fontsize=13, parse_math=False)
   _save(canvas, path, dpi=dpi)
+
+
+def check_path(name: str, path):
+  """Raises a ValueError that names the flag, unless a picture can be drawn to a path: before the work is done."""
+  path, formats = pathlib.Path(path), figure.Figure().canvas.get_supported_filetypes()
+  if path.suffix.removeprefix('.').lower() not in formats:
+    raise ValueError(f'{name} is {path}; it must end in one of .{", .".join(formats)}')
+  if not path.parent.is_dir() or path.is_dir():
+    raise ValueError(f'{name} is {path}, and there is no folder {path.parent}' if not path.is_dir() else
+                     f'{name} is {path}, which is a folder; name a file')
 
 
 def _save(canvas, path, dpi):

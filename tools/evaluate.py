@@ -28,6 +28,8 @@ from mixer import weights
 
 WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .safetensors file, a work directory or a '
                               'checkpoint in one.', required=True)
+MEAN, STD = (flags.DEFINE_list(name, None, f'The {name} of the pixels in [0, 1] that a file of timm takes, one number or '
+                               'three with commas, where no config.json beside it says so.') for name in ('mean', 'std'))
 PREPROCESSING = flags.DEFINE_enum('preprocessing', None, list(preprocess.EVALUATION_CROPS),
                                   "(i) or (ii) of the paper's App. C, or timm's; by default what the config says.")
 RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default in the proportion to '
@@ -90,7 +92,7 @@ def bench(scorer, params, batches) -> str:
 def main(arguments):
   config = command_line.config(arguments)
   devices.start()
-  loaded = weights.load(WEIGHTS.value)
+  loaded = weights.load(WEIGHTS.value, *(flag.value and [float(x) for x in flag.value] for flag in (MEAN, STD)))
   print(loaded.describe())
   loaded.check_head(WEIGHTS.value)
   if OUT.value and not pathlib.Path(OUT.value).parent.is_dir():
