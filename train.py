@@ -9,7 +9,6 @@ import contextlib
 import functools
 import itertools
 import os
-import pathlib
 import sys
 
 if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
@@ -133,7 +132,7 @@ def main(arguments):
   devices.keep_memory()
   processes.join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value,
                  join_timeout=JOIN_TIMEOUT.value, lost_timeout=LOST_TIMEOUT.value)
-  workdir = WORKDIR.value or f'runs/{pathlib.Path(flags.FLAGS["config"].config_filename).stem}'
+  workdir = WORKDIR.value or command_line.default_workdir()
   try:
     results = train(config, workdir)
   except processes.Interrupted:

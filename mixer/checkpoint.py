@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from mixer import arguments
 from mixer import configuration
 from mixer import files
 from mixer import storage
@@ -140,17 +141,16 @@ class Checkpoints:
       workdir: of the run, on a disk or in a bucket.
       run: the run's resolved config.
       metrics: the names that `best` may have.
-      every_steps: how often a checkpoint is due.
+      every_steps: how often a checkpoint is due; at least 1.
       class_names: of the model's classes, for those who use its parameters.
-      keep_latest: how many of the latest to keep.
-      keep_every_steps: those at multiples of it are kept too.
+      keep_latest: how many of the latest to keep; at least 1.
+      keep_every_steps: those at multiples of it are kept too; at least 1, or None.
       best: the name of a metric, such as 'test/top1'; the checkpoint where it is highest is kept too.
 
     Raises:
       ValueError, OSError: as `claim` does, or if a field has no sense.
     """
-    if keep_latest < 1:
-      raise ValueError(f'config.checkpoint.keep_latest is {keep_latest}; it must be at least 1')
+    arguments.check(dict(every_steps=every_steps, keep_latest=keep_latest, keep_every_steps=keep_every_steps), at_least=1)
     if best is not None:
       configuration.choose('checkpoint', 'best', best, dict.fromkeys(metrics))
     self._lock = claim(workdir, run, class_names)

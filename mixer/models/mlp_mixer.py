@@ -149,6 +149,7 @@ class MlpMixer(nn.Module):
   def __call__(self, images, keys=None):
     checks.at_least_one(self, 'num_classes', 'patch_size', 'tiles', *SIZES['B'])
     checks.probabilities(self, 'dropout_rate', 'stochastic_depth')
+    checks.finite(self, 'head_bias_init')
     checks.patches_tile(self, *images.shape[1:3])
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     rates = drop_rates(self.stochastic_depth_rule, self.stochastic_depth, self.num_blocks)

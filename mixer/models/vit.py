@@ -200,6 +200,7 @@ class VisionTransformer(nn.Module):
   def _check(self, height, width):
     checks.at_least_one(self, 'num_classes', 'patch_size', 'representation_size', *SIZES['B'])
     checks.probabilities(self, 'dropout_rate', 'stochastic_depth')
+    checks.finite(self, 'head_bias_init')
     if self.hidden_dim % self.num_heads:
       raise ValueError(f'config.model.num_heads is {self.num_heads}; it must divide config.model.hidden_dim, which is '
                        f'{self.hidden_dim}')
