@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mixer import configuration
 from mixer.devices import settle
 from mixer import models
 from mixer import optim
