@@ -97,6 +97,9 @@ def _same_run(workdir, there, here):
   if any(line.startswith('data.batch_size') for line in fields):
     advice += (' A step of another batch size would not see the same examples; to fit a smaller memory at the same '
                'batch size, raise config.step.accumulate in a new work directory.')
+  if here.get('total_steps', 0) > there.get('total_steps', 0) > 0:
+    advice += (' The learning rate of a run ends at its last step. To train its weights for more, in a new work directory: '
+               f'--config.start_from.weights={workdir} --config.start_from.head=given --workdir=NEW')
   raise ValueError(f'{workdir} holds the run of another config:{listed}\n{advice}')
 
 

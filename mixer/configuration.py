@@ -27,7 +27,7 @@ FIELDS = ('seed', 'total_steps', 'log_every_steps', 'eval_every_steps', 'model',
 OPTIONAL_FIELDS = ('start_from', 'probes')
 TOTALS = ('total_steps', 'total_epochs')
 SHORTENED_FROM = 'shortened_from'  # holds the total of a config whose total the command line has replaced
-NOT_FIELDS = ('contents',)  # what a run's config.json holds besides
+NOT_FIELDS = ('contents', 'contents_sample')  # what a run's config.json holds besides
 SECTIONS = ('model', 'data', 'step', 'optimizer', 'checkpoint', 'evals', 'start_from', 'probes')
 
 # Fields that may change when a run goes on: they touch neither the data, the model nor the steps.

@@ -9,6 +9,8 @@ import PIL.Image
 import pytest
 
 from conftest import ROOT
+import example_runs
+from tools import evaluate
 
 
 def run(tool, *arguments, code=0):
@@ -58,3 +60,19 @@ def test_bench_input_tells_each_stage_the_limit_and_the_bottleneck(demo):
 
 def test_a_tool_without_a_config_says_how(capsys):
   assert '--config is missing: --config=configs/mixer_digits.py' in run('check_data', code=1)
+
+
+CONFIG = '--config=configs/evaluate_imagenet.py'
+
+
+@pytest.mark.parametrize('arguments, config', [
+    (['--weights={run}'], '{run}/config.json'),
+    (['--weights', '{run}', '--config.evals.test.batch_size=8'], '{run}/config.json'),
+    (['--weights={run}/checkpoints/100', '--bench'], '{run}/config.json'),
+    (['--weights={run}', CONFIG], None), ([CONFIG, '--weights={run}'], None),
+    (['--weights=imagenet1k/Mixer-B_16'], None), (['--weights={run}/x.npz'], None), ([], None)])
+def test_weights_of_a_run_are_evaluated_by_its_own_config(tmp_path, arguments, config):
+  run_dir = example_runs.write(tmp_path / 'run', example_runs.DIGITS, [])
+  arguments = ['evaluate', *(argument.format(run=run_dir) for argument in arguments)]
+  own = [f'--config={config.format(run=run_dir)}'] if config else []
+  assert evaluate.with_config(arguments) == [arguments[0], *own, *arguments[1:]]
