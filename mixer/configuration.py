@@ -36,6 +36,8 @@ FREE_FIELDS = ('log_every_steps', 'eval_every_steps', 'checkpoint', 'evals', 'pr
 
 def check(config: ml_collections.ConfigDict):
   """Raises a ValueError unless the config has the fields that a run needs, and no others."""
+  if set(config) and set(config) <= {'evals', 'probes'}:
+    raise ValueError('the config has nothing to train, only config.evals: it is for python -m tools.evaluate')
   for field in SECTIONS:
     if field in config:
       _check_section(f'config.{field}', config[field])
