@@ -24,6 +24,7 @@ from input_pipeline import prefetch
 from mixer import card
 from mixer import checkpoint
 from mixer import command_line
+from mixer import config_fields
 from mixer import configuration
 from mixer import devices
 from mixer import evaluators
@@ -145,4 +146,4 @@ def main(arguments):
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  command_line.run(main, describe=config_fields.describe)

@@ -41,7 +41,7 @@ def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight
   """The optimizer and its learning rate by step: clip, algorithm, decay, learning rate.
 
   Args:
-    name: 'adamw' or 'sgd'; `fields` are that function's keywords.
+    name: 'adamw' or 'sgd'. `fields` are that function's keywords.
     learning_rate: the highest one; above 0.
     schedule: its name, 'linear', 'cosine' or 'steps', and that function's keywords.
     total_steps: of the run.

@@ -203,7 +203,7 @@ def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] 
 
   Args:
     wanted: the fresh parameters.
-    weights: as in `load`.
+    weights: a published name, a file, a run's work directory or a checkpoint in one, as in `load`.
     head, token_mixing: `convert.start.start`.
   """
   loaded = load(weights)

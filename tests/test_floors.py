@@ -21,9 +21,10 @@ FLOORS = {
     'mixer.summary': 2, 'mixer.train_step': 2,
     'mixer.card': 3, 'mixer.checkpoint': 3, 'mixer.report': 3,
     'mixer.weights': 4, 'input_pipeline': 4,
-    'train': 5, 'paper': 5,
-    'tools': 6,
-    'benchmarks': 7,
+    'mixer.config_fields': 5, 'paper': 5,
+    'train': 6,
+    'tools': 7,
+    'benchmarks': 8,
 }
 
 def modules():

@@ -112,9 +112,13 @@ class MlpMixer(nn.Module):
   """Images to logits. [B, H, W, 3] in [-1, 1], [B] keys or None -> [B, K] float32; [B, C] where num_classes is None.
 
   Attributes:
-    num_classes: K, or None for the features before the head (the mean over tokens).
-    patch_size: P; it must divide H and W.
-    num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim: L, C, D_S and D_C of Table 1.
+    num_classes: K, or None for the features before the head (the mean over tokens); in a config, None is as many as the
+      training data have.
+    patch_size: P, the side of a patch in pixels; it must divide H and W.
+    num_blocks: the number of layers of Table 1.
+    hidden_dim: C of Table 1, the channels of a token.
+    tokens_mlp_dim: D_S of Table 1, the width of the token-mixing MLPs.
+    channels_mlp_dim: D_C of Table 1, the width of the channel-mixing MLPs.
     tiles: K of App. C: the token-mixing MLPs are K^2 times as wide as tokens_mlp_dim, for images of K times the
       resolution.
     dropout_rate: of both layers of every MLP; 0 in all of the paper's runs (Table 4).
