@@ -103,6 +103,9 @@ def with_config(arguments: list[str]) -> list[str]:
 
 
 def main(arguments):
+  if command_line.CONFIG.value is None:
+    raise app.UsageError(f'--config is missing, and --weights={WEIGHTS.value} has no config.json of a run to take: '
+                         '--config=configs/evaluate_imagenet.py')
   config = command_line.config(arguments)
   devices.keep_memory()
   loaded = weights.load(WEIGHTS.value)
