@@ -9,7 +9,6 @@ import contextlib
 import functools
 import itertools
 import os
-import pathlib
 import sys
 
 if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
@@ -25,6 +24,7 @@ from input_pipeline import prefetch
 from mixer import card
 from mixer import checkpoint
 from mixer import command_line
+from mixer import config_fields
 from mixer import configuration
 from mixer import devices
 from mixer import evaluators
@@ -132,7 +132,7 @@ def main(arguments):
   config = command_line.config(arguments)
   devices.start(lambda: processes.join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value,
                                        join_timeout=JOIN_TIMEOUT.value, lost_timeout=LOST_TIMEOUT.value))
-  workdir = WORKDIR.value or f'runs/{pathlib.Path(flags.FLAGS["config"].config_filename).stem}'
+  workdir = WORKDIR.value or command_line.default_workdir()
   try:
     results = train(config, workdir)
   except processes.Interrupted:
@@ -145,4 +145,4 @@ def main(arguments):
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  command_line.run(main, describe=config_fields.describe)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mixer import arguments
 from mixer import configuration
 from mixer import losses
 from mixer import mixup as mixing
@@ -65,7 +66,7 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
   """
   loss_function = configuration.choose('step', 'loss', loss, losses.LOSSES)
   size = batch['image'].shape[0]
-  if accumulate < 1 or size % accumulate:
+  if size % accumulate:
     raise ValueError(f'config.step.accumulate is {accumulate}; it must divide the {size} images a device')
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   places = jax.lax.axis_index('batch') * size + jnp.arange(size)
@@ -115,7 +116,18 @@ def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: fl
 
   The state is donated whole. The batch is not: none of the results could take its memory. `devices` may be others than
   those of this machine, to compile for them (tools/planning/compiler.py).
+
+  Args:
+    loss: 'softmax_xent' or 'sigmoid_xent'.
+    mixup: its strength, p of Table 4, at least 0; 0 for none.
+    accumulate: in how many parts a device takes its part of the batch, one after the other, to save memory; at least 1,
+      and a divisor of that part.
+
+  Raises:
+    arguments.ArgumentError: if a number is out of its range.
   """
+  arguments.check(dict(mixup=mixup), at_least=0)
+  arguments.check(dict(accumulate=accumulate), at_least=1)
   step = functools.partial(update, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
                            mixup=mixup, accumulate=accumulate)
   return jax.pmap(step, axis_name='batch', devices=devices, out_axes=(0, None), donate_argnums=0)

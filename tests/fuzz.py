@@ -56,7 +56,6 @@ from mixer.datasets import encoded
 from mixer.datasets import imagenet21k
 from mixer.datasets import manifests
 from mixer.datasets import synsets
-from ml_collections import config_flags
 import test_imagenet21k
 import test_multilabel
 import test_weights
@@ -425,12 +424,11 @@ class Config(Reader):
     arguments = ['train.py', f'--config={pathlib.Path(__file__).parent.parent}/configs/mixer_digits.py',
                  f'--config.data.data_dir={self._data_dir}', f'--config.evals.test.data_dir={self._data_dir}',
                  *(f'--config.{field}' for field in fields)]
-    config_flags.DEFINE_config_file('config', None, flag_values=values, lock_config=False, accept_new_attributes=True,
-                                    sys_argv=arguments)
-    with command_line.wrong_fields():
-      values(arguments)
-    configuration.prefer(values['config'].value, config_flags.get_override_values(values['config']))
-    return values['config'].value
+    chosen, fields = command_line.define(values)
+    command_line.parse(arguments, values)
+    config = command_line.load(chosen.value)
+    configuration.set_fields(config, fields.value)
+    return config
 
   def read(self, data):
     # As train.train does, up to what is computed.

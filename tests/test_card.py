@@ -8,7 +8,6 @@ import sys
 
 from absl import flags
 import jax
-from ml_collections import config_flags
 import numpy as np
 import PIL.Image
 import pytest
@@ -35,16 +34,16 @@ def parsed(arguments, extra=()):
   values, line = flags.FlagValues(), ['train.py', *arguments]
   for name in extra:
     flags.DEFINE_string(name, None, '', flag_values=values)
-  config_flags.DEFINE_config_file('config', None, flag_values=values, lock_config=False, accept_new_attributes=True,
-                                  sys_argv=line)
-  assert values(line) == ['train.py']
+  command_line.define(values)
+  assert command_line.parse(line, values) == ['train.py']
   return values
 
 
 def config_of(values):
-  configuration.prefer(values['config'].value, values['config'].override_values)
-  configuration.check(values['config'].value)
-  return values['config'].value
+  config = command_line.load(values['config'].value)
+  configuration.set_fields(config, values['config_field'].value)
+  configuration.check(config)
+  return config
 
 
 @pytest.fixture(scope='module')

@@ -426,10 +426,10 @@ def test_a_cpu_alone_has_a_stem_that_is_no_convolution(platform):
     (dict(variant='B/0'), r"config\.model\.variant is 'B/0'"),
     (dict(variant='B/16', hidden_dim=64), r"config\.model\.hidden_dim is 64, and config\.model\.variant 'B/16' makes "
                                           r'it 768; drop one'),
-    (dict(variant='B/16', stochastic_dept=0.1), r'nothing reads config\.model\.stochastic_dept\. Did you mean '
+    (dict(variant='B/16', stochastic_dept=0.1), r'unknown field config\.model\.stochastic_dept\. Did you mean '
                                                 r'config\.model\.stochastic_depth\?'),
     (dict(patch_size=4, hidden_dim=8, tokens_mlp_dim=8, channels_mlp_dim=8), r'config\.model\.num_blocks is missing'),
-    (dict(variant='B/16', parent=None), r'nothing reads config\.model\.parent\.'),
+    (dict(variant='B/16', parent=None), r'unknown field config\.model\.parent\.'),
 ])
 def test_wrong_fields(fields, message):
   with pytest.raises(ValueError, match=message):

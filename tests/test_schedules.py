@@ -56,7 +56,7 @@ def test_the_end_of_a_linear_schedule_is_a_rate_or_a_part_of_the_peak(ends, last
 
 
 def test_both_ends_of_a_linear_schedule_are_refused():
-  with pytest.raises(ValueError, match='schedule.end is 1e-05 and end_factor is 0.1, which is 0.2 .*set one of them'):
+  with pytest.raises(ValueError, match='end is 1e-05 and end_factor is 0.1, which is 0.2 .*set one of them'):
     schedules.linear(peak=2., total_steps=10, end=1e-5, end_factor=0.1)
 
 

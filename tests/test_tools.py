@@ -13,8 +13,10 @@ import pytest
 
 from configs import mixer_digits
 from conftest import ROOT
+import example_runs
 from mixer import command_line
 from tools import bench_input
+from tools import evaluate
 from tools import show_batch
 
 
@@ -130,3 +132,19 @@ def test_a_name_of_no_tool_is_answered_with_the_list(capsys, name, told):
   assert importlib.import_module('tools.__main__').main([name]) == 2
   shown = capsys.readouterr().err
   assert shown.startswith(told + '\n') and '\n  predict ' in shown
+
+
+CONFIG = '--config=configs/evaluate_imagenet.py'
+
+
+@pytest.mark.parametrize('arguments, config', [
+    (['--weights={run}'], '{run}/config.json'),
+    (['--weights', '{run}', '--config.evals.test.batch_size=8'], '{run}/config.json'),
+    (['--weights={run}/checkpoints/100', '--bench'], '{run}/config.json'),
+    (['--weights={run}', CONFIG], None), ([CONFIG, '--weights={run}'], None),
+    (['--weights=imagenet1k/Mixer-B_16'], None), (['--weights={run}/x.npz'], None), ([], None)])
+def test_weights_of_a_run_are_evaluated_by_its_own_config(tmp_path, arguments, config):
+  run_dir = example_runs.write(tmp_path / 'run', example_runs.DIGITS, [])
+  arguments = ['evaluate', *(argument.format(run=run_dir) for argument in arguments)]
+  own = [f'--config={config.format(run=run_dir)}'] if config else []
+  assert evaluate.with_config(arguments) == [arguments[0], *own, *arguments[1:]]

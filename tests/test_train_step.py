@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mixer import configuration
 from mixer.devices import settle
 from mixer import models
 from mixer import optim
@@ -177,11 +178,19 @@ def test_wrong_loss():
     take(a_model(), [a_batch(0)], 1, loss='xent')
 
 
-@pytest.mark.parametrize('accumulate', [0, 3])
-def test_wrong_accumulate(accumulate):
-  message = rf'config\.step\.accumulate is {accumulate}; it must divide the 16 images a device'
+def test_wrong_accumulate():
+  with pytest.raises(ValueError, match=r'config\.step\.accumulate is 3; it must divide the 16 images a device'):
+    take(a_model(), [a_batch(0)], 1, accumulate=3)
+
+
+@pytest.mark.parametrize('fields, message', [
+    (dict(accumulate=0), '^config.step.accumulate is 0; it must be at least 1$'),
+    (dict(mixup=-0.1), '^config.step.mixup is -0.1; it must be at least 0$'),
+    (dict(mixup=float('nan')), '^config.step.mixup is nan; it must be a finite number, at least 0$')])
+def test_a_number_out_of_its_range_is_refused_by_name(fields, message):
   with pytest.raises(ValueError, match=message):
-    take(a_model(), [a_batch(0)], 1, accumulate=accumulate)
+    configuration.call(train_step.parallel, 'step', dict(loss='softmax_xent', **fields), model=None, optimizer=None,
+                       learning_rate=None, seed=0)
 
 
 def planned(accumulate=1, **fields):

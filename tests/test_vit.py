@@ -269,9 +269,9 @@ def test_an_example_has_the_same_noise_wherever_it_is_computed():
     (dict(patch_size=5), r'the images are 8 x 12 pixels, which patches of 5 x 5 do not tile; choose data\.resolution'),
     (dict(mlp_dim=0), r'config\.model\.mlp_dim is 0; it must be at least 1'),
     (dict(representation_size=0), r'config\.model\.representation_size is 0; it must be at least 1'),
-    (dict(stochastic_depth=1.), r'config\.model\.stochastic_depth is 1\.0; it must be at least 0, and below 1'),
+    (dict(stochastic_depth=1.), r'config\.model\.stochastic_depth is 1\.0; it must be at least 0 and below 1'),
     (dict(pool='max'), r"config\.model\.pool is 'max'; it must be one of 'token', 'mean'"),
-    (dict(tokens_mlp_dim=8), r'nothing reads config\.model\.tokens_mlp_dim'),
+    (dict(tokens_mlp_dim=8), r'unknown field config\.model\.tokens_mlp_dim'),
     (dict(variant='S/16'), r"config\.model\.variant is 'S/16'; of a ViT it must be one of the sizes B, L, H, a slash"),
 ])
 def test_wrong_fields_are_named(fields, message):

@@ -356,7 +356,7 @@ def test_class_names_lie_beside_the_config(tmp_path):
 
 @pytest.mark.parametrize('change, message', [
     (dict(num_classes=9), r'checkpoints/1 does not fit its config\.json, here:\n  num_classes: 5 there, 9 here'),
-    (dict(wings=2), r'config\.json is not the config of a run of this version: .*nothing reads config\.model\.wings'),
+    (dict(wings=2), r'config\.json is not the config of a run of this version: .*unknown field config\.model\.wings'),
 ])
 def test_a_config_that_does_not_fit_its_checkpoint_is_told(tmp_path, change, message):
   make_run(tmp_path, [1])

@@ -112,9 +112,13 @@ class MlpMixer(nn.Module):
   """Images to logits. [B, H, W, 3] in [-1, 1], [B] keys or None -> [B, K] float32; [B, C] where num_classes is None.
 
   Attributes:
-    num_classes: K, or None for the features before the head (the mean over tokens).
-    patch_size: P; it must divide H and W.
-    num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim: L, C, D_S and D_C of Table 1.
+    num_classes: K, or None for the features before the head (the mean over tokens); in a config, None is as many as the
+      training data have.
+    patch_size: P, the side of a patch in pixels; it must divide H and W.
+    num_blocks: the number of layers of Table 1.
+    hidden_dim: C of Table 1, the channels of a token.
+    tokens_mlp_dim: D_S of Table 1, the width of the token-mixing MLPs.
+    channels_mlp_dim: D_C of Table 1, the width of the channel-mixing MLPs.
     tiles: K of App. C: the token-mixing MLPs are K^2 times as wide as tokens_mlp_dim, for images of K times the
       resolution.
     dropout_rate: of both layers of every MLP; 0 in all of the paper's runs (Table 4).
@@ -149,6 +153,7 @@ class MlpMixer(nn.Module):
   def __call__(self, images, keys=None):
     checks.at_least_one(self, 'num_classes', 'patch_size', 'tiles', *SIZES['B'])
     checks.probabilities(self, 'dropout_rate', 'stochastic_depth')
+    checks.finite(self, 'head_bias_init')
     checks.patches_tile(self, *images.shape[1:3])
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     rates = drop_rates(self.stochastic_depth_rule, self.stochastic_depth, self.num_blocks)
