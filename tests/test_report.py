@@ -1,9 +1,11 @@
+import re
 import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from mixer import accelerators
 from mixer import pictures
 from mixer import records
 from mixer import report
@@ -48,8 +50,51 @@ def test_a_step_tells_what_was_logged_and_evaluated_then_and_nothing_else(told, 
     told.write()
   two, four = records.read(tmp_path / 'records.jsonl')
   assert two.pop('images_per_s_per_core') > 0
-  assert two == {'step': 2, 'train/loss': 2., 'train/grad_norm': 2., 'train/learning_rate': pytest.approx(0.1)}
+  assert two == {'step': 2, 'train/loss': 2., 'train/loss_mean': 1.5, 'train/grad_norm': 2.,
+                 'train/learning_rate': pytest.approx(0.1)}
   assert four == {'step': 4, 'test/top1': 0.5, 'test/top5': 1., 'test/loss': 3., 'test/examples': 7}
+
+
+def test_the_means_are_over_the_steps_since_the_last_line_and_the_latest_values_stay(told, tmp_path, capsys):
+  for step, (loss, top1) in enumerate([(4., 0.), (2., 0.5), (1., 0.25), (3., 0.5), (0.5, 0.75)], 1):
+    told.step(step, metrics(loss=loss) | {'top1': np.float32(top1)})
+    if step in (2, 5):
+      told.log()
+    told.write()
+  seen = [(line['train/loss'], line['train/loss_mean'], line['train/top1'], line['train/top1_mean'])
+          for line in records.read(tmp_path / 'records.jsonl')]
+  assert seen == [(2., 3., 0.5, 0.25), (0.5, 1.5, 0.75, 0.5)]
+  assert 'loss 1.5000, top-1 50.00%, ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('stop', [1, 2, 3, 4])
+def test_a_run_that_was_stopped_between_two_lines_logs_the_means_of_one_that_was_not(tmp_path, stop):
+  def take(workdir, first, last):
+    workdir.mkdir(exist_ok=True)
+    with report.Report(workdir, first_step=first, total_steps=6, batch_size=8) as told:
+      for step in range(first + 1, last + 1):
+        told.step(step, metrics(loss=1 / step))
+        if step % 3 == 0:
+          told.log()
+        told.write()
+        if step in (stop, last):
+          told.check()
+          told.flush()  # before a checkpoint is saved
+  lines = lambda workdir: [{name: x for name, x in line.items() if name != 'images_per_s_per_core'}
+                           for line in records.read(workdir / 'records.jsonl')]
+  take(tmp_path / 'whole', 0, 6)
+  take(tmp_path / 'stopped', 0, stop)
+  take(tmp_path / 'stopped', stop, 6)
+  assert lines(tmp_path / 'stopped') == lines(tmp_path / 'whole') and len(lines(tmp_path / 'whole')) == 2
+  take(tmp_path / 'killed', 0, 5)
+  take(tmp_path / 'killed', stop, 6)  # from a checkpoint before the last
+  assert lines(tmp_path / 'killed') == lines(tmp_path / 'whole')
+
+
+@pytest.mark.parametrize('kind, word', [('TPU v2', 'core'), ('TPU v3', 'core'), ('TPU v4', 'device'), ('cpu', 'device'),
+                                        ('TPU v5 lite', 'device'), ('NVIDIA H100 80GB HBM3', 'device')])
+def test_only_what_is_half_a_chip_is_called_a_core(kind, word):
+  assert accelerators.noun(kind) == word
 
 
 def test_a_log_file_sees_plain_lines(told, capsys):
@@ -57,7 +102,7 @@ def test_a_log_file_sees_plain_lines(told, capsys):
   told.log()
   told.evaluated({'test/top1': 0.5, 'test/top5': 1., 'test/loss': 3., 'test/examples': 1234})
   progress, evaluation = capsys.readouterr().err.splitlines()
-  assert progress.startswith('step 1 of 10 (10.0%), loss 0.2500, ') and progress.endswith(' left')
+  assert re.fullmatch(r'step 1 of 10 \(10.0%\), loss 0.2500, [\d,]+ images/s/device, \d+ s left', progress)
   assert evaluation == 'step 1, test: top-1 50.00%, top-5 100.00%, loss 3.0000 on 1,234 images'
 
 
@@ -67,13 +112,18 @@ def test_metrics_of_several_labels_have_their_names(told, capsys):
   assert capsys.readouterr().err == 'step 0, val: precision@1 50.00%, recall@5 25.00%, loss 3.0000 on 8 images\n'
 
 
+def test_one_image_is_no_images(told, capsys):
+  told.evaluated({'val/top1': 1., 'val/loss': 3., 'val/examples': 1})
+  assert capsys.readouterr().err == 'step 0, val: top-1 100.00%, loss 3.0000 on 1 image\n'
+
+
 def test_a_person_at_a_terminal_sees_a_bar(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
   with report.Report(tmp_path, first_step=4, total_steps=10, batch_size=8) as told:
     told.step(5, metrics(loss=0.25))
     told.log()
   printed = capsys.readouterr().err
-  assert '5/10' in printed and 'loss 0.2500' in printed and 'images/s/core' in printed and '<' in printed
+  assert '5/10' in printed and 'loss 0.2500' in printed and 'images/s/device' in printed and '<' in printed
 
 
 def test_pictures_show_what_they_are_given(tmp_path):
