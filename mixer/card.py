@@ -18,6 +18,7 @@ from mixer import pictures
 from mixer import records
 from mixer import sanity
 from mixer import storage
+from mixer.wording import counted
 
 
 def leave(workdir, *, run: dict, source, evals: dict, params, results: dict, samples: dict):
@@ -75,8 +76,8 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
   parts = [
       f'# {name}',
       f'{kind}, {parameters:,} parameters, {model["num_classes"]:,} classes, {config["data"]["resolution"]} x '
-      f'{config["data"]["resolution"]} pixels; {_started(config)}, trained for {config["total_steps"]:,} steps of '
-      f'{batch:,} images, {epochs:,.1f} epochs.',
+      f'{config["data"]["resolution"]} pixels; {_started(config)}, trained for {counted(config["total_steps"], "step")} of '
+      f'{counted(batch, "image")}, {epochs:,.1f} epochs.',
       *(f'**Warning:** {warning}' for warning in warnings),
       '## Results', _table(('evaluation', 'metric', 'value', 'examples'), _scores(results)),
       f'After step {config["total_steps"]:,}, the last; all others are in [records.jsonl](records.jsonl).',
@@ -127,11 +128,11 @@ def _work(events):
     return [('work', 'not recorded')]
   work = history.work(events)
   least = 'at least ' if work.unended or work.first_step else ''
-  told = [f'{work.starts} {"start" if work.starts == 1 else "starts"}']
+  told = [counted(work.starts, 'start')]
   if work.unended:
     told.append(f'{work.unended} of them without an end, as when killed, whose time is not known')
   if work.first_step:
-    told.append(f'the first {work.first_step:,} steps were taken before there was a record')
+    told.append(f'{counted(work.first_step, "step")} {"was" if work.first_step == 1 else "were"} taken before there was a record')
   wall = f'{work.seconds / 3600:,.1f} h' if work.seconds >= 3600 else f'{work.seconds:,.0f} s'
   core_hours = f'{work.core_hours:,.0f}' if work.core_hours >= 100 else f'{work.core_hours:.3g}'
   kinds = {accelerators.noun(event['device']) for event in events if event['event'] == 'start'}

@@ -8,6 +8,7 @@ from matplotlib import ticker
 import numpy as np
 
 from mixer import storage
+from mixer.wording import counted
 
 matplotlib.use('Agg')
 
@@ -72,7 +73,7 @@ def predictions(sample, class_names, path, columns: int = 10):
   hits = (labels == sample.guesses[:, None]).any(1)
   told = lambda k: '' if hits[k] else '\nis ' + ', '.join(name(label) for label in labels[k] if label >= 0)
   grid(sample.images, [f'{name(sample.guesses[k])}  {sample.probabilities[k]:.0%}{told(k)}' for k in range(len(labels))],
-       f'{len(labels):,} of {sample.classified:,} {"image" if sample.classified == 1 else "images"}, wrong ones first (red): {sample.wrong:,} wrong in all, '
+       f'{len(labels):,} of {counted(sample.classified, "image")}, wrong ones first (red): {sample.wrong:,} wrong in all, '
        f'{sample.wrong / sample.classified:.2%}', path, columns, [RIGHT if hit else WRONG for hit in hits])
 
 

@@ -12,6 +12,7 @@ from mixer import accelerators
 from mixer import history
 from mixer import records
 from mixer import storage
+from mixer.wording import counted
 
 WORDS = {'top1': 'top-1 {:.2%}', 'top5': 'top-5 {:.2%}', 'precision_at_1': 'precision@1 {:.2%}',
          'recall_at_5': 'recall@5 {:.2%}', 'loss': 'loss {:.4f}'}
@@ -159,12 +160,7 @@ def describe(metrics: dict[str, float]) -> str:
   shots = {key: f'{key} {{:.2%}}' for name in metrics if (key := name.split('/')[-1]).endswith('shot')}
   told = lambda name: ', '.join(words.format(metrics[f'{name}/{key}']) for key, words in {**WORDS, **shots}.items()
                                 if f'{name}/{key}' in metrics)
-  return '; '.join(f'{name}: {told(name)} on {images(metrics[f"{name}/examples"])}' for name in names)
-
-
-def images(number: int) -> str:
-  """'1 image', '1,234 images'."""
-  return f'{number:,} {"image" if number == 1 else "images"}'
+  return '; '.join(f'{name}: {told(name)} on {counted(metrics[f"{name}/examples"], "image")}' for name in names)
 
 
 def _duration(seconds: float) -> str:

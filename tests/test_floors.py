@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # A package's name stands for all of its modules, which may import each other.
 FLOORS = {
-    'mixer.files': -1, 'mixer.image_headers': -1,
+    'mixer.files': -1, 'mixer.image_headers': -1, 'mixer.wording': -1,
     'configs': 0,
     'mixer.accelerators': 0, 'mixer.configuration': 0, 'mixer.crops': 0, 'mixer.devices': 0, 'mixer.flops': 0,
     'mixer.frequencies': 0, 'mixer.losses': 0, 'mixer.metrics': 0, 'mixer.mixup': 0, 'mixer.permutations': 0,
