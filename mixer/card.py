@@ -132,7 +132,8 @@ def _work(events):
   if work.unended:
     told.append(f'{work.unended} of them without an end, as when killed, whose time is not known')
   if work.first_step:
-    told.append(f'{counted(work.first_step, "step")} {"was" if work.first_step == 1 else "were"} taken before there was a record')
+    first = 'step was' if work.first_step == 1 else f'{work.first_step:,} steps were'
+    told.append(f'the first {first} taken before there was a record')
   wall = f'{work.seconds / 3600:,.1f} h' if work.seconds >= 3600 else f'{work.seconds:,.0f} s'
   core_hours = f'{work.core_hours:,.0f}' if work.core_hours >= 100 else f'{work.core_hours:.3g}'
   kinds = {accelerators.noun(event['device']) for event in events if event['event'] == 'start'}

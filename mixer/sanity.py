@@ -7,12 +7,12 @@ LOWER = ('Lower the learning rate (config.optimizer.learning_rate), lengthen the
          '(config.optimizer.schedule.warmup_epochs) or clip the gradients (config.optimizer.clip_norm)')
 LOOK = ('Look at the training images and labels with python -m tools.show_batch, train for more steps or with another '
         'learning rate')
-NOISE = 1.1  # by how much the loss of a run that started from weights may have risen: it begins low, and varies
+NOISE = 1.1  # by how much a loss varies: that of a run that started from weights begins low, and may have risen by it
 
 
 def warnings(records: Sequence[dict], results: dict, samples: dict, *, loss: str, num_classes: int,
              pretrained: bool) -> list[str]:
-  """Sentences for people, each with what to try; none of a run that has learned something.
+  """Sentences for people, with what to try; none of a run that has learned something.
 
   Args:
     records: all of the run's, with 'train/loss_mean'. Its beginning and its end are the means of the first and the last
@@ -29,15 +29,16 @@ def warnings(records: Sequence[dict], results: dict, samples: dict, *, loss: str
     began, ended = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
     uniform = math.log(num_classes)
     if len(losses) > 1 and ended > began * (NOISE if pretrained else 1):
-      found.append(f'The training loss is {ended:,.4g} at the end, above the {began:,.4g} of the beginning. {LOWER}.')
+      found.append((f'The training loss is {ended:,.4g} at the end, above the {began:,.4g} of the beginning.', LOWER))
     elif loss == 'softmax_xent' and num_classes > 1 and ended >= uniform:
-      found.append(f'The training loss is {ended:,.4g} at the end, and equal probabilities for all {num_classes:,} '
-                   f'classes would give {uniform:,.4g}. {LOOK}.')
+      found.append((f'The training loss is {ended:,.4g} at the end, and equal probabilities for all {num_classes:,} '
+                    f'classes would give {uniform:,.4g}.', LOWER if ended > NOISE * uniform else LOOK))
   for name, sample in samples.items():
     score = next((results[f'{name}/{key}'] for key in ('top1', 'precision_at_1') if f'{name}/{key}' in results), None)
     chance = sample.most_frequent / sample.classified
     noise = math.sqrt(chance * (1 - chance) / sample.classified)  # one standard error
     if score is not None and chance < 1 and score <= chance + noise:
-      found.append(f'On {name} the highest class is right for {score:.2%} of the images, and always the most frequent '
-                   f'class would be for {chance:.2%}: no better than chance. {LOOK}.')
-  return found
+      found.append((f'On {name} the highest class is right for {score:.2%} of the images, and always the most frequent '
+                    f'class would be for {chance:.2%}: no better than chance.', LOOK))
+  advised = [advice for _, advice in found]
+  return [fact + f' {advice}.' * (advice not in advised[:k]) for k, (fact, advice) in enumerate(found)]

@@ -50,7 +50,8 @@ def _run(run: records.Run) -> Entry:
 
 def _throughput(one: records.Throughput) -> Entry:
   return Entry(one.id, f'speed of {matching.named(one)} at {one.resolution}', _facts({
-      'results': f'{one.images_per_s_per_core:,.1f} images/s/{noun(one.device or "")}, {one.dtype}, batch {one.batch_size}',
+      'results': f'{one.images_per_s_per_core:,.1f} images/s/{noun(one.device or "")}, {one.dtype}, '
+                 f'batch {one.batch_size}',
       'GMACs': one.gmacs and f'{one.gmacs:,.2f}', 'commit': one.commit, 'config hash': one.config_hash,
       'hardware': _hardware(one.device, one.devices), 'time': one.time, 'versions': _versions(one.versions),
       'read from': _place(one.source)}))

@@ -159,8 +159,8 @@ def curves(axes):
 
 def test_the_picture_is_of_mean_losses_and_of_errors_in_percent(monkeypatch):
   figures = drawn(monkeypatch)
-  pictures.learning_curves([{'step': k, 'train/loss': 9., 'train/loss_mean': 2. / k, 'train/top1': 0., 'train/top1_mean': 0.5,
-                             'val/top1': 1 - k / 8, 'val/loss': 3., 'real/precision_at_1': 1.} for k in (1, 2)], 'x.png')
+  pictures.learning_curves([{'step': k, 'train/loss': 9., 'train/loss_mean': 2. / k, 'train/top1': 0.,
+                             'train/top1_mean': 0.5, 'val/top1': 1 - k / 8, 'val/loss': 3., 'real/precision_at_1': 1.} for k in (1, 2)], 'x.png')
   loss, error, *_ = figures[0].axes
   assert curves(loss) == {'train, mean since the last point': [2., 1.], 'val': [3., 3.]}
   assert curves(error) == {'train, mean since the last point': [50., 50.], 'val, 25.00 at the end': [12.5, 25.],
@@ -207,6 +207,8 @@ def test_a_run_that_has_learned_something_is_not_warned_of(fields):
     (dict(losses=[70., 71.], loss='sigmoid_xent'), ['The training loss is 71 at the end, above the 70']),
     (dict(losses=[2.31] * 30), ['The training loss is 2.31 at the end, and equal probabilities for all 10 classes would '
                                 'give 2.303. Look at the training images']),
+    (dict(losses=[900., 191.], top1=0.1), [r'191 at the end, and equal .* give 2.303. Lower the learning', 'chance. Look at']),
+    (dict(losses=[2.31] * 9, top1=0.1), ['2.303. Look at', 'no better than chance.$']),
     (dict(losses=[2.3, 1.], top1=0.1), ['On test the highest class is right for 10.00% of the images, and always the most '
                                         'frequent class would be for 10.00%: no better than chance. Look at']),
     (dict(losses=[2.3, 1.], top1=0.8, share=0.81, key='precision_at_1'), ['always the most frequent class would be for 81']),

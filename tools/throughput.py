@@ -172,7 +172,8 @@ def table(records: list[dict], noun: str) -> str:
   for found in records:
     speed = found['images_per_s_per_core']
     lines.append(f'| {found["model"]} {found["variant"]} | {found["resolution"]} | {found["dtype"]} | {speed:,.4g} | '
-                 f'{found["spread"][0]:,.4g} to {found["spread"][1]:,.4g} | {found["batch_size"]:,} | {found["gmacs"]:,.4g} | {speed * found["gmacs"] / 1e3:.3g} | '
+                 f'{found["spread"][0]:,.4g} to {found["spread"][1]:,.4g} | {found["batch_size"]:,} | '
+                 f'{found["gmacs"]:,.4g} | {speed * found["gmacs"] / 1e3:.3g} | '
                  f'{found["ended"]} |')
   return '\n'.join(lines)
 
