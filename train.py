@@ -93,7 +93,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
       due = lambda step, every_steps: step % every_steps == 0 or step == total_steps
 
       def conclude(step):
-        results = told.evaluated(evaluate(state.params)) if due(step, config.eval_every_steps) else {}
+        keep = step >= total_steps  # examples, for a picture
+        results = told.evaluated(evaluate(state.params, keep)) if due(step, config.eval_every_steps) else {}
         told.write()
         if due(step, checkpoints.every_steps):
           told.check()
@@ -118,9 +119,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         told.flush()
         checkpoints.save_interrupted(step, state)
         raise
-  shown = {name: evaluate.scorer.predictions(state.params, next(iter(batches))) for name, batches in evals.items()}
-  card.leave(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results, predictions=shown,
-             flags=command_line.given())
+  card.leave(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results,
+             samples=evaluate.samples)
   return results
 
 

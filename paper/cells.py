@@ -77,9 +77,10 @@ def _fits(row, side: int) -> bool:
 
 
 def speed(found: reading.Found, row: dict) -> tuple[Value, ...]:
-  """Images a second and core, of whatever device, which stands beside it."""
-  return tuple(Value(f'{one.images_per_s_per_core:,.0f}', (one.id,), f'{one.dtype}, {one.device or "device unknown"}')
-               for one in found.throughputs if matching.named(one) == row['model'] and _fits(row, one.resolution))
+  """Images a second and core of TPUs, as published ones are; those of other hardware stand in `tables.speeds`."""
+  return tuple(Value(f'{one.images_per_s_per_core:,.0f}', (one.id,), f'{one.dtype}, {one.device}')
+               for one in found.throughputs if (one.device or '').startswith('TPU')
+               and matching.named(one) == row['model'] and _fits(row, one.resolution))
 
 
 def core_days(found: reading.Found, row: dict) -> tuple[Value, ...]:

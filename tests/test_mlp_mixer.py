@@ -150,6 +150,20 @@ def test_same_weights_same_logits(form):
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('form', FORMS[1:], ids=FORM_NAMES[1:])
+def test_all_forms_show_what_their_modules_compute(form):
+  plain, params, images = small_model(**FORMS[0])
+  shown = lambda model: model.apply({'params': params}, images, capture_intermediates=True, mutable=['intermediates'])
+  logits, wanted = shown(plain)
+  other = small_model(**form)[0]
+  got_logits, got = shown(other)
+  assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, wanted)
+  assert {'stem', 'MixerBlock_0', 'MixerBlock_1', 'pre_head_layer_norm', 'head'} <= got['intermediates'].keys()
+  assert {'token_mixing', 'channel_mixing'} <= got['intermediates']['MixerBlock_1'].keys()
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), (got_logits, got), (logits, wanted))
+  np.testing.assert_allclose(other.apply({'params': params}, images), logits, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize('platform', ['any', 'cpu'])
 def test_layer_norm_epsilon(platform):
   """Tokens whose channels hardly differ, before each of the norms: there the 1e-6 under the root counts."""

@@ -4,6 +4,7 @@ import csv
 import html.parser
 import json
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from paper import __main__ as page
 from paper import collect
 from paper import command_line
 from paper import count
+from paper import entries
 from paper import figures
 from paper import matching
 from paper import reading
@@ -319,6 +321,26 @@ def test_speeds_are_compared_on_the_same_device_and_dtype(tmp_path):
   doubled = row(tables.throughput(found), 'Mixer-L/16 at 224 over Mixer-L/16 at 448')
   assert doubled['published'].published == '3.99 (419 to 105)' and ours(doubled['by multiply-adds']) == ['5.33']
   assert ours(table3_row(found)['img/s/core']) == ['3,000']
+
+
+def test_speeds_of_other_hardware_stand_apart_and_each_says_its_own():
+  lines = [speed('B/16', 9., device='cpu'), speed('B/16', 3000.), speed('B/16', 2000., device='NVIDIA H100'),
+           speed('B/16', 9000., device='TPU v5 lite'), {**speed('B/16', 7.), 'device': None}]
+  found = reading.Found(throughputs=[records.of_object(line, 'speed.jsonl') for line in lines])
+  cell = table3_row(found)['img/s/core']
+  assert {(value.text, value.note) for value in cell.ours} == {('3,000', 'bfloat16, TPU v3'),
+                                                               ('9,000', 'bfloat16, TPU v5 lite')}
+  assert [(device, ours(cell)) for device, *_, cell in tables.speeds(found).rows] == [
+      ('NVIDIA H100', ['2,000.0']), ('TPU v3', ['3,000.0']), ('TPU v5 lite', ['9,000.0']), ('cpu', ['9.0']),
+      ('unknown', ['7.0'])]
+  shown = entries.of([one.id for one in found.throughputs], found, {})
+  units = [re.search(r'images/s/(\w+),', dict(entry.facts)['results'])[1] for entry in shown]
+  assert units == ['device', 'core', 'device', 'device', 'device']
+
+
+@pytest.mark.parametrize('number, text', [(1, 'Mixer, 1 block, 64 wide, patch 4'), (2, 'Mixer, 2 blocks, 64 wide, patch 4')])
+def test_one_block_is_no_blocks(number, text):
+  assert matching.label(dict(name='mlp_mixer', num_blocks=number, hidden_dim=64, patch_size=4)) == text
 
 
 # Experiments.

@@ -249,6 +249,15 @@ def test_all_forms_have_the_same_parameters_noise_and_gradients(form):
     np.testing.assert_allclose(got[name], x, rtol=0, atol=3e-5 * largest, err_msg=name)
 
 
+def test_a_scan_shows_what_its_modules_compute():
+  (plain, params, images), scanned = small_model(), small_model(scan=True)[0]
+  shown = lambda model: model.apply({'params': params}, images, capture_intermediates=True, mutable=['intermediates'])
+  wanted, got = shown(plain), shown(scanned)
+  assert 'encoderblock_2' in got[1]['intermediates']['Transformer']
+  assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, wanted)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, wanted)
+
+
 def test_a_scan_holds_one_block_and_counts_as_all():
   model, params, images = small_model()
   text = lambda **form: jax.jit(model.clone(**form).apply).lower({'params': params}, images).as_text()

@@ -131,6 +131,9 @@ class MlpMixer(nn.Module):
     remat: 'block' keeps of each block only its input for the backward pass, which computes the rest again. To save
       memory on a CPU it needs `scan`.
     platform: what it is to run on: 'cpu' has a form of its own, of equal results (on_cpu.py).
+
+  With `capture_intermediates` (or the collection 'intermediates' mutable) it runs module by module, whatever `platform`
+  and `scan` say, so that all of its modules' outputs are there.
   """
   num_classes: int | None
   patch_size: int
@@ -158,7 +161,7 @@ class MlpMixer(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     rates = drop_rates(self.stochastic_depth_rule, self.stochastic_depth, self.num_blocks)
 
-    if self.platform == 'cpu' and not self.is_initializing():
+    if self.platform == 'cpu' and not self._records:
       features = on_cpu.features(self, self.variables['params'], images, keys, rates)
     else:
       x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='stem', **dtypes)(images)
@@ -173,7 +176,7 @@ class MlpMixer(nn.Module):
 
   def _blocks(self, x, keys, rates, dtypes):
     sizes = (self.tiles**2 * self.tokens_mlp_dim, self.channels_mlp_dim, self.dropout_rate, self.rescales)
-    if self.scan and not self.is_initializing():
+    if self.scan and not self._records:
       one = MixerBlock(*sizes, **dtypes, parent=None)
       block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
       return depth.scan(block, self.blocks_of(self.variables['params']), x, rates, self.remat == 'block')
@@ -181,6 +184,11 @@ class MlpMixer(nn.Module):
     for i in range(self.num_blocks):
       x = block(*sizes, **dtypes, name=f'MixerBlock_{i}')(x, stochastic.fold(keys, i), rates[i])
     return x
+
+  @property
+  def _records(self) -> bool:
+    """Whether the submodules themselves must run: to make parameters, or because their intermediates are asked for."""
+    return self.is_initializing() or self.is_mutable_collection('intermediates')
 
   @property
   def rescales(self) -> bool:

@@ -129,7 +129,8 @@ class Encoder(nn.Module):
 
   def _blocks(self, x, keys, rates, dtypes):
     sizes = (self.mlp_dim, self.num_heads, self.dropout_rate)
-    if self.scan and not self.is_initializing():
+    # Intermediates that are asked for are those of the modules.
+    if self.scan and not self.is_initializing() and not self.is_mutable_collection('intermediates'):
       one = EncoderBlock(*sizes, **dtypes, parent=None)
       block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
       params = [self.variables['params'][f'encoderblock_{i}'] for i in range(self.num_blocks)]
