@@ -187,7 +187,8 @@ VIT = dict(num_classes=3, patch_size=4, num_blocks=1, hidden_dim=8, mlp_dim=8, n
     ('mlp_mixer', SIZES, 'tiles', 0, 'it must be at least 1'),
     ('vit', VIT, 'head_bias_init', float('-inf'), 'it must be a finite number'),
     ('vit', VIT, 'representation_size', 0, 'it must be at least 1'),
-    ('bit_resnet', dict(num_classes=3, units=(1,), width_factor=0.5), 'width_factor', float('inf'), 'it must be a finite number'),
+    ('bit_resnet', dict(num_classes=3, units=(1,), width_factor=0.5), 'width_factor', float('inf'),
+     'it must be a finite number'),
     ('bit_resnet', dict(num_classes=3, units=(1,), width_factor=0.5), 'num_classes', 0, 'it must be at least 1'),
 ])
 def test_a_number_of_any_model_out_of_its_range_is_refused_by_name(name, sizes, field, value, message):
