@@ -73,6 +73,12 @@ def test_a_field_that_another_refers_to_changes_both(tmp_path):
   assert config.evals.test.data_dir == '/d' and config.evals.test.resolution == 160
 
 
+def test_none_is_none_in_a_field_of_text_too():
+  config = parse(f'{ROOT}/configs/mixer_finetune.py:b16_i21k,cifar10', '--config.data.data_dir=/d',
+                 '--config.data.data_dir=None', '--config.start_from.token_mixing=None')
+  assert config.data.data_dir is None and config.evals.test.data_dir is None and config.start_from.token_mixing is None
+
+
 def test_a_tuple_stays_one():
   config = parse(f'{ROOT}/configs/mixer_b16_jft.py', '--config.probes.imagenet.shots=10')
   assert config.probes.imagenet.shots == (10,)
