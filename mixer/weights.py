@@ -29,6 +29,8 @@ from mixer.convert import timm
 # paper's Table 3, and what is usual for small ones.
 USUAL_RESOLUTION = {'large': 224, 'small': 32}
 
+PUBLISHED_RESOLUTIONS = 224, 384, 448  # of Mixers and ViTs, whose crops were made for them
+
 # Fields of a run's `model` section that its parameters tell, or that count in training alone.
 NOT_KEPT = ('variant', 'tiles', 'dropout_rate', 'stochastic_depth', 'stochastic_depth_rule', 'head_bias_init',
             'param_dtype', 'scan', 'remat', 'platform')
@@ -44,8 +46,8 @@ class Weights:
     resolution: the side in pixels of the square images that it takes; where any, that of its training, or 224.
     loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
     class_names: of the logits, or None.
-    crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C; without
-      `resize` the side before the crop is 8/7 of the resolution (mixer/crops.py).
+    crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C, or where they
+      take images of a side that published ones do not, 'antialiased'; without `resize`: `crops.side_before`.
     source: where it comes from and what it is, for people.
     permutation: of the pixels of its run's images (`permutations.draw`), or None.
   """
@@ -62,7 +64,9 @@ class Weights:
   def describe(self) -> str:
     """One line for people: 'Mixer-B/16, 1,000 classes, 224 x 224 pixels, ...'."""
     classes = f'{self.model["num_classes"]:,} classes' if self.model['num_classes'] else 'no head'
-    return f'{models.describe(self.model)}, {classes}, {self.resolution} x {self.resolution} pixels: {self.source}'
+    resize = crops.side_before(self.resolution, self.resize, self.crop)
+    return (f'{models.describe(self.model)}, {classes}, {self.resolution} x {self.resolution} pixels, {self.crop} from '
+            f'{resize}: {self.source}')
 
   def check_head(self, name: str):
     """Raises a ValueError unless there are logits; `name` is what was loaded, for the message."""
@@ -132,8 +136,10 @@ def _of_file(path, read) -> Weights:
   if known and model['num_classes'] != known.num_classes:
     raise ValueError(f'{path} has {model["num_classes"]:,} classes, and {known.num_classes:,} were published under '
                      'that name; give it another name if it is another file')
+  resolution = resolution or USUAL_RESOLUTION[model['root']]
+  small = {} if known or resolution in PUBLISHED_RESOLUTIONS else {'crop': 'antialiased'}
   return Weights(
-      params=params, model=model, resolution=resolution or USUAL_RESOLUTION[model['root']],
+      params=params, model=model, resolution=resolution, **small,
       loss='sigmoid_xent' if model['num_classes'] == 21843 else 'softmax_xent',
       class_names=_wordnet_ids() if known and known.num_classes == 1000 else None,
       source=f'{name}, {known.what}' if known else str(path))
@@ -193,7 +199,7 @@ def _evaluated(evals, resolution):
   """The fields 'crop' and 'resize' of the first evaluation at the resolution of the training."""
   first = next((section for section in evals.values() if section['resolution'] == resolution), {})
   configuration.choose('evals', 'crop', first.get('crop', 'paper_resize'), crops.CROPS)
-  crops.side_before(resolution, first.get('resize'))
+  crops.side_before(resolution, first.get('resize'), first.get('crop', 'paper_resize'))
   return {field: first[field] for field in ('crop', 'resize') if field in first}
 
 

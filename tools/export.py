@@ -12,6 +12,7 @@ uint8. Class names, where they are known, come beside it, as NAME.classes.json.
 
 import argparse
 import contextlib
+import dataclasses
 import inspect
 import json
 import pathlib
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None):
   parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the file: NAME.stablehlo or NAME.onnx')
   parser.add_argument('--preprocessing', choices=crops.CROPS, help="of NAME.stablehlo; default: that of the "
-                      "weights' run, or paper_resize")
+                      "weights' run; of files paper_resize at 224, 384 and 448 pixels, else antialiased")
   parser.add_argument('--resize', type=int, help="the side before the crop; default: that of the weights' run, or 8/7 "
                       'of what the model takes, as in 256 for 224')
   flags = parser.parse_args(arguments)
@@ -99,7 +100,9 @@ def main(arguments: list[str] | None = None):
     weights = weights_lib.load(flags.weights)
     weights.check_head(flags.weights)
     weights.check_images(flags.weights)
-    resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
+    crop = flags.preprocessing or weights.crop
+    weights = dataclasses.replace(weights, crop=crop, resize=crops.side_before(
+        weights.resolution, flags.resize or weights.resize, crop))
   except (ValueError, OSError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
 
@@ -110,9 +113,8 @@ def main(arguments: list[str] | None = None):
       sys.exit(f'{error.name} is not installed, which .onnx needs: pip install -r requirements-onnx.txt')
     takes = f'[b, {weights.resolution}, {weights.resolution}, 3] uint8, cropped beforehand'
   else:
-    preprocessing = flags.preprocessing or weights.crop
-    exported = program(weights, preprocessing, resize).serialize()
-    takes = f'[b, h, w, 3] uint8, then {preprocessing} from {resize}'
+    exported = program(weights, weights.crop, weights.resize).serialize()
+    takes = f'[b, h, w, 3] uint8, then {weights.crop} from {weights.resize}'
   flags.out.write_bytes(exported)
   names = None
   if weights.class_names:

@@ -10,6 +10,7 @@ there and left out, and the exit code is then 1.
 
 import argparse
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -159,8 +160,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument('--top', type=positive, default=5, help='how many classes of each image; default: %(default)s')
   parser.add_argument('--format', choices=FORMATS, default='table', help='default: %(default)s')
   parser.add_argument('--preprocessing', choices=crops.CROPS,
-                      help="paper_resize and paper_crop are (i) and (ii) of the paper's App. C; default: that of the "
-                      "weights' run, or paper_resize")
+                      help="paper_resize and paper_crop are (i) and (ii) of the paper's App. C, antialiased is for models "
+                      "of small images; default: that of the weights' run; of files paper_resize at 224, 384 and 448 "
+                      'pixels, else antialiased')
   parser.add_argument('--resize', type=positive, metavar='PIXELS', help='the side before the crop; default: that of '
                       "the weights' run, or 8/7 of what the model takes, as in 256 for 224")
   parser.add_argument('--class_names', metavar='FILE', help='one name a line, in the order of the classes')
@@ -178,7 +180,9 @@ def main(arguments: list[str] | None = None) -> int:
     weights.check_head(flags.weights)
     weights.check_images(flags.weights)
     num_classes = weights.model['num_classes']
-    resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
+    crop = flags.preprocessing or weights.crop
+    weights = dataclasses.replace(weights, crop=crop, resize=crops.side_before(
+        weights.resolution, flags.resize or weights.resize, crop))
     if flags.draw and not pathlib.Path(flags.draw).parent.is_dir():
       raise ValueError(f'--draw is {flags.draw}, and there is no folder {pathlib.Path(flags.draw).parent}')
     names = read_class_names(flags.class_names, num_classes) if flags.class_names else weights.class_names
@@ -195,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'cannot decode {paths[index]}: {why}', file=sys.stderr)
 
     def counted():
-      for prediction in predictions(weights, paths, preprocessing=flags.preprocessing or weights.crop, resize=resize,
+      for prediction in predictions(weights, paths, preprocessing=weights.crop, resize=weights.resize,
                                     batch_size=flags.batch_size, failed=failed):
         bar.update()
         yield prediction
