@@ -163,7 +163,7 @@ class TrainBatches:
 def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int, seed: int, hosts: Hosts,
                   data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
                   fraction: float = 1., resize: int | None = None, min_area: float | None = None, pad: int = 0,
-                  flip: bool = True, randaugment_magnitude: float | None = None, randaugment_layers: int = 2,
+                  antialias: bool = False, flip: bool = True, randaugment_magnitude: float | None = None, randaugment_layers: int = 2,
                   permutation: str | None = None, permutation_patch: int | None = None, permutation_seed: int = 0,
                   threads: int | None = None) -> TrainBatches:
   """The training batches of a config's `data` section.
@@ -179,6 +179,7 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
       are Inception's, of any part of an image (pre-training).
     min_area: the smallest part of an image's area that an Inception crop may cover; by default 0.05.
     pad: black pixels to add on each side before an Inception crop.
+    antialias: whether crops are resized with antialiasing, as photographs at much less than 224 pixels should be.
     flip: whether to mirror half of the images.
     randaugment_magnitude, randaugment_layers: m of Table 4, None for no RandAugment, and how many operations.
     permutation, permutation_patch, permutation_seed: of the pixels of all images, after all else:
@@ -195,9 +196,9 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
     crop = functools.partial(preprocess.inception_crop, min_area=0.05 if min_area is None else min_area, pad=pad)
   else:
     crop = functools.partial(preprocess.random_crop, resize=resize)
+  crop = functools.partial(crop, antialias=antialias)
   source = sources.open_split(dataset, split, data_dir, label, max_labels)
-  if fraction != 1:
-    source = subset.Subset.of(source, fraction)
+  source = source if fraction == 1 else subset.Subset.of(source, fraction)
   augment = None if randaugment_magnitude is None else _randaugment(randaugment_layers, randaugment_magnitude)
   order = permutations.draw('data', permutation, resolution, permutation_patch, permutation_seed)
   return TrainBatches(source, batch_size, resolution, seed, hosts, crop, flip, augment, threads or os.cpu_count(), order)
@@ -280,8 +281,9 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
     batch_size: of all devices of all processes together; what is scored does not depend on it.
     resolution: of the images, in pixels.
     hosts: this process among all.
-    crop: 'paper_resize' or 'paper_crop', (i) or (ii) of the paper's App. C, or 'timm': mixer/preprocess.py.
-    resize: the side before the crop, in pixels; by default 8/7 of the resolution, as in 256 for 224 (App. C).
+    crop: of preprocess.EVALUATION_CROPS, of which paper_resize and paper_crop are (i) and (ii) of the paper's App. C.
+    resize: the side before the crop, in pixels; by default 8/7 of the resolution, as in 256 for 224 (App. C), or for
+      'antialiased' the resolution.
     permutation, permutation_patch, permutation_seed: as in `train_batches`.
     threads: that decode; by default one a core.
   """
@@ -289,7 +291,7 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
   configuration.choose(where, 'crop', crop, preprocess.EVALUATION_CROPS)
   limits.check(where, resolution=resolution, resize=resize, permutation_patch=permutation_patch, threads=threads,
                permutation_seed=permutation_seed, max_labels=max_labels)
-  resize = resize or crops.side_before(resolution, None)
+  resize = resize or crops.side_before(resolution, None, crop)
   source = sources.open_split(dataset, split, data_dir, label, max_labels)
   order = permutations.draw(where, permutation, resolution, permutation_patch, permutation_seed)
   return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or os.cpu_count(), order)

@@ -27,11 +27,11 @@ def get_config(which: str = 'weights'):
   config.model = dict(name='mlp_mixer', num_classes=10, patch_size=4, num_blocks=2, hidden_dim=64, tokens_mlp_dim=32,
                       channels_mlp_dim=256, tiles=2)
   config.data = dict(dataset='digits', split='train[:80%]' if dev else 'train', fraction=0.03, batch_size=32,
-                     resolution=16, resize=18, flip=False)
+                     resolution=16, resize=18, antialias=True, flip=False)
   config.step = dict(loss='softmax_xent')
   config.optimizer = dict(name='sgd', momentum=0.9, learning_rate=0.03, clip_norm=1.,
                           schedule=dict(name='cosine', warmup_steps=50))
   config.checkpoint = dict(every_steps=250, keep_latest=1)
-  evaluation = dict(dataset='digits', batch_size=360, resolution=16, crop='paper_resize', resize=16)
+  evaluation = dict(dataset='digits', batch_size=360, resolution=16, crop='antialiased', resize=16)
   config.evals = dict(dev=dict(evaluation, split='train[80%:]')) if dev else dict(test=dict(evaluation, split='test'))
   return config

@@ -47,12 +47,12 @@ def pretrain(dataset: str, section: dict):
   config.eval_every_steps = 50
   config.model = dict(section, num_classes=5)
   config.data = dict(dataset=f'few_{dataset}', split='train', batch_size=64, resolution=side, pad=pad, min_area=0.64,
-                     flip=False)
+                     antialias=True, flip=False)
   config.step = dict(loss='softmax_xent')
   config.optimizer = dict(name='adamw', learning_rate=3e-3, weight_decay=0.3, clip_norm=1.,
                           schedule=dict(name='cosine', warmup_steps=50))
   config.checkpoint = dict(every_steps=200, keep_latest=1)
-  evaluation = dict(split='test', batch_size=512, resolution=side, resize=side)
+  evaluation = dict(split='test', batch_size=512, resolution=side, crop='antialiased', resize=side)
   other = dict(evaluation, dataset=f'other_{dataset}')
   config.evals = dict(val=dict(evaluation, dataset=f'few_{dataset}'))
   # 30 choices of the five examples of a class, where the paper's code has 3: they differ by much.

@@ -19,36 +19,50 @@ def paper_resize(images, resize: int, resolution: int):
 
 def paper_crop(images, resize: int, resolution: int):
   """preprocess.paper_crop: (ii) of App. C. [..., H, W, 3] uint8 -> [..., R, R, 3] uint8."""
-  sides = [jnp.asarray(side, jnp.float32) for side in images.shape[-3:-1]]
-  sizes = [jnp.round(side * (resize / jnp.minimum(*sides))) for side in sides]
+  sides, sizes = [jnp.asarray(side, jnp.float32) for side in images.shape[-3:-1]], _kept_shape(images, resize)
   weights = [_area(side, size, (size - resolution) // 2, resolution)
              for side, size in zip(images.shape[-3:-1], sizes)]
   patch = (sides[0] / sizes[0]) * (sides[1] / sizes[1])  # the pixels that become one
   return (_along_height(weights[0], _along_width(weights[1], images)) * (1 / patch)).astype(jnp.uint8)
 
 
+def antialiased(images, resize: int, resolution: int):
+  """preprocess.antialiased. [..., H, W, 3] uint8 -> [..., R, R, 3] uint8."""
+  sizes = _kept_shape(images, resize)
+  weights = [_filtered(_triangle, side, size, (size - resolution) // 2, resolution)
+             for side, size in zip(images.shape[-3:-1], sizes)]
+  return _whole(_along_height(weights[0], _along_width(weights[1], images)))
+
+
 def timm(images, resize: int, resolution: int):
   """preprocess.timm: bicubic, as Pillow and torchvision do it. [..., H, W, 3] uint8 -> [..., R, R, 3] uint8."""
   sides = [jnp.asarray(side, jnp.int32) for side in images.shape[-3:-1]]
   sizes = [resize * side // jnp.minimum(*sides) for side in sides]
-  weights = [_bicubic(side, size, jnp.round((size - resolution) / 2), resolution)
+  weights = [_filtered(_cubic, side, size, jnp.round((size - resolution) / 2), resolution)
              for side, size in zip(images.shape[-3:-1], sizes)]
   return _whole(_along_height(weights[0], _whole(_along_width(weights[1], images))))
 
 
-CROPS = {'paper_resize': paper_resize, 'paper_crop': paper_crop, 'timm': timm}
+CROPS = {'paper_resize': paper_resize, 'paper_crop': paper_crop, 'antialiased': antialiased, 'timm': timm}
 
 
-def side_before(resolution: int, resize: int | None) -> int:
+def side_before(resolution: int, resize: int | None, crop: str) -> int:
   """The side before the crop, in pixels: `resize`, or 256 for 224 (App. C) and in that proportion for others.
+
+  Of 'antialiased' it is the resolution itself, so that nothing of the shorter side is cut off.
 
   Raises:
     ValueError: if it is smaller than the crop.
   """
-  resize = resize or round(resolution * 8 / 7)
+  resize = resize or (resolution if crop == 'antialiased' else round(resolution * 8 / 7))
   if resize < resolution:
     raise ValueError(f'--resize is {resize}, smaller than the crop: the model takes {resolution} x {resolution} pixels')
   return resize
+
+
+def _kept_shape(images, shorter):
+  sides = [jnp.asarray(side, jnp.float32) for side in images.shape[-3:-1]]
+  return [jnp.round(side * (shorter / jnp.minimum(*sides))) for side in sides]
 
 
 def _bilinear(images, axis, size, corner, resolution):
@@ -77,12 +91,21 @@ def _area(side, size, corner, resolution):
   return overlap[:, :-1].at[:, -1].add(overlap[:, -1])
 
 
-def _bicubic(side, size, corner, resolution):
+def _filtered(kernel, side, size, corner, resolution):
+  """With antialiasing: where the side becomes shorter, the kernel becomes as much wider."""
   scale = side / jnp.float32(size)
   centre = (corner + jnp.arange(resolution) + 0.5) * scale
   x = jnp.abs(jnp.arange(side) + 0.5 - centre[:, None]) / jnp.maximum(scale, 1)
-  weights = jnp.where(x < 1, (1.5 * x - 2.5) * x * x + 1, jnp.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
+  weights = kernel(x)
   return weights / weights.sum(1, keepdims=True)
+
+
+def _triangle(x):
+  return jnp.maximum(0, 1 - x)
+
+
+def _cubic(x):
+  return jnp.where(x < 1, (1.5 * x - 2.5) * x * x + 1, jnp.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
 
 
 def _along_height(weights, images):

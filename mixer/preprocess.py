@@ -64,7 +64,7 @@ def reason(error: tf.errors.OpError) -> str:
   return re.sub(r'\Aassertion failed: \[(.*)\]\Z', lambda match: match[1].replace('] [', ' '), said)
 
 
-def inception_crop(encoded, resolution: int, min_area: float, pad: int, seed):
+def inception_crop(encoded, resolution: int, min_area: float, pad: int, seed, antialias: bool = False):
   """Decodes a random part of an image and resizes it (bilinear). [] bytes -> [resolution, resolution, 3] uint8.
 
   The part covers `min_area` to all of the image's area, at an aspect ratio of 3/4 to 4/3 (paper, section 3). Of a JPEG
@@ -72,6 +72,7 @@ def inception_crop(encoded, resolution: int, min_area: float, pad: int, seed):
 
   Args:
     pad: black pixels to add on each side before, so that small images are also shifted and shrunk.
+    antialias: whether each pixel is a mean of all those that it covers; the paper's is of the nearest four.
     seed: [2] ints.
   """
   def box(shape):
@@ -94,16 +95,16 @@ def inception_crop(encoded, resolution: int, min_area: float, pad: int, seed):
     return tf.slice(pixels, tf.pad(window[:2], [[0, 1]]), tf.pad(window[2:], [[0, 1]], constant_values=3))
 
   crop = of_any() if pad else tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_any)
-  return _truncated(_resize(crop, (resolution, resolution), 'bilinear'))
+  return _square(crop, resolution, antialias)
 
 
-def random_crop(encoded, resize: int, resolution: int, seed):
+def random_crop(encoded, resize: int, resolution: int, seed, antialias: bool = False):
   """Decodes an image, resizes it to resize x resize whatever its shape, and cuts out a square at a random place.
 
   The fine-tuning of the paper's predecessors (BiT, section 3.3). [] bytes -> [R, R, 3] uint8. The seed is [2] ints.
   """
   corner = tf.random.stateless_uniform([2], seed, 0, resize - resolution + 1, tf.int32)
-  image = _truncated(_resize(decode(encoded), (resize, resize), 'bilinear'))
+  image = _square(decode(encoded), resize, antialias)
   return tf.slice(image, tf.pad(corner, [[0, 1]]), [resolution, resolution, 3])
 
 
@@ -122,7 +123,7 @@ def permute(image, order):
 
 def paper_resize(image, resize: int, resolution: int):
   """Resizes to resize x resize, whatever the shape, and takes the centre: (i) of App. C. -> [R, R, 3] uint8."""
-  return _centre(_truncated(_resize(image, (resize, resize), 'bilinear')), resolution)
+  return _centre(_square(image, resize, antialias=False), resolution)
 
 
 def paper_crop(image, resize: int, resolution: int):
@@ -130,10 +131,18 @@ def paper_crop(image, resize: int, resolution: int):
 
   By area, as in the authors' code; the paper does not name the method.
   """
-  height, width = tf.unstack(tf.cast(tf.shape(_no_strip(image))[:2], tf.float32))
-  factor = resize / tf.minimum(height, width)
-  size = tf.cast(tf.round(tf.stack([height, width]) * factor), tf.int32)
-  return _centre(_truncated(_resize(image, size, 'area')), resolution)
+  return _centre(_truncated(_resize(image, _kept_shape(image, resize), 'area')), resolution)
+
+
+def antialiased(image, resize: int, resolution: int):
+  """Resizes the shorter side to `resize`, bilinear with antialiasing, and takes the centre. -> [R, R, 3] uint8.
+
+  For images that become much smaller, as photographs at 32 or 64 pixels do: the paper's crops were made for 224 from
+  some 500, and (i) leaves speckle of smaller ones. Shapes are kept, since models of own images see them so in training;
+  squashing scores no better, and bars beside the image, or sharper filters, worse. With `resize` equal to
+  `resolution` nothing of the shorter side is cut off.
+  """
+  return _centre(_rounded(_resize(image, _kept_shape(image, resize), 'bilinear', antialias=True)), resolution)
 
 
 def timm(image, resize: int, resolution: int):
@@ -150,7 +159,13 @@ def timm(image, resize: int, resolution: int):
   return tf.slice(image, tf.pad(corner, [[0, 1]]), [resolution, resolution, 3])
 
 
-EVALUATION_CROPS = {'paper_resize': paper_resize, 'paper_crop': paper_crop, 'timm': timm}
+EVALUATION_CROPS = {'paper_resize': paper_resize, 'paper_crop': paper_crop, 'antialiased': antialiased, 'timm': timm}
+
+
+def _kept_shape(image, shorter):
+  """[height, width] once the shorter side has become `shorter` pixels long."""
+  sides = tf.cast(tf.shape(_no_strip(image))[:2], tf.float32)
+  return tf.cast(tf.round(sides * (shorter / tf.reduce_min(sides))), tf.int32)
 
 
 def _no_strip(image):
@@ -162,6 +177,11 @@ def _no_strip(image):
 def _centre(image, size):
   corner = (tf.shape(image)[:2] - size) // 2
   return tf.slice(image, tf.pad(corner, [[0, 1]]), [size, size, 3])
+
+
+def _square(image, side, antialias):
+  resized = _resize(image, (side, side), 'bilinear', antialias)
+  return _rounded(resized) if antialias else _truncated(resized)
 
 
 def _resize(image, size, method, antialias=False):

@@ -34,6 +34,8 @@ from mixer.convert import timm
 # paper's Table 3, and what is usual for small ones.
 USUAL_RESOLUTION = {'large': 224, 'small': 32}
 
+PUBLISHED_RESOLUTIONS = 224, 384, 448  # of Mixers and ViTs, whose crops were made for them
+
 # Fields of a run's `model` section that its parameters tell, or that count in training alone.
 NOT_KEPT = ('variant', 'tiles', 'dropout_rate', 'stochastic_depth', 'stochastic_depth_rule', 'head_bias_init',
             'param_dtype', 'scan', 'remat', 'platform')
@@ -49,8 +51,8 @@ class Weights:
     resolution: the side in pixels of the square images that it takes; where any, that of its training, or 224.
     loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
     class_names: of the logits, as data sets have them ('n01440764'), or None; `class_names.label` makes them readable.
-    crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C; without
-      `resize` the side before the crop is 8/7 of the resolution (mixer/crops.py).
+    crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C, or where they
+      take images of a side that published ones do not, 'antialiased'; without `resize`: `crops.side_before`.
     source: where it comes from and what it is, for people.
     permutation: of the pixels of its run's images (`permutations.draw`), or None.
   """
@@ -67,7 +69,13 @@ class Weights:
   def describe(self) -> str:
     """One line for people: 'Mixer-B/16, 1,000 classes, 224 x 224 pixels, ...'."""
     classes = f'{self.model["num_classes"]:,} classes' if self.model['num_classes'] else 'no head'
-    return f'{models.describe(self.model)}, {classes}, {self.resolution} x {self.resolution} pixels: {self.source}'
+    return (f'{models.describe(self.model)}, {classes}, {self.resolution} x {self.resolution} pixels, {self.crop} from '
+            f'{self.with_crop().resize}: {self.source}')
+
+  def with_crop(self, crop: str | None = None, resize: int | None = None) -> 'Weights':
+    """The same, whose images are prepared as set, or else as theirs are; the side before the crop is then known."""
+    crop = crop or self.crop
+    return dataclasses.replace(self, crop=crop, resize=crops.side_before(self.resolution, resize or self.resize, crop))
 
   def check_head(self, name: str):
     """Raises a ValueError unless there are logits; `name` is what was loaded, for the message."""
@@ -173,10 +181,11 @@ def _of_file(path, read, pixels) -> Weights:
   if pixels:
     of_file = dataclasses.replace(of_file, mean=pixels.mean, std=pixels.std, said=pixels.said)
   source = f'{name}, {known.what}' if known else str(path)
+  small = not known and resolution not in PUBLISHED_RESOLUTIONS
   return Weights(
       params=pretrained_cfg.fold(params, model['name'], of_file, path), model=model, resolution=resolution,
       loss='sigmoid_xent' if model['num_classes'] == 21843 else 'softmax_xent', class_names=of_file.class_names,
-      crop=of_file.crop, resize=of_file.resize,
+      crop=of_file.crop or ('antialiased' if small else 'paper_resize'), resize=of_file.resize,
       source=f'{source}; pixels of {of_file.describe()}' if pixels or read is timm.read else source)
 
 
@@ -219,7 +228,7 @@ def _check(said, place, what) -> dict:
     for field in ('resolution', 'resize'):
       if not (isinstance(said[field], int) and said[field] > 0 or field == 'resize' and said[field] is None):
         raise ValueError(f'{field} is {files.show(said[field])}; it must be a number of pixels')
-    crops.side_before(said['resolution'], said['resize'])
+    crops.side_before(said['resolution'], said['resize'], said['crop'])
     if said['permutation'] not in (None, *permutations.KINDS):
       raise ValueError(f'permutation is {files.show(said["permutation"])}; it must be one of {permutations.KINDS}, or null')
     names = said['class_names']
@@ -300,7 +309,7 @@ def save(weights: Weights, path) -> list:
       npz.write(weights.params, partial)
       beside[record.beside(path)] = record.text(weights)
     else:
-      config = pretrained_cfg.of_weights(weights, crops.side_before(weights.resolution, weights.resize))
+      config = pretrained_cfg.of_weights(weights.with_crop())
       timm.write(weights.params, partial, {record.KEY: record.text(weights),
                                            'pretrained_cfg': json.dumps(config['pretrained_cfg'])})
       if path.name == 'model.safetensors' and config['architecture']:

@@ -57,7 +57,7 @@ def test_an_image_of_the_expected_size_stays_as_it_is(name, side):
 
 
 def test_the_default_is_the_proportion_of_appendix_c():
-  assert [crops.side_before(resolution, None) for resolution in (224, 448, 28)] == [256, 512, 32]
-  assert crops.side_before(8, 8) == 8
+  assert [crops.side_before(resolution, None, 'paper_crop') for resolution in (224, 448, 28)] == [256, 512, 32]
+  assert crops.side_before(8, 8, 'timm') == crops.side_before(8, None, 'antialiased') == 8
   with pytest.raises(ValueError, match='--resize is 7, smaller than the crop: the model takes 8 x 8 pixels'):
-    crops.side_before(8, 7)
+    crops.side_before(8, 7, 'paper_crop')

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from mixer import crops
 from mixer import losses
 from mixer import models
 from mixer import preprocess
@@ -35,7 +36,8 @@ def pixels(*shape):
 
 def wanted(weights, name, image):
   """Probabilities by the input pipeline's preprocessing and the model itself. [H, W, 3] -> [K]."""
-  crop = preprocess.EVALUATION_CROPS[name](tf.constant(image), round(weights.resolution * 8 / 7), weights.resolution)
+  resize = crops.side_before(weights.resolution, None, name)
+  crop = preprocess.EVALUATION_CROPS[name](tf.constant(image), resize, weights.resolution)
   logits = models.build(**weights.model).apply({'params': weights.params}, models.scale(crop.numpy()[None]))
   return np.asarray(losses.PROBABILITIES[weights.loss](logits))[0]
 
@@ -68,7 +70,7 @@ def test_the_printed_script_runs_without_this_repository(tmp_path, capsys):
                         env={'PATH': '', 'PYTHONPATH': '', 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   best = [line.split() for line in done.stdout.splitlines()]
-  of_weights = wanted(weights, 'paper_resize', image)
+  of_weights = wanted(weights, 'antialiased', image)
   assert [int(name) for _, name in best] == np.argsort(-of_weights)[:5].tolist()
   np.testing.assert_allclose([float(p) for p, _ in best], np.sort(of_weights)[::-1][:5], atol=1e-3)
 

@@ -343,6 +343,14 @@ def test_folders_and_paths_show_what_people_see(zoo):
     assert np.abs(np.asarray(by_script).astype(int) - evaluated[k]).max() <= (6 if 'jpeg' in kind else 0), kind
 
 
+def test_antialias_reaches_both_training_crops_and_is_off_by_default(zoo):
+  fields = dict(dataset=str(zoo[0]), split='train', resolution=6, batch_size=8, seed=0, hosts=Hosts(0, 1, 1))
+  for crop in ({'resize': 6}, {'min_area': 0.9}):
+    first = lambda **more: next(input_pipeline.train_batches(**fields, **crop, **more).start(0))['image'].astype(int)
+    assert np.array_equal(first(), first(antialias=False))
+    assert np.abs(first() - first(antialias=True)).max() > 2
+
+
 def test_pixels_of_a_tfds_copy_stay_as_they_are_stored():
   """Their published numbers were computed so."""
   data, seen, _ = example_images.zoo()['jpeg, orientation 6']

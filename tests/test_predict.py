@@ -40,7 +40,7 @@ def there(tmp_path_factory):
   return root
 
 
-def wanted(path, crop='paper_resize', resize=18):
+def wanted(path, crop='antialiased', resize=16):
   """The probabilities of one image, from its file. -> [K]."""
   weights = tiny()
   image = preprocess.EVALUATION_CROPS[crop](preprocess.decode(tf.io.read_file(str(path))), resize, 16).numpy()
@@ -56,7 +56,7 @@ def rows(text):
   return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.parametrize('crop', ['paper_resize', 'paper_crop', 'timm'])
+@pytest.mark.parametrize('crop', ['paper_resize', 'paper_crop', 'antialiased', 'timm'])
 def test_csv_has_the_best_classes_of_each_image_in_the_order_given(there, capsys, crop):
   images = [there / f'images/{name}' for name in ('4.png', 'inner/1.PNG', '0.png', '4.png', 'inner/3.webp')]
   run(there, *images, '--format=csv', '--top=3', f'--preprocessing={crop}', '--batch_size=2')
@@ -65,7 +65,7 @@ def test_csv_has_the_best_classes_of_each_image_in_the_order_given(there, capsys
   assert [row['image'] for row in got] == [str(image) for image in images for _ in range(3)]
   assert [row['rank'] for row in got] == ['1', '2', '3'] * 5
   for k, image in enumerate(images):
-    of_image, probabilities = got[3 * k:3 * k + 3], wanted(image, crop)
+    of_image, probabilities = got[3 * k:3 * k + 3], wanted(image, crop, resize=16 if crop == 'antialiased' else 18)
     best = np.argsort(-probabilities)[:3]
     assert [int(row['class']) for row in of_image] == best.tolist()
     np.testing.assert_allclose([float(row['probability']) for row in of_image], probabilities[best], rtol=1e-4)
@@ -73,13 +73,20 @@ def test_csv_has_the_best_classes_of_each_image_in_the_order_given(there, capsys
 
 
 def test_resize_is_the_side_before_the_crop(there, capsys):
-  run(there, there / 'images/0.png', '--format=csv', '--top=1', '--resize=16')
+  run(there, there / 'images/0.png', '--format=csv', '--top=1', '--resize=18')
   got, = rows(capsys.readouterr().out)
-  of_whole, of_centre = wanted(there / 'images/0.png', resize=16), wanted(there / 'images/0.png')
-  assert float(got['probability']) == pytest.approx(of_whole.max(), rel=1e-4)
+  of_whole, of_centre = wanted(there / 'images/0.png'), wanted(there / 'images/0.png', resize=18)
+  assert float(got['probability']) == pytest.approx(of_centre.max(), rel=1e-4)
   assert abs(of_whole.max() - of_centre.max()) > 1e-3
   with pytest.raises(SystemExit, match='--resize is 15, smaller than the crop'):
     run(there, there / 'images/0.png', '--resize=15')
+
+
+def test_how_images_are_resized_is_said(there, capsys):
+  run(there, there / 'images/0.png')
+  assert '10 classes, 16 x 16 pixels, antialiased from 16: ' in capsys.readouterr().err  # a file of no published size
+  run(there, there / 'images/0.png', '--preprocessing=paper_crop', '--resize=20')
+  assert '10 classes, 16 x 16 pixels, paper_crop from 20: ' in capsys.readouterr().err
 
 
 def test_the_batch_size_changes_nothing(there, capsys):

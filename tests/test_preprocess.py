@@ -146,6 +146,38 @@ def test_inception_crops_are_cut_to_whole_levels_as_the_authors_are(kind, monkey
   np.testing.assert_array_equal(got, authors_resize(tf.cast(parts[0], tf.uint8), (32, 32), 'bilinear'))
 
 
+def test_small_ones_of_large_images_are_means_and_not_speckle():
+  """A fine checkerboard becomes even grey where each pixel is the mean of many, as Pillow makes it."""
+  board = (255 * (np.indices((130, 190)).sum(0) % 2)).astype(np.uint8)[..., None].repeat(3, -1)
+  encoded = tf.io.encode_png(board)
+  crops = {'antialiased': preprocess.antialiased(tf.constant(board), 32, 32),
+           'inception': preprocess.inception_crop(encoded, 16, 0.9, 0, [0, 1], antialias=True),
+           'random': preprocess.random_crop(encoded, 36, 32, [0, 1], antialias=True)}
+  for name, crop in crops.items():
+    assert np.ptp(crop.numpy()[1:-1, 1:-1].astype(int)) < 12 and abs(crop.numpy().mean() - 127.5) < 1, name
+  paper = {'paper_resize': preprocess.paper_resize(tf.constant(board), 32, 32),
+           'inception': preprocess.inception_crop(encoded, 16, 0.9, 0, [0, 1]),
+           'random': preprocess.random_crop(encoded, 36, 32, [0, 1])}
+  assert all(np.ptp(crop.numpy()) > 100 for crop in paper.values())
+
+
+@pytest.mark.parametrize('shape', [(90, 131), (131, 90), (20, 25), (64, 64)])
+def test_antialiased_is_pillows_bilinear_of_the_whole_shorter_side(shape):
+  pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+  height, width = (round(32 * side / min(shape)) for side in shape)
+  resized = np.asarray(PIL.Image.fromarray(pixels).resize((width, height), PIL.Image.Resampling.BILINEAR))
+  top, left = (height - 32) // 2, (width - 32) // 2
+  error = np.abs(preprocess.antialiased(tf.constant(pixels), 32, 32).numpy().astype(int)
+                 - resized[top:top + 32, left:left + 32])
+  assert error.max() <= 1  # Pillow rounds between the axes
+
+
+def test_antialiasing_leaves_images_that_keep_their_size():
+  pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+  got = preprocess.random_crop(tf.io.encode_png(pixels), 8, 8, [0, 0], antialias=True)
+  np.testing.assert_array_equal(got, pixels)
+
+
 # The margins of 2.5 pixels beside each crop's shorter side become 2, and of (35, 37) those of 3.5 become 4.
 @pytest.mark.parametrize('shape', [(90, 131), (131, 90), (20, 25), (64, 64), (32, 40), (35, 37), (41, 32)])
 def test_timm_is_what_pillow_and_torchvision_do(shape):
@@ -206,7 +238,7 @@ def test_a_header_that_claims_more_than_the_limit_is_not_believed(crop):
       f'its header claims {side**2} pixels; at most 80,000,000 are taken' for side in sides.values()]
 
 
-@pytest.mark.parametrize('crop, taken', [('paper_crop', False), ('timm', False), ('paper_resize', True),
+@pytest.mark.parametrize('crop, taken', [('paper_crop', False), ('antialiased', False), ('timm', False), ('paper_resize', True),
                                          ('inception', True)])
 def test_a_strip_is_refused_where_it_would_become_a_long_one(crop, taken):
   strips = [example_images.file('png', np.zeros(shape, np.uint8)) for shape in ((50, 1, 3), (1, 51, 3))]

@@ -96,7 +96,7 @@ def test_evaluation_export_and_prediction_agree_with_the_run(runs, pngs, tmp_pat
   printed = subprocess.run(
       [sys.executable, '-m', 'tools.evaluate', f'--weights={root / "tuned"}', '--bench',  # by its own config
        f'--out={tmp_path / "results.json"}'], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-  assert '10 classes, 16 x 16 pixels: step 40 of the run' in printed
+  assert '10 classes, 16 x 16 pixels, antialiased from 16: step 40 of the run' in printed
   assert 'of the forward pass alone' in printed
   found = json.loads((tmp_path / 'results.json').read_text())
   assert (found['test/top1'], found['test/examples']) == (tuned['test/top1'], 360)

@@ -77,7 +77,7 @@ def test_a_saved_file_loads_as_it_was(tmp_path, suffix, fields, name):
   assert (here.model, here.resolution) == (section, 8)
   classes = 'no head' if section['num_classes'] is None else '5 classes'
   assert here.describe() == (f'ViT of patch_size 4, num_blocks 2, hidden_dim 12, mlp_dim 20, num_heads 3, {name}, '
-                             f'{classes}, 8 x 8 pixels: {path}')
+                             f'{classes}, 8 x 8 pixels, antialiased from 8: {path}')
 
 
 def test_an_npz_holds_the_names_and_shapes_of_the_model(tmp_path):

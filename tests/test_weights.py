@@ -123,7 +123,7 @@ def test_a_saved_file_loads_as_it_was(tmp_path, suffix):
   assert (here.model, here.resolution, here.loss, here.class_names) == (MODEL, 8, 'softmax_xent', None)
   assert here.describe() == (
       'Mixer of patch_size 4, num_blocks 2, hidden_dim 12, tokens_mlp_dim 6, channels_mlp_dim 20, 5 classes, 8 x 8 '
-      f'pixels: {tmp_path}/w.{suffix}')
+      f'pixels, antialiased from 8: {tmp_path}/w.{suffix}')
   assert {path.name for path in tmp_path.iterdir()} == {f'w.{suffix}'} | ({'w.npz.json'} if suffix == 'npz' else set())
 
 
@@ -205,6 +205,7 @@ def test_the_number_of_classes_and_the_published_name_say_what_logits_mean(tmp_p
       loaded.class_names[0] == first and len(set(loaded.class_names)) == num_classes
       and loaded.class_names == sorted(loaded.class_names))
   assert ('trained' in loaded.source) == (folder != 'own')
+  assert loaded.crop == ('antialiased' if folder == 'own' else 'paper_resize')  # of images of 8 x 8 pixels
 
 
 def test_another_file_under_a_published_name_is_refused(tmp_path):
@@ -265,7 +266,8 @@ def test_a_model_of_images_of_any_size_is_taken_for_those_of_its_root(tmp_path):
   loaded = weights.load(tmp_path / 'w.npz')
   assert example_weights.equal(loaded.params, bit())
   assert (loaded.model, loaded.resolution) == (BIT, 32)
-  assert loaded.describe().startswith('BiT of units (1, 2), width_factor 0.5, root small, 5 classes, 32 x 32 pixels: ')
+  assert loaded.describe().startswith('BiT of units (1, 2), width_factor 0.5, root small, 5 classes, 32 x 32 pixels, '
+                                      'antialiased from 32: ')
   with pytest.raises(ValueError, match=r"timm's model has no place for .* and others; write an \.npz file"):
     weights.save(loaded, tmp_path / 'w.safetensors')
 

@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None):
   weights_flags.add(parser)
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the file: NAME.stablehlo or NAME.onnx')
   parser.add_argument('--preprocessing', choices=crops.CROPS, help="of NAME.stablehlo; default: that of the "
-                      "weights' run, or paper_resize")
+                      "weights' run; of files paper_resize at 224, 384 and 448 pixels, else antialiased")
   parser.add_argument('--resize', type=int, help="the side before the crop; default: that of the weights' run, or 8/7 "
                       'of what the model takes, as in 256 for 224')
   flags = parser.parse_args(arguments)
@@ -104,10 +104,9 @@ def main(arguments: list[str] | None = None):
 
 def write(flags):
   """Writes the files, and prints what they are."""
-  weights = weights_flags.load(flags)
+  weights = weights_flags.load(flags).with_crop(flags.preprocessing, flags.resize)
   weights.check_head(flags.weights)
   weights.check_images(flags.weights)
-  resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
 
   if flags.out.suffix == '.onnx':
     try:
@@ -116,9 +115,8 @@ def write(flags):
       sys.exit(f'{error.name} is not installed, which .onnx needs: pip install -r requirements-onnx.txt')
     takes = f'[b, {weights.resolution}, {weights.resolution}, 3] uint8, cropped beforehand'
   else:
-    preprocessing = flags.preprocessing or weights.crop
-    exported = program(weights, preprocessing, resize).serialize()
-    takes = f'[b, h, w, 3] uint8, then {preprocessing} from {resize}'
+    exported = program(weights, weights.crop, weights.resize).serialize()
+    takes = f'[b, h, w, 3] uint8, then {weights.crop} from {weights.resize}'
   storage.write(storage.path_of(flags.out), exported)
   names = None
   if weights.class_names:

@@ -84,7 +84,7 @@ def read_class_names(path: str, num_classes: int) -> list[str]:
   return names
 
 
-def predictions(weights, paths, *, preprocessing: str, resize: int, batch_size: int, failed):
+def predictions(weights, paths, *, batch_size: int, failed):
   """Yields (index of the path, [R, R, 3] uint8 as the model sees it, [K] probabilities) of each image, in their order.
 
   `failed` is told the index of each file that cannot be decoded, and why.
@@ -97,7 +97,7 @@ def predictions(weights, paths, *, preprocessing: str, resize: int, batch_size: 
     return losses.PROBABILITIES[weights.loss](model.apply({'params': params}, models.scale(images)))
 
   batches = input_pipeline.path_batches(
-      paths, batch_size=batch_size, resolution=weights.resolution, resize=resize, crop=preprocessing, failed=failed)
+      paths, batch_size=batch_size, resolution=weights.resolution, resize=weights.resize, crop=weights.crop, failed=failed)
   under_way = ((batch['index'], batch['image'], predict(params, batch['image'])) for batch in batches)
   for index, images, probabilities in devices.one_ahead(under_way):
     yield from zip(index, images, np.asarray(probabilities))
@@ -180,8 +180,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument('--top', type=positive, default=5, help='how many classes of each image; default: %(default)s')
   parser.add_argument('--format', choices=FORMATS, default='table', help='default: %(default)s')
   parser.add_argument('--preprocessing', choices=crops.CROPS,
-                      help="paper_resize and paper_crop are (i) and (ii) of the paper's App. C; default: that of the "
-                      "weights' run, or paper_resize")
+                      help="paper_resize and paper_crop are (i) and (ii) of the paper's App. C, antialiased is for models "
+                      "of small images; default: that of the weights' run; of files paper_resize at 224, 384 and 448 "
+                      'pixels, else antialiased')
   parser.add_argument('--resize', type=positive, metavar='PIXELS', help='the side before the crop; default: that of '
                       "the weights' run, or 8/7 of what the model takes, as in 256 for 224")
   parser.add_argument('--class_names', metavar='FILE', help='one name or WordNet id a line, in the order of the classes')
@@ -200,11 +201,10 @@ def main(arguments: list[str] | None = None) -> int:
 def run(flags: argparse.Namespace) -> int:
   """Predicts as the flags say. -> exit code."""
   paths = find(flags.images, sys.stdin)
-  weights = weights_flags.load(flags)
+  weights = weights_flags.load(flags).with_crop(flags.preprocessing, flags.resize)
   weights.check_head(flags.weights)
   weights.check_images(flags.weights)
   num_classes = weights.model['num_classes']
-  resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
   if flags.draw:
     pictures.check_path('--draw', flags.draw)
   names = read_class_names(flags.class_names, num_classes) if flags.class_names else weights.class_names
@@ -219,8 +219,7 @@ def run(flags: argparse.Namespace) -> int:
         print(f'cannot decode {paths[index]}: {why}', file=sys.stderr)
 
     def counted():
-      for prediction in predictions(weights, paths, preprocessing=flags.preprocessing or weights.crop, resize=resize,
-                                    batch_size=flags.batch_size, failed=failed):
+      for prediction in predictions(weights, paths, batch_size=flags.batch_size, failed=failed):
         bar.update()
         yield prediction
 

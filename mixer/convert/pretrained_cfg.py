@@ -34,7 +34,8 @@ ARCHITECTURES = {  # of timm 1.0.31, of the variants of Mixer and ViT
     *(f'vit_{size}_224' for size in ('base_patch32', 'base_patch16', 'base_patch8', 'large_patch32', 'large_patch16',
                                      'huge_patch14'))}
 DEFAULT_CROP_PCT = 0.875  # timm/data/constants.py
-CROPS = {'timm': ('bicubic', 'center'), 'paper_resize': ('bilinear', 'squash')}  # ours: timm's nearest
+# Ours: timm's nearest. Those of a timm config that are none of these are read as 'timm'.
+CROPS = {'timm': ('bicubic', 'center'), 'antialiased': ('bilinear', 'center'), 'paper_resize': ('bilinear', 'squash')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Pixels:
   Attributes:
     mean, std: three numbers each, of pixels in [0, 1].
     said: where that is from, for people.
-    crop, resize: as of `weights.Weights`.
+    crop, resize: as of `weights.Weights`; None where nothing says it.
     class_names: of the logits, or None.
   """
   mean: Sequence[float] = OURS
   std: Sequence[float] = OURS
   said: str = 'assumed'
-  crop: str = 'paper_resize'
+  crop: str | None = None
   resize: int | None = None
   class_names: list[str] | None = None
 
@@ -106,10 +107,11 @@ def _pixels(cfg, place, tag, said, names, num_classes, resolution):
   crop_pct = DEFAULT_CROP_PCT if cfg.get('crop_pct') is None else cfg['crop_pct']
   if not (_all((int, float), [crop_pct]) and 0.01 <= crop_pct <= 1):
     raise ValueError(f'{place}: crop_pct is {files.show(crop_pct)}; it must be a number above 0, and 1 at most')
-  for field, ours in ('interpolation', 'bicubic'), ('crop_mode', 'center'):
+  crop = 'antialiased' if cfg.get('interpolation') == 'bilinear' else 'timm'
+  for field, ours in zip(('interpolation', 'crop_mode'), CROPS[crop]):
     if cfg.get(field, ours) != ours:
       said += f'; {field} {files.show(cfg[field])} is replaced by {ours!r}'
-  return Pixels(mean, std, said, 'timm', math.floor(resolution / crop_pct), names or _class_names(tag, num_classes))
+  return Pixels(mean, std, said, crop, math.floor(resolution / crop_pct), names or _class_names(tag, num_classes))
 
 
 def _class_names(tag, num_classes):
@@ -167,16 +169,16 @@ def check_can_write(path):
                      'its own')
 
 
-def of_weights(weights, resize: int) -> dict:
-  """The config.json of `weights.Weights` for timm, whose crop is timm's nearest to theirs. `resize` is in pixels.
+def of_weights(weights) -> dict:
+  """The config.json of `weights.Weights`, with their `resize`, for timm, whose crop is timm's nearest to theirs.
 
   Its architecture is None where timm has no name for the model.
   """
   resolution, model = weights.resolution, weights.model
   interpolation, crop_mode = CROPS.get(weights.crop, ('bilinear', 'center'))
-  crop_pct = resolution / resize
-  if math.floor(resolution / crop_pct) != resize:  # as timm computes it
-    crop_pct = resolution / (resize + 0.5)
+  crop_pct = resolution / weights.resize
+  if math.floor(resolution / crop_pct) != weights.resize:  # as timm computes it
+    crop_pct = resolution / (weights.resize + 0.5)
   cfg = dict(input_size=[3, resolution, resolution], fixed_input_size=True, mean=list(OURS), std=list(OURS),
              interpolation=interpolation, crop_mode=crop_mode, crop_pct=crop_pct, num_classes=model['num_classes'] or 0,
              first_conv=FIRST_CONVS.get(model['name']), classifier='head')
