@@ -238,7 +238,7 @@ def test_a_url_is_refused_with_what_to_do(url):
   for arguments, stdin in ([url], ''), (['-'], f'a.jpg\n{url}\n'):
     with pytest.raises(ValueError, match=rf'^{re.escape(url)} is a URL, which is not fetched; download it first \(curl -O URL'):
       predict.find(arguments, Stdin(stdin))
-  assert predict.find(['gs://b/a.jpg', 'C:a.jpg', 'a b: c.jpg'], Terminal()) == ['gs://b/a.jpg', 'C:a.jpg', 'a b: c.jpg']
+  assert predict.find(['gs://b/a.jpg', 'C:a.jpg', 'scan:1.jpg'], Terminal()) == ['gs://b/a.jpg', 'C:a.jpg', 'scan:1.jpg']
 
 
 @pytest.mark.parametrize('content', [example_images.file(kind) for kind in ('png', 'jpeg', 'gif')] + [b'a.jpg\0b.jpg\0'])

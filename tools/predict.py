@@ -32,7 +32,7 @@ from mixer.datasets import folders
 from tools import weights_flags
 
 DRAWN = 96  # images at most in the picture
-READ = ('gs',)  # schemes of addresses that are read as files are
+READ = ('gs://',)  # what the addresses that are read as files begin with
 
 
 def find(arguments: list[str], stdin) -> list[str]:
@@ -58,7 +58,8 @@ def find(arguments: list[str], stdin) -> list[str]:
   if not paths:
     raise ValueError('no images: stdin lists none; give files, folders, or their paths on stdin, one a line')
   for path in paths:
-    if (scheme := re.match(r'([a-z][a-z0-9+.-]+):', path, re.I)) and scheme[1].lower() not in READ and not os.path.exists(path):
+    scheme = re.match(r'([a-z][a-z0-9+.-]+)://|(data):', path, re.I)
+    if scheme and scheme[0].lower() not in READ and not os.path.exists(path):
       raise ValueError(f'{path[:200]} is a URL, which is not fetched; download it first (curl -O URL), and pass the file')
   return paths
 
