@@ -1,0 +1,66 @@
+"""Whether the run that a command line asks for is complete: told from its files, before anything slow is imported.
+
+finished.json in the work directory holds the config as it was asked for, before epochs became steps, and the results.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from mixer import configuration
+from mixer import files
+from mixer import records
+from mixer import storage
+
+FILE, FORMAT = 'finished.json', 1
+
+
+def record(workdir, config, results: dict, described: str):
+  """Writes that the run of a config, as it was asked for, is complete, with its results also in words."""
+  storage.write(storage.path_of(workdir) / FILE, json.dumps(
+      {'format': FORMAT, 'config': _plain(config), 'results': results, 'described': described}, indent=2))
+
+
+def results_of(workdir, config) -> str | None:
+  """The results in words if all that the run of this config leaves is there; None if anything is missing or differs."""
+  folder = storage.path_of(workdir)
+  if storage.in_bucket(folder) or not (folder / FILE).exists():
+    return None
+  kept = files.object_in(folder / FILE)
+  if kept.get('format') != FORMAT or kept.get('config') != _plain(config):
+    return None
+  total = files.object_in(folder / 'config.json')['total_steps']
+  last = [line for line in records.read(folder / 'records.jsonl')][-1]
+  parts = ['card.md', 'learning_curves.png', *(f'predictions_{name}.png' for name in config.evals),
+           f'checkpoints/{total}/default/manifest.ocdbt']
+  whole = last['step'] == total and kept['results'].items() <= last.items() and all(
+      (folder / part).exists() for part in parts)
+  return f'all {total:,} steps are done\n{kept["described"]}' if whole else None
+
+
+def workdir_of(config_filename: str) -> str:
+  """The work directory of a config's file, where there is no --workdir."""
+  return f'runs/{pathlib.Path(config_filename).stem}'
+
+
+def results_asked_for(arguments: list[str]) -> str | None:
+  """What to print of the complete run that a command line asks for; None for any other, and with any other flags."""
+  values = flags.FlagValues()
+  flags.DEFINE_string('workdir', None, '', flag_values=values)
+  config_flags.DEFINE_config_file('config', None, flag_values=values, lock_config=False, accept_new_attributes=True,
+                                  sys_argv=arguments)
+  try:
+    if len(values(arguments, known_only=True)) > 1 or values.config is None:
+      return None
+    configuration.prefer(values.config, config_flags.get_override_values(values['config']))
+    workdir = values.workdir or workdir_of(values['config'].config_filename)
+    found = results_of(workdir, values.config)
+    return found and f'{found}\nrecords, checkpoints and pictures: {workdir}'
+  except Exception:  # whatever is wrong, the program itself tells it
+    return None
+
+
+def _plain(config) -> dict:
+  return json.loads(json.dumps(config.to_dict(), default=str))
