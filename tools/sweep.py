@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None):
   except Stopped as stopped:
     print(stopped, file=sys.stderr)
     sys.exit(stopped.code)
-  except (ValueError, subprocess.CalledProcessError) as error:
+  except (ValueError, OSError, subprocess.CalledProcessError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
 
 
