@@ -8,11 +8,12 @@ from concurrent import futures
 import contextlib
 import functools
 import itertools
-import os
 import sys
 
-if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
-  os.environ.setdefault('NPROC', '32')  # read when JAX starts: threads enough for simulated devices to meet
+from mixer import finished
+
+if __name__ == '__main__' and (done := finished.results_asked_for(sys.argv)):
+  sys.exit(print(done))  # at once: what is imported below takes ten seconds
 
 from absl import flags
 import flax.jax_utils
@@ -132,16 +133,18 @@ def main(arguments):
   config = command_line.config(arguments)
   devices.start(lambda: processes.join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value,
                                        join_timeout=JOIN_TIMEOUT.value, lost_timeout=LOST_TIMEOUT.value))
-  workdir = WORKDIR.value or command_line.default_workdir()
+  workdir = WORKDIR.value or command_line.default_workdir(command_line.CONFIG.value)
   try:
-    results = train(config, workdir)
+    described = report.describe(results := train(config, workdir))
   except processes.Interrupted:
     processes.tell(f'stopped as told; the same command goes on: {workdir}')
     sys.exit(processes.INTERRUPTED)
   except jax.errors.JaxRuntimeError as error:
     processes.advise(error)
     raise
-  processes.tell(f'{report.describe(results)}\nrecords, checkpoints and pictures: {workdir}')
+  if jax.process_index() == 0:
+    finished.record(workdir, config, results, described)
+  processes.tell(f'{described}\nrecords, checkpoints and pictures: {workdir}')
 
 
 if __name__ == '__main__':

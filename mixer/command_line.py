@@ -171,9 +171,9 @@ def _with_tuples(value):
   return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def default_workdir() -> str:
-  """runs/NAME_OF_CONFIG; of a run's own config.json, the folder in which it lies."""
-  path = pathlib.Path(CONFIG.value)
+def default_workdir(config: str) -> str:
+  """runs/NAME_OF_CONFIG, of the path of a config; of a run's own config.json, the folder in which it lies."""
+  path = pathlib.Path(config)
   return str(path.parent) if path.suffix == '.json' else f'runs/{path.stem}'
 
 

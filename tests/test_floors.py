@@ -18,7 +18,7 @@ FLOORS = {
     'mixer.preprocess': 0, 'mixer.randaugment': 0, 'mixer.processes': 0, 'mixer.provenance': 0,
     'mixer.sanity': 0, 'mixer.schedules': 0, 'mixer.storage': 0, 'mixer.trees': 0, 'mixer.wording': 0,
     'mixer.datasets': 1, 'mixer.models': 1, 'mixer.pictures': 1, 'mixer.records': 1,
-    'mixer.command_line': 2, 'mixer.convert': 2, 'mixer.evaluators': 2, 'mixer.history': 2, 'mixer.optim': 2,
+    'mixer.command_line': 2, 'mixer.convert': 2, 'mixer.evaluators': 2, 'mixer.finished': 2, 'mixer.history': 2, 'mixer.optim': 2,
     'mixer.checkpoint_reading': 2, 'mixer.summary': 2, 'mixer.train_step': 2,
     'mixer.card': 3, 'mixer.checkpoint': 3, 'mixer.report': 3,
     'mixer.weights': 4, 'input_pipeline': 4,

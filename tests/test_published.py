@@ -108,3 +108,10 @@ def test_published_sizes_are_four_bytes_a_parameter(name):
   shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0), image)['params'])
   spare = entry.mib * 2**20 - 4 * sum(math.prod(shape) for shape in shapes.values())
   assert -0.005 * 2**20 < spare < 1024 * len(shapes)
+
+
+def test_without_a_home_folder_the_way_to_the_weights_is_told(monkeypatch):
+  monkeypatch.setattr(published, 'CACHE', '~nobody_of_that_name/cache')
+  with pytest.raises(OSError, match='Mixer-B_16.npz would be kept in .*, and this user has no home folder. Set HOME to a '
+                     "folder that can be written to, or download it .*, and give its path instead of 'gsam/Mixer-B_16'"):
+    published.fetch('gsam/Mixer-B_16')

@@ -51,6 +51,18 @@ def test_a_folder_of_datasets_may_have_any_name(tmp_path, caplog):
   assert not caplog.text  # TFDS warns of a copy that is not there yet
 
 
+def test_a_home_folder_that_cannot_be_written_is_told_with_the_fields_to_set(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  fix = ('Set --config.data.data_dir, and --config.evals.NAME.data_dir of each evaluation, or the environment variable '
+         'TFDS_DATA_DIR, to a folder that can be written to')
+  for folder, message in (('/proc/home/data', f"dataset 'digits' cannot be prepared in /proc/home/data: .*No such file.*{fix}"),
+                          ('~nobody_of_that_name/data', f'and this user has no home folder: HOME is not set. {fix}')):
+    monkeypatch.setattr(tfds.core.constants, 'DATA_DIR', folder)
+    with pytest.raises(ValueError, match=message):
+      sources.open_split('digits', 'train', None if folder[0] == '~' else folder)
+  assert not list(tmp_path.iterdir())
+
+
 def test_digits_are_split_alike_in_every_class():
   labels = sklearn.datasets.load_digits().target
   train, test = digits.split_indices()

@@ -176,3 +176,9 @@ def test_a_finished_sweep_can_be_extended(command, tmp_path):
 def test_a_config_without_a_dev_split_is_told_at_once(command):
   with pytest.raises(ValueError, match='--config is c.py, which takes no ",dev"; give --dev_config'):
     command('--over=optimizer.learning_rate=0.1', '--config=c.py')
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(SystemExit, match=r"^(NotADirectory|FileExists)Error: .*file"):
+    sweep.main(['--config=configs/x.py:y', '--over=a=[1]', f'--workdir={tmp_path / "file"}'])

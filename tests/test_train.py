@@ -316,6 +316,8 @@ def test_the_demo_killed_in_the_middle_goes_on_also_on_other_devices(data_dir, t
   assert re.search(r'^test: top-1 \d+.\d+%, top-5 .* on 360 images$', done.stdout, re.MULTILINE)
   steps = [line['step'] for line in told(tmp_path / 'run')]
   assert steps == sorted(set(steps)) and steps[-1] == 34
+  again = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
+  assert again.stdout == f'all 34 steps are done\n{done.stdout}' and not again.stderr
   arguments, environment = command(data_dir, tmp_path / 'whole', 1)
   subprocess.run(arguments, cwd=ROOT, env=environment, check=True, capture_output=True)
   one, other = last_state(tmp_path / 'run'), last_state(tmp_path / 'whole')

@@ -63,7 +63,11 @@ def fetch(name: str) -> pathlib.Path:
     ValueError: if what came is not of the published size, or no .npz file of finite numbers.
   """
   address = f'{ADDRESS}/{name}.npz'
-  path = pathlib.Path(CACHE).expanduser() / f'{name}.npz'
+  try:
+    path = pathlib.Path(CACHE).expanduser() / f'{name}.npz'
+  except RuntimeError as error:
+    raise OSError(f'{address} would be kept in {CACHE}, and this user has no home folder. Set HOME to a folder that can '
+                  f'be written to, or download it by other means, and give its path instead of {name!r}') from error
   if path.exists():
     return path
   partial = path.with_name(f'{path.name}.{uuid.uuid4().hex}.partial')  # other processes may be at it too

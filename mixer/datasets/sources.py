@@ -24,6 +24,7 @@ or, where that cannot be,
 """
 
 import dataclasses
+import os
 
 from etils import epath
 import tensorflow_datasets as tfds
@@ -89,6 +90,11 @@ def is_prepared(found) -> bool:
 
 
 def _prepared_builder(name, data_dir):
+  advice = ('Set --config.data.data_dir, and --config.evals.NAME.data_dir of each evaluation, or the environment variable '
+            'TFDS_DATA_DIR, to a folder that can be written to')
+  folder = data_dir or tfds.core.constants.DATA_DIR
+  if os.path.expanduser(folder).startswith('~'):
+    raise ValueError(f'dataset {name!r} would lie in {folder}, and this user has no home folder: HOME is not set. {advice}')
   try:
     found = builder(name, data_dir)
   except tfds.core.DatasetNotFoundError as error:
@@ -98,10 +104,10 @@ def _prepared_builder(name, data_dir):
   if not is_prepared(found) and name in SELF_PREPARING:
     try:
       found.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-    except OSError:
+    except OSError as error:
       # Another process may have prepared it at the same time.
       if not is_prepared(found):
-        raise
+        raise ValueError(f'dataset {name!r} cannot be prepared in {folder}: {error}. {advice}') from error
   if not is_prepared(found):
     manual = ' --manual_dir=FOLDER_WITH_ITS_FILES' if found.MANUAL_DOWNLOAD_INSTRUCTIONS else ''
     raise ValueError(

@@ -1,0 +1,61 @@
+"""Whether the run that a command line asks for is complete: told from its files, before anything slow is imported.
+
+finished.json in the work directory holds the config as it was asked for, before epochs became steps, and the results.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from mixer import command_line
+from mixer import configuration
+from mixer import files
+from mixer import records
+from mixer import storage
+
+FILE, FORMAT = 'finished.json', 1
+
+
+def record(workdir, config, results: dict, described: str):
+  """Writes that the run of a config, as it was asked for, is complete, with its results also in words."""
+  storage.write(storage.path_of(workdir) / FILE, json.dumps(
+      {'format': FORMAT, 'config': _plain(config), 'results': results, 'described': described}, indent=2))
+
+
+def results_of(workdir, config) -> str | None:
+  """The results in words if all that the run of this config leaves is there; None if anything is missing or differs."""
+  folder = storage.path_of(workdir)
+  if storage.in_bucket(folder) or not (folder / FILE).exists():
+    return None
+  kept = files.object_in(folder / FILE)
+  if kept.get('format') != FORMAT or kept.get('config') != _plain(config):
+    return None
+  total = files.object_in(folder / 'config.json')['total_steps']
+  last = [line for line in records.read(folder / 'records.jsonl')][-1]
+  parts = ['card.md', 'learning_curves.png', *(f'predictions_{name}.png' for name in config.evals),
+           f'checkpoints/{total}/default/manifest.ocdbt']
+  whole = last['step'] == total and kept['results'].items() <= last.items() and all(
+      (folder / part).exists() for part in parts)
+  return f'all {total:,} steps are done\n{kept["described"]}' if whole else None
+
+
+def results_asked_for(arguments: list[str]) -> str | None:
+  """What to print of the complete run that a command line asks for; None for any other, and with any other flags."""
+  values = flags.FlagValues()
+  flags.DEFINE_string('workdir', None, '', flag_values=values)
+  path, fields = command_line.define(values)
+  try:
+    if len(command_line.parse(arguments, values)) > 1:
+      return None
+    config = command_line.load(path.value)
+    configuration.set_fields(config, fields.value)
+    workdir = values.workdir or command_line.default_workdir(path.value)
+    found = results_of(workdir, config)
+    return found and f'{found}\nrecords, checkpoints and pictures: {workdir}'
+  except Exception:  # whatever is wrong, the program itself tells it
+    return None
+
+
+def _plain(config) -> dict:
+  return json.loads(json.dumps(config.to_dict(), default=str))

@@ -1,0 +1,75 @@
+"""A run that is complete is told from its files, and only then."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from configs import mixer_digits
+from conftest import ROOT
+from mixer import finished
+
+DESCRIBED = 'test: top-1 98.61% on 360 images'
+CONFIG = ROOT / 'configs/mixer_digits.py'
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """The files of a complete run of the demo that are looked at."""
+  folder = tmp_path / 'lr[0.1]'
+  (folder / 'checkpoints/562/default').mkdir(parents=True)
+  for name in ('card.md', 'learning_curves.png', 'predictions_test.png', 'checkpoints/562/default/manifest.ocdbt'):
+    (folder / name).touch()
+  (folder / 'config.json').write_text('{"total_steps": 562}')
+  (folder / 'records.jsonl').write_text('{"step": 561}\n{"step": 562, "train/loss": 1.0, "test/top1": 0.98}\n')
+  finished.record(folder, mixer_digits.get_config(), {'test/top1': 0.98}, DESCRIBED)
+  return folder
+
+
+def asked(workdir, *more):
+  return finished.results_asked_for(['train.py', f'--config={CONFIG}', f'--workdir={workdir}', *more])
+
+
+def test_a_complete_run_is_told_with_its_results_and_its_folder(workdir):
+  told = f'all 562 steps are done\n{DESCRIBED}\nrecords, checkpoints and pictures: {workdir}'
+  assert asked(workdir) == told
+  done = subprocess.run([sys.executable, '-X', 'importtime', 'train.py', f'--config={CONFIG}', f'--workdir={workdir}'],
+                        cwd=ROOT, capture_output=True, text=True, check=True)
+  assert done.stdout == told + '\n'
+  for slow in ('tensorflow', 'orbax.checkpoint', 'matplotlib'):
+    assert not re.search(rf'\| +{slow}$', done.stderr, re.M) and re.search(r'\| +mixer\.finished$', done.stderr, re.M)
+
+
+@pytest.mark.parametrize('name', ['card.md', 'learning_curves.png', 'predictions_test.png', 'config.json', 'records.jsonl',
+                                  'finished.json', 'checkpoints/562/default/manifest.ocdbt', 'checkpoints'])
+def test_where_anything_is_missing_the_program_goes_on_and_makes_it(workdir, name):
+  path = workdir / name
+  shutil.rmtree(path) if path.is_dir() else path.unlink()
+  assert asked(workdir) is None
+
+
+@pytest.mark.parametrize('flag', ['--config.seed=1', '--config.evals.test.batch_size=120', '--config.data.threads=1',
+                                  '--config.total_steps=600', '--config.eval_every_steps=10', '--config.no_field=1',
+                                  '--config.data.batch_size=x', '--list', '--num_processes=2', '--nonsense', 'word'])
+def test_another_config_or_another_flag_is_another_matter(workdir, flag):
+  assert asked(workdir, flag) is None
+
+
+@pytest.mark.parametrize('name, content', [
+    ('finished.json', '{"format": 1, "con'), ('finished.json', '{"format": 2}'), ('finished.json', '[]'),
+    ('config.json', '{}'), ('records.jsonl', ''), ('records.jsonl', '{"step": 561, "test/top1": 0.98}'),
+    ('records.jsonl', '{"step": 562, "test/top1": 0.97}')])
+def test_files_that_are_damaged_or_do_not_agree_are_not_believed(workdir, name, content):
+  (workdir / name).write_text(content)
+  assert asked(workdir) is None
+
+
+def test_a_config_as_it_was_asked_for_is_compared_whatever_its_values(workdir):
+  config = mixer_digits.get_config()
+  config.evals.test.crop, config.probes = None, {'pets': {'shots': (1, 5)}}
+  finished.record(workdir, config, {'test/top1': 0.98}, DESCRIBED)
+  assert finished.results_of(workdir, config).endswith(DESCRIBED)
+  assert json.loads((workdir / 'finished.json').read_text())['config']['probes'] == {'pets': {'shots': [1, 5]}}
