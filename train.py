@@ -142,8 +142,7 @@ def main(arguments):
   except jax.errors.JaxRuntimeError as error:
     processes.advise(error)
     raise
-  if jax.process_index() == 0:
-    finished.record(workdir, config, results, described)
+  finished.record(workdir, config, results, described)
   processes.tell(f'{described}\nrecords, checkpoints and pictures: {workdir}')
 
 

@@ -175,9 +175,3 @@ def default_workdir(config: str) -> str:
   """runs/NAME_OF_CONFIG, of the path of a config; of a run's own config.json, the folder in which it lies."""
   path = pathlib.Path(config)
   return str(path.parent) if path.suffix == '.json' else f'runs/{path.stem}'
-
-
-def given() -> list[str]:
-  """The flags that make the config again: ['--config=configs/mixer_digits.py', '--config.seed=1'], or []."""
-  config, fields = flags.FLAGS['config'], flags.FLAGS['config_field']
-  return [f'--config={config.value}', *(f'--config.{field}' for field in fields.value)] if config.value else []

@@ -7,6 +7,7 @@ import json
 import pathlib
 
 from absl import flags
+import jax
 
 from mixer import command_line
 from mixer import configuration
@@ -18,7 +19,12 @@ FILE, FORMAT = 'finished.json', 1
 
 
 def record(workdir, config, results: dict, described: str):
-  """Writes that the run of a config, as it was asked for, is complete, with its results also in words."""
+  """Writes that the run of a config, as it was asked for, is complete, with its results also in words.
+
+  Only the first process does.
+  """
+  if jax.process_index():
+    return
   storage.write(storage.path_of(workdir) / FILE, json.dumps(
       {'format': FORMAT, 'config': _plain(config), 'results': results, 'described': described}, indent=2))
 
