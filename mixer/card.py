@@ -54,7 +54,7 @@ def leave(workdir, *, run: dict, source, evals: dict, params, results: dict, pre
 
 def text(workdir, *, run: dict, source, parameters: int, results: dict, flags: list[str], events: list[dict]) -> str:
   """The card, in Markdown. The arguments are those of `leave`; `parameters` is their number, `events` the history."""
-  config = {name: value for name, value in run.items() if name != 'contents'}
+  config = {name: value for name, value in run.items() if name not in ('contents', 'contents_sample')}
   model, batch = config['model'], config['data']['batch_size']
   epochs = config['total_steps'] * batch / source.num_examples
   if model['name'] in models.KINDS:
