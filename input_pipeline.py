@@ -8,14 +8,12 @@ cannot be read by index, they come as a stream, whose order also depends on (see
 passes over the records that it has seen.
 """
 
-import atexit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import collections
 import dataclasses
 import functools
 import itertools
 import os
-import weakref
 
 import mixer  # before TensorFlow: it sets how much that prints
 
@@ -29,7 +27,9 @@ from mixer import limits
 from mixer import permutations
 from mixer import preprocess
 from mixer import randaugment
+from mixer.datasets import classes
 from mixer.datasets import encoded as encoded_lib
+from mixer.datasets import explained
 from mixer.datasets import folders
 from mixer.datasets import prepared
 from mixer.datasets import reading
@@ -93,6 +93,7 @@ class TrainBatches:
   augment: Callable | None  # of (image, seed), after the flip
   threads: int
   permutation: np.ndarray | None = None  # of the pixels, last of all: permutations.draw
+  num_classes: int | None = None  # that labels must be among; None for any
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -115,9 +116,9 @@ class TrainBatches:
       batches = _fake(self.hosts.part(self.batch_size)[1], self.resolution)
     else:
       examples = self.records(step).map(self._augment, num_parallel_calls=self.threads)
-      batches = _Explained(finish(examples, self.hosts.part(self.batch_size)[1]).as_numpy_iterator(), self.source,
-                           lambda k: self.index(self.hosts.positions(self.batch_size, step + k)).numpy(),
-                           lambda index, record: preprocess.decode(self.source.parse(record, index)[0]))
+      batches = explained.Explained(finish(examples, self.hosts.part(self.batch_size)[1]).as_numpy_iterator(),
+                                    self.source, lambda k: self.index(self.hosts.positions(self.batch_size, step + k)).numpy(),
+                                    self.whole)
     return map(self.hosts.lay_out, batches)
 
   def index(self, positions):
@@ -148,8 +149,18 @@ class TrainBatches:
     mine = records.filter(lambda p, _: self.hosts.owns(self.batch_size, p))
     return mine.map(lambda p, record: (p, tf.constant(-1, tf.int64), record))
 
+  @property
+  def identity(self) -> dict:
+    """What a run that resumes must find again, wherever it lies, and by what a copy elsewhere is known."""
+    return {'contents': self.source.contents, 'contents_sample': sources.sample(self.source)}
+
+  def whole(self, index, record):
+    """An example with its whole image: an error, in a graph, where `start` could have one."""
+    encoded, labels = _parse(self, index, record)
+    return {'image': preprocess.decode(encoded), **labels}
+
   def _augment(self, position, index, record):
-    encoded, labels = self.source.parse(record, index)
+    encoded, labels = _parse(self, index, record)
     base = tf.stack([tf.constant(self.seed, tf.int64), position])
     seed = lambda use: tf.random.experimental.stateless_fold_in(base, use)
     image = self.crop(encoded, resolution=self.resolution, seed=seed(0))
@@ -163,13 +174,14 @@ class TrainBatches:
 def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int, seed: int, hosts: Hosts,
                   data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
                   fraction: float = 1., resize: int | None = None, min_area: float | None = None, pad: int = 0,
-                  antialias: bool = False, flip: bool = True, randaugment_magnitude: float | None = None, randaugment_layers: int = 2,
-                  permutation: str | None = None, permutation_patch: int | None = None, permutation_seed: int = 0,
-                  threads: int | None = None) -> TrainBatches:
+                  antialias: bool = False, flip: bool = True, randaugment_magnitude: float | None = None,
+                  randaugment_layers: int = 2, permutation: str | None = None, permutation_patch: int | None = None,
+                  permutation_seed: int = 0, threads: int | None = None, num_classes: int | None = None) -> TrainBatches:
   """The training batches of a config's `data` section.
 
   Args:
     dataset, split, data_dir, label, max_labels: which images and labels: `sources.open_split`.
+    num_classes: of the model, by default of the images; a label that is not among them is an error.
     batch_size: of all devices of all processes together.
     resolution: of the images, in pixels.
     fraction: how much of the split to use, chosen by content: `subset.Subset`.
@@ -197,11 +209,12 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
   else:
     crop = functools.partial(preprocess.random_crop, resize=resize)
   crop = functools.partial(crop, antialias=antialias)
-  source = sources.open_split(dataset, split, data_dir, label, max_labels)
+  source = sources.open_split(dataset, split, data_dir, label, max_labels, training=True)
   source = source if fraction == 1 else subset.Subset.of(source, fraction)
   augment = None if randaugment_magnitude is None else _randaugment(randaugment_layers, randaugment_magnitude)
   order = permutations.draw('data', permutation, resolution, permutation_patch, permutation_seed)
-  return TrainBatches(source, batch_size, resolution, seed, hosts, crop, flip, augment, threads or os.cpu_count(), order)
+  return TrainBatches(source, batch_size, resolution, seed, hosts, crop, flip, augment, threads or os.cpu_count(), order,
+                      classes.ModelClasses(num_classes).number_for(source))
 
 
 def _randaugment(layers, magnitude):
@@ -224,6 +237,7 @@ class EvalBatches:
   resize: int
   threads: int
   permutation: np.ndarray | None = None  # of the pixels, last of all: permutations.draw
+  num_classes: int | None = None  # that labels must be among; None for any
 
   def __iter__(self) -> Iterator[dict]:
     """Yields batches as TrainBatches does, with 'mask': [D, b] float32, 1 for real examples."""
@@ -231,8 +245,8 @@ class EvalBatches:
       batch = next(_fake(self.hosts.part(self.batch_size)[1], self.resolution))
       batches = (dict(batch, mask=self.mask(k)) for k in range(len(self)))
     else:
-      decoded = _Explained(self._dataset.as_numpy_iterator(), self.source,
-                           lambda k: self.index(self.hosts.positions(self.batch_size, k)), self._prepare)
+      decoded = explained.Explained(self._dataset.as_numpy_iterator(), self.source,
+                                    lambda k: self.index(self.hosts.positions(self.batch_size, k)), self.whole)
       batches = (dict(batch, mask=self.mask(k)) for k, batch in enumerate(decoded))
     return map(self.hosts.lay_out, batches)
 
@@ -249,7 +263,7 @@ class EvalBatches:
   @functools.cached_property
   def _dataset(self):
     records = self._stream() if isinstance(self.source, prepared.TfdsStream) else self._by_index()
-    return finish(records.map(self._prepare, num_parallel_calls=self.threads), self.hosts.part(self.batch_size)[1])
+    return finish(records.map(self.whole, num_parallel_calls=self.threads), self.hosts.part(self.batch_size)[1])
 
   def _by_index(self):
     indices = np.concatenate([self.index(self.hosts.positions(self.batch_size, k)) for k in range(len(self))])
@@ -261,8 +275,9 @@ class EvalBatches:
     records = records.concatenate(records.take(1).repeat(filling)).enumerate()
     return records.filter(lambda p, _: self.hosts.owns(self.batch_size, p))
 
-  def _prepare(self, index, record):
-    encoded, labels = self.source.parse(record, index)
+  def whole(self, index, record):
+    """An example as it is scored, in a graph."""
+    encoded, labels = _parse(self, index, record)
     crop = preprocess.EVALUATION_CROPS[self.crop]
     image = crop(preprocess.decode(encoded), self.resize, self.resolution)
     return {'image': preprocess.permute(image, self.permutation), **labels}
@@ -271,8 +286,8 @@ class EvalBatches:
 def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resolution: int, hosts: Hosts,
                  data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
                  crop: str = 'paper_resize', resize: int | None = None, permutation: str | None = None,
-                 permutation_patch: int | None = None, permutation_seed: int = 0,
-                 threads: int | None = None) -> EvalBatches:
+                 permutation_patch: int | None = None, permutation_seed: int = 0, threads: int | None = None,
+                 of_model: classes.ModelClasses = classes.ModelClasses()) -> EvalBatches:
   """The batches of one of a config's `evals`, or of a part of one of its `probes`.
 
   Args:
@@ -286,15 +301,27 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
       'antialiased' the resolution.
     permutation, permutation_patch, permutation_seed: as in `train_batches`.
     threads: that decode; by default one a core.
+    of_model: the classes to score by; those of an image folder are numbered by their names.
+
+  Raises:
+    ValueError: if the images are not there, or are of other classes.
   """
   hosts.check(f'config.{where}.batch_size', batch_size)
   configuration.choose(where, 'crop', crop, preprocess.EVALUATION_CROPS)
   limits.check(where, resolution=resolution, resize=resize, permutation_patch=permutation_patch, threads=threads,
                permutation_seed=permutation_seed, max_labels=max_labels)
   resize = resize or crops.side_before(resolution, None, crop)
-  source = sources.open_split(dataset, split, data_dir, label, max_labels)
+  source = sources.open_split(dataset, split, data_dir, label, max_labels, of_model.names)
+  of_model.check(source)
   order = permutations.draw(where, permutation, resolution, permutation_patch, permutation_seed)
-  return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or os.cpu_count(), order)
+  return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or os.cpu_count(), order,
+                     of_model.number_for(source))
+
+
+def _parse(batches, index, record):
+  """An example's encoded image and its labels, which are the model's."""
+  encoded, labels = batches.source.parse(record, index)
+  return encoded, classes.within(labels, batches.num_classes)
 
 
 def open_all(config, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches],
@@ -320,32 +347,41 @@ def open_all(config, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches]
     if not np.array_equal(batches.permutation, data.permutation):
       raise ValueError(f'config.{name} permutes the pixels in another way than config.data; give both the same '
                        'permutation, permutation_patch and permutation_seed')
-  evals = {name: opened[f'evals.{name}'] for name in config.evals}
-  for batches in evals.values():
-    check_classes(batches, configuration.with_classes(config, data.source.class_names).model)
-  return data, evals, {name: (opened[f'probes.{name}.train'], opened[f'probes.{name}.test'])
-                       for name in configuration.probes_of(config)}
+  return data, {name: opened[f'evals.{name}'] for name in config.evals}, {
+      name: (opened[f'probes.{name}.train'], opened[f'probes.{name}.test']) for name in configuration.probes_of(config)}
 
 
 def attempts(config, hosts: Hosts) -> dict[str, Callable]:
   """{'data', 'evals.NAME', 'probes.NAME.train', ...}: for each section that names a dataset, what opens it."""
-  def opener(function, path, section, model=None, **given):
-    def attempt():
-      batches = configuration.call(function, path, section, hosts=hosts, **given)
-      if model is not None:
-        check_classes(batches, model)
-      return batches
-    return attempt
+  opened = {}
 
-  evaluation = lambda path, fields, **given: opener(eval_batches, path, fields, where=path, **given)
-  sections = {'data': opener(train_batches, 'data', config.data, config.model, seed=config.seed)}
+  def train():
+    data = configuration.call(train_batches, 'data', config.data, hosts=hosts, seed=config.seed,
+                              num_classes=config.model.num_classes)
+    check_classes(data, config.model)
+    opened['data'] = data
+    return data
+
+  def evaluation(path, fields, like):
+    batches = configuration.call(eval_batches, path, fields, hosts=hosts, where=path, of_model=of_model(path, like))
+    opened[path] = batches
+    return batches
+
+  def of_model(path, like):
+    """The classes of what was opened as `like`, and of the model, if that is for it."""
+    if like not in opened:
+      return classes.ModelClasses(config.model.num_classes if like == 'data' else None, owner='the model (config.model.num_classes)')
+    return classes.ModelClasses.of(opened[like], path, like)
+
+  sections = {'data': train}
   for name, fields in config.evals.items():
-    sections[f'evals.{name}'] = evaluation(f'evals.{name}', fields, model=config.model)
+    sections[f'evals.{name}'] = functools.partial(evaluation, f'evals.{name}', fields, 'data')
   for name, probe in configuration.probes_of(config).items():
     for part in ('train', 'test'):
       if part not in probe:
         raise ValueError(f'config.probes.{name}.{part} is missing; give it the fields of an evaluation')
-      sections[f'probes.{name}.{part}'] = evaluation(f'probes.{name}.{part}', probe[part])
+      path = f'probes.{name}.{part}'
+      sections[path] = functools.partial(evaluation, path, probe[part], f'probes.{name}.train')
   return sections
 
 
@@ -354,7 +390,8 @@ def check_classes(batches: TrainBatches | EvalBatches, model):
   source = batches.source
   if None not in (source.class_names, model.num_classes) and len(source.class_names) != model.num_classes:
     raise ValueError(f'config.model.num_classes is {model.num_classes}, and {source.name} has '
-                     f'{len(source.class_names)} classes; set --config.model.num_classes={len(source.class_names)}')
+                     f'{len(source.class_names)} classes; set --config.model.num_classes={len(source.class_names)}, or see '
+                     f'whether all of them are classes: {classes.listed(source.class_names)}')
 
 
 def prefetch(batches: Iterable[dict], depth: int = 2) -> Iterator[dict]:
@@ -383,56 +420,6 @@ def _fake(number, resolution):
            'label': np.arange(number, dtype=np.int32) % 2}
   while True:
     yield batch
-
-
-@dataclasses.dataclass(eq=False)
-class _Explained:
-  """The same batches; where one cannot be decoded, the error says which file or example it is."""
-  open = weakref.WeakSet()
-  batches: Iterator[dict]
-  source: Source
-  indices: Callable[[int], np.ndarray]  # of this process's part of the k-th batch
-  prepare: Callable  # of (index, record): what fails where a batch does
-  taken: int = 0
-
-  def __post_init__(self):
-    self.open.add(self)
-
-  def close(self):
-    """Ends the threads that read ahead."""
-    self.batches = iter(())
-
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    try:
-      batch = next(self.batches)
-    except tf.errors.OpError as error:
-      if isinstance(self.source, prepared.TfdsStream):
-        raise ValueError(f'cannot decode an example of batch {self.taken} from here, of {self.source.name}: '
-                         f'{preprocess.reason(error)}. Mend the copy') from error
-      for index in map(int, self.indices(self.taken)):
-        self._try(index)
-      raise ValueError(f'cannot decode one of the examples of batch {self.taken} from here, of {self.source.name}: '
-                       f'{preprocess.reason(error)}') from error
-    self.taken += 1
-    return batch
-
-  def _try(self, index):
-    try:
-      record, = self.source.read(tf.constant([index], tf.int64))
-      self.prepare(tf.constant(index, tf.int64), record)
-    except tf.errors.OpError as error:
-      raise ValueError(f'cannot decode {self.source.locate(index)}: {preprocess.reason(error)}. Mend or remove '
-                       'it') from error
-
-
-@atexit.register
-def _close_all():
-  """Threads that still read when the interpreter ends wait for it, and it for them, for ever."""
-  for batches in list(_Explained.open):
-    batches.close()
 
 
 def path_batches(paths: Sequence[str], *, batch_size: int, resolution: int, resize: int, crop: str,

@@ -60,7 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   config = configuration.with_classes(config, data.source.class_names)
   config = configuration.in_steps(config, data.source.num_examples / data.batch_size)
   total_steps = config.total_steps
-  run = {**config.to_dict(), 'contents': data.source.contents}
+  run = {**config.to_dict(), **data.identity}
   processes.check_same({**run, 'workdir': workdir})
 
   model = configuration.call(models.build, 'model', config.model)

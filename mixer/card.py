@@ -12,6 +12,7 @@ import sys
 import jax
 
 from mixer import accelerators
+from mixer import configuration
 from mixer import history
 from mixer import models
 from mixer import pictures
@@ -65,7 +66,7 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
 
   `parameters` is their number, `events` the history, `warnings` what `sanity.warnings` says.
   """
-  config = {name: value for name, value in run.items() if name != 'contents'}
+  config = {name: value for name, value in run.items() if name not in configuration.NOT_FIELDS}
   model, batch = config['model'], config['data']['batch_size']
   epochs = config['total_steps'] * batch / source.num_examples
   if model['name'] in models.KINDS:

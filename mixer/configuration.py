@@ -11,6 +11,7 @@ import difflib
 import functools
 import inspect
 import math
+import os
 import pathlib
 import re
 import sys
@@ -305,12 +306,34 @@ def flat(config, prefix: str = '') -> dict:
 
 
 def differences(old, new) -> list[str]:
-  """The fields that make `new` another run than `old`, a line each with both sides. FREE_FIELDS are left out."""
+  """The fields that make `new` another run than `old`, a line each with both sides. FREE_FIELDS are left out.
+
+  So are the dataset's names where the images are the same: `_same_images`.
+  """
   old, new = flat(old), flat(new)
-  free = lambda path: any(path == field or path.startswith(field + '.') for field in FREE_FIELDS)
+  same = lambda path: (path in old, old.get(path)) == (path in new, new.get(path))
+  passed = [*FREE_FIELDS]
+  if _same_images(old, new):
+    passed += ['data.dataset', 'contents_sample']
+  elif not same('contents') or 'contents_sample' not in old:
+    passed.append('contents_sample')
+  free = lambda path: any(path == field or path.startswith(field + '.') for field in passed)
   show = lambda side, path: repr(side[path]) if path in side else 'not set'
-  return [f'{path}: {show(old, path)} there, {show(new, path)} here' for path in sorted(old.keys() | new.keys())
-          if not free(path) and (path in old, old.get(path)) != (path in new, new.get(path))]
+  note = lambda path: '; bring back the same file names, a good image under the name of a bad one' if path == 'contents' else ''
+  return [f'{path}: {show(old, path)} there, {show(new, path)} here{note(path)}' for path in sorted(old.keys() | new.keys())
+          if not free(path) and not same(path)]
+
+
+def _same_images(old: dict, new: dict) -> bool:
+  """Whether two runs' training images are the same ones, by their flat configs.
+
+  In one place they are where their `contents` are the same, since a bad image may have been replaced. Elsewhere their
+  `contents_sample` must be, too, which runs from before it was kept do not have.
+  """
+  place = lambda side: os.path.abspath(os.path.expanduser(str(side.get('data.dataset'))))
+  sample = old.get('contents_sample')
+  alike = place(old) == place(new) or sample is not None and sample == new.get('contents_sample')
+  return alike and old.get('contents') is not None and old['contents'] == new.get('contents')
 
 
 def describe_all(folder: str) -> list[tuple[str, str]]:

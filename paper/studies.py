@@ -87,7 +87,7 @@ def data_scale(runs: Sequence[records.Run]) -> list[Study]:
     group = next((group for group in alike if abs(group[0].config['total_steps'] - steps) < 0.03 * steps), None)
     group.append(run) if group else alike.append([run])
   return [study for group in alike
-          for study in _studies(group, arm, ('fraction', 'total_steps', 'warmup_steps', 'contents'))
+          for study in _studies(group, arm, ('fraction', 'total_steps', 'warmup_steps', 'contents', 'contents_sample'))
           if len(study.arms) > 1]
 
 

@@ -1,6 +1,7 @@
 """What a config may say, and the text of the error where it says something else."""
 
 import collections.abc
+import os
 import re
 import typing
 
@@ -290,6 +291,19 @@ def test_fields_that_may_change_when_a_run_goes_on(path, free):
       side = side.setdefault(part, {})
     side[name] = value
   assert configuration.differences(old, new) == ([] if free else [f'{path}: 1 there, 2 here'])
+
+
+def test_the_same_images_may_lie_elsewhere():
+  run = lambda dataset, contents='2 files', **fields: dict(data=dict(dataset=dataset), contents=contents, **fields)
+  here = run('root', contents_sample='abc')
+  for there in (run('root/'), run('./root'), run(f'{os.getcwd()}/root', contents_sample='other'),
+                run('/moved', contents_sample='abc')):
+    assert configuration.differences(there, here) == configuration.differences(here, there) == []
+  assert configuration.differences(run('/moved'), here) == ["data.dataset: '/moved' there, 'root' here"]
+  assert configuration.differences(run('/moved', contents_sample='other'), here) == [
+      "contents_sample: 'other' there, 'abc' here", "data.dataset: '/moved' there, 'root' here"]
+  assert configuration.differences(run('root', '3 files', contents_sample='abc'), here) == [
+      "contents: '3 files' there, '2 files' here; bring back the same file names, a good image under the name of a bad one"]
 
 
 # The list of configs

@@ -191,7 +191,7 @@ def test_a_broken_file_is_named(tmp_path, content):
   broken = tmp_path / 'train/class/3.png'
   broken.write_bytes(broken.read_bytes()[:40] if content == 'truncated' else content)
   fields = dict(dataset=str(tmp_path), split='train', batch_size=2, resolution=8, hosts=Hosts(0, 1, 1))
-  with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png: .* Mend or remove it'):
+  with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png: .* Mend it or put a good image in its place, under the'):
     list(itertools.islice(input_pipeline.train_batches(**fields, seed=0).start(0), 4))
   with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png'):
     list(input_pipeline.eval_batches(**fields, where='evals.test'))
@@ -355,3 +355,55 @@ def test_pixels_of_a_tfds_copy_stay_as_they_are_stored():
   """Their published numbers were computed so."""
   data, seen, _ = example_images.zoo()['jpeg, orientation 6']
   assert np.abs(preprocess.decode(data).numpy() - np.rot90(seen).astype(int)).max() <= 6
+
+
+def colours(root, split, *names):
+  for name in names:
+    path = root / split / name / '0.png'
+    path.parent.mkdir(parents=True)
+    PIL.Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(path)
+  return str(root)
+
+
+def own_images(root, evaluated=None, num_classes=2, **fields):
+  section = lambda root, split: dict(dataset=str(root), split=split, batch_size=2, resolution=8)
+  return ml_collections.ConfigDict(dict(seed=0, model=dict(num_classes=num_classes), data=section(root, 'train'),
+                                        evals=dict(test=section(evaluated or root, 'test')), **fields))
+
+
+def test_evaluations_have_the_classes_of_the_training_images(tmp_path):
+  colours(tmp_path, 'train', 'blue', 'red')
+  other = colours(tmp_path / 'other', 'test', 'red', 'zebra')
+  with pytest.raises(ValueError, match=r"the classes of .*, split train are 'blue', 'red', and those of .*/other, split test "
+                                       r"are 'red', 'zebra': .* Give config.evals.test and config.data the same classes"):
+    input_pipeline.open_all(own_images(tmp_path, other), Hosts(0, 1, 1))
+  fewer = colours(tmp_path / 'fewer', 'test', 'red')
+  _, evals, _ = input_pipeline.open_all(own_images(tmp_path, fewer), Hosts(0, 1, 1))
+  assert [batch['label'].ravel().tolist() for batch in evals['test']] == [[1, 1]] and evals['test'].num_classes == 2
+
+
+def test_where_the_number_of_classes_is_left_to_the_data_labels_are_checked_by_it(tmp_path):
+  colours(tmp_path, 'train', 'blue', 'red')
+  colours(tmp_path, 'test', 'blue')
+  data, evals, _ = input_pipeline.open_all(own_images(tmp_path, num_classes=None), Hosts(0, 1, 1))
+  assert data.num_classes == evals['test'].num_classes == 2
+
+
+def test_a_probe_is_of_the_classes_of_its_own_training_images(tmp_path):
+  colours(tmp_path, 'train', 'blue', 'red')
+  colours(tmp_path, 'test', 'red')
+  colours(tmp_path / 'probe', 'train', 'a', 'b', 'c')
+  colours(tmp_path / 'probe', 'test', 'b')
+  part = lambda split: dict(dataset=str(tmp_path / 'probe'), split=split, batch_size=2, resolution=8)
+  probes = dict(other=dict(train=part('train'), test=part('test')))
+  _, _, opened = input_pipeline.open_all(own_images(tmp_path, probes=probes), Hosts(0, 1, 1))
+  assert opened['other'][1].source.class_names == ['a', 'b', 'c'] and opened['other'][1].num_classes == 3
+  (tmp_path / 'probe/test/b').rename(tmp_path / 'probe/test/d')
+  with pytest.raises(ValueError, match="'d' only among the latter. Give config.probes.other.test and config.probes.other.train"):
+    input_pipeline.open_all(own_images(tmp_path, probes=probes), Hosts(0, 1, 1))
+
+
+def test_classes_that_the_model_lacks_are_shown(tmp_path):
+  colours(tmp_path, 'train', 'blue', 'red', 'red_old')
+  with pytest.raises(ValueError, match=r"set --config.model.num_classes=3, or see .*: 'blue', 'red', 'red_old'"):
+    input_pipeline.open_all(own_images(tmp_path), Hosts(0, 1, 1))

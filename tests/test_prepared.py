@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+import example_images
 import input_pipeline
 from input_pipeline import Hosts
+from mixer.datasets import classes
 from mixer.datasets import digits
+from mixer.datasets import explained
 from mixer.datasets import prepared
 from mixer.datasets import sources
 import test_input_pipeline
@@ -230,3 +233,92 @@ def test_a_copy_that_lacks_a_file_is_refused(copies, tmp_path, file_format):
 def test_memory_of_a_stream_does_not_grow_over_a_thousand_batches(copies):
   batches = train(copies['tfrecord'], batch_size=16, resolution=64).start(0)
   assert test_input_pipeline.growth(batches) < 60  # the 1,000 batches hold 187
+
+
+# Labels that are none of the model's classes
+
+
+class FromOne(tfds.core.GeneratorBasedBuilder):
+  """40 images whose labels are 1 to 4, under several names and types."""
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
+        'image': tfds.features.Image(shape=(8, 8, 3), encoding_format='png'), 'label': tfds.features.Scalar(np.int64),
+        'negative': tfds.features.Scalar(np.int64), 'large': tfds.features.Scalar(np.int64),
+        'several': tfds.features.Sequence(np.int64), 'one_hot': tfds.features.Tensor(shape=(4,), dtype=np.float32),
+        'text': tfds.features.Text()}))
+
+  def _split_generators(self, _):
+    return {'train': self._generate_examples()}
+
+  def _generate_examples(self):
+    for k in range(40):
+      label = k % 4 + 1
+      yield k, {'image': np.full((8, 8, 3), k, np.uint8), 'label': label, 'negative': label - 2, 'several': [0, -1, label],
+                'large': 2**32, 'one_hot': np.eye(4, dtype=np.float32)[k % 4], 'text': 'blue'}
+
+
+@pytest.fixture(scope='module')
+def from_one(tmp_path_factory):
+  """{'array_record', 'tfrecord'}: the directories of two copies."""
+  directories = {}
+  for file_format in ('array_record', 'tfrecord'):
+    builder = FromOne(data_dir=tmp_path_factory.mktemp(file_format), file_format=file_format)
+    builder.download_and_prepare()
+    directories[file_format] = str(builder.data_path)
+  return directories
+
+
+@pytest.mark.parametrize('label, said', [('label', 4), ('negative', -1), ('several', 4), ('large', 2**31 - 1)])
+@pytest.mark.parametrize('file_format, where', [('array_record', r'example \d+'), ('tfrecord', r'an example of batch \d+')])
+def test_a_label_that_is_none_of_the_classes_is_an_error(from_one, file_format, where, label, said):
+  fields = dict(label=label, max_labels=3, batch_size=4)
+  message = rf'cannot use {where}.* of from_?one/1.0.0 at .*, split train: its label is ' \
+            rf'{said} and the 4 classes are numbered 0 to 3. Number the labels from 0, or raise --config.model.num_classes'
+  with pytest.raises(ValueError, match=message):
+    list(itertools.islice(train(from_one[file_format], num_classes=4, **fields).start(0), 10))
+  with pytest.raises(ValueError, match=message):
+    list(evaluation(from_one[file_format], of_model=classes.ModelClasses(4), **fields))
+
+
+def test_labels_of_all_classes_and_of_five_are_taken(from_one):
+  batches = evaluation(from_one['array_record'], of_model=classes.ModelClasses(5), batch_size=40)
+  assert sorted(np.concatenate([batch['label'].ravel() for batch in batches])) == sorted(10 * [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize('label', ['one_hot', 'text'])
+def test_a_label_that_is_no_integer_is_refused(from_one, label):
+  with pytest.raises(ValueError, match=f"feature '{label}' of from_?one/1.0.0 at .*; a label is an integer, or a list of integers"):
+    sources.open_split(from_one['array_record'], 'train', label=label)
+
+
+@pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
+def test_all_bad_examples_are_named_with_the_fix(from_one, file_format):
+  batches = train(from_one[file_format], num_classes=4, label='label')
+  tried = list(explained.bad_examples(batches.source, batches.whole, 2))
+  bad = [each for each in tried if each]
+  assert len(tried) == 40 and len(bad) == 10
+  assert 'its label is 4 and the 4 classes' in bad[0][0] and bad[0][1].startswith('Number the labels from 0')
+
+
+def test_a_damaged_file_of_records_does_not_hide_the_other_examples(from_one, tmp_path):
+  copy = shutil.copytree(from_one['tfrecord'], tmp_path / 'copy')
+  file, = copy.glob('*tfrecord-*')
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 255
+  file.write_bytes(data)
+  batches = train(str(copy), num_classes=5, label='label')
+  tried = list(explained.bad_examples(batches.source, batches.whole, 2))
+  assert len(tried) == 40 and tried[0] is None and 'corrupted record' in tried[-1][0]
+
+
+def test_what_is_decoded_to_find_bad_files_is_decoded_whole(tmp_path):
+  """A PNG whose header is whole, and pixels are not: TensorFlow leaves out what nothing uses."""
+  path = tmp_path / 'train/a/0.png'
+  path.parent.mkdir(parents=True)
+  path.write_bytes(example_images.file('png')[:40])
+  batches = input_pipeline.train_batches(dataset=str(tmp_path), split='train', batch_size=1, resolution=8, seed=0,
+                                         hosts=Hosts(0, 1, 1))
+  (bad, fix), = explained.bad_examples(batches.source, batches.whole, 2)
+  assert bad.startswith(f'cannot decode {path}: ') and fix.startswith('Mend it or put a good image in its place')

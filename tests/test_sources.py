@@ -165,3 +165,144 @@ def test_other_digits_are_the_other_half_of_the_classes(data_dir):
   assert sorted(few) == sorted((image, label) for image, label in whole if label < 5)
   assert sorted(other) == sorted((image, label - 5) for image, label in whole if label >= 5)
   assert sources.open_split('other_digits', 'test', data_dir).class_names == list('56789')
+
+
+# What counts in an image folder
+
+
+def put(root, *names, seed=0):
+  """Writes a small image, each another one, under each name."""
+  rng = np.random.default_rng([seed, len(names)])
+  for name in names:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).save(path, 'png')
+  return root
+
+
+def test_classes_are_those_of_the_training_split_whatever_else_lies_in_the_root(tmp_path, caplog):
+  put(tmp_path, 'train/blue/0.png', 'train/red/0.png', 'test/red/0.png', 'masks/x/0.png', 'val/other/0.png',
+      'run/checkpoints/0.png', 'train/@eaDir/0.png', 'train/__MACOSX/0.png', 'train/.ipynb_checkpoints/0.png',
+      'train/lost+found/0.png', 'train/run/picture.png')
+  (tmp_path / 'train/empty').mkdir()
+  (tmp_path / 'train/run/checkpoints').mkdir()
+  (tmp_path / 'train/run/config.json').write_text('{}')
+  train, test = (sources.open_split(str(tmp_path), split) for split in ('train', 'test'))
+  assert train.class_names == test.class_names == ['blue', 'red']
+  assert [path.split('/')[-2] for path in train.paths] == ['blue', 'red'] and list(test.classes) == [1]
+  assert f"{tmp_path}/train: folders that hold no images are no classes: 'empty'" in caplog.text
+  assert f"{tmp_path}, split test: no images of 1 of the 2 classes: 'blue'" in caplog.text
+
+
+def test_classes_that_training_lacks_are_named_with_those_that_look_alike(tmp_path):
+  put(tmp_path, 'train/blue/0.png', 'train/red/0.png', 'test/blue/0.png', 'test/Red/0.png')
+  with pytest.raises(ValueError, match=r"split train are 'blue', 'red', and those of .*, split test are 'Red', 'blue': 'red' "
+                                       r"only among the former; 'Red' only among the latter. They differ in case, spaces or "
+                                       r"accents alone: 'red' and 'Red'. Rename"):
+    sources.open_split(str(tmp_path), 'test')
+  assert sources.open_split(str(tmp_path), 'test', training=True).class_names == ['Red', 'blue']
+
+
+def test_a_split_is_numbered_by_the_names_of_a_model_that_has_them_all(tmp_path):
+  put(tmp_path, 'test/blue/0.png', 'test/red/0.png')
+  source = sources.open_split(str(tmp_path), 'test', class_names=['red', 'green', 'blue'])
+  assert source.class_names == ['red', 'green', 'blue'] and list(source.classes) == [2, 0]
+  assert sources.open_split(str(tmp_path), 'test', class_names=['red', 'green']).class_names == ['blue', 'red']
+
+
+def test_a_class_name_of_two_lines_is_refused(tmp_path):
+  with pytest.raises(ValueError, match='the name of a class folder in .* has a line break; rename it'):
+    sources.open_split(str(put(tmp_path, 'train/a\nb/0.png')), 'train')
+
+
+def test_files_that_are_not_read_are_counted_once_by_suffix_and_depth(tmp_path, caplog):
+  put(tmp_path, 'train/red/0.png', 'train/red/1.jfif', 'train/red/a.tif', 'train/red/b.TIF', 'train/red/c.avif', 'train/red/d',
+      'train/red/sub/0.png', 'train/red/sub/sub/1.png', 'train/red/@eaDir/0.png', 'train/0.png')
+  assert [sources.open_split(str(tmp_path), 'train').num_examples for _ in range(2)] == [2, 2]
+  assert caplog.text.count('files not read') == 1
+  assert (f'{tmp_path}/train: 7 files not read: 2 .tif, 2 nested deeper than root/split/class, 1 .avif, 1 beside the class '
+          'folders, 1 without a suffix') in caplog.text
+
+
+def test_images_that_all_lie_deeper_are_counted(tmp_path, caplog):
+  with pytest.raises(ValueError, match='train holds no images'):
+    sources.open_split(str(put(tmp_path, 'train/red/sub/0.png')), 'train')
+  assert '1 files not read: 1 nested deeper than root/split/class' in caplog.text
+
+
+# Parts of an image folder's splits
+
+
+@pytest.fixture(scope='module')
+def unparted(tmp_path_factory):
+  """A root without a test split: three classes of 60, 30 and 2 images."""
+  root = tmp_path_factory.mktemp('unparted')
+  return put(root, *(f'train/{name}/{k:02}.png' for name, count in (('a', 60), ('b', 30), ('c', 2)) for k in range(count)))
+
+
+def paths(root, split):
+  return {path.removeprefix(f'{root}/') for path in sources.open_split(str(root), split).paths}
+
+
+def test_parts_of_a_folder_are_disjoint_and_whole_and_hold_every_class(unparted, caplog):
+  first, last, whole = (paths(unparted, split) for split in ('train[:90%]', 'train[90%:]', 'train'))
+  assert not first & last and first | last == whole and len(last) == 9
+  for part in first, last:
+    assert {path.split('/')[1] for path in part} == {'a', 'b', 'c'}
+  assert 'no images of' not in caplog.text
+  assert paths(unparted, 'train[10%:20%]+train[90%:]') == paths(unparted, 'train[10%:20%]') | last
+  assert paths(unparted, 'train[:40]') < first and len(paths(unparted, 'train[:40]')) == 40
+  names = [sources.open_split(str(unparted), split).class_names for split in ('train[:90%]', 'train[:1]')]
+  assert names == [['a', 'b', 'c']] * 2
+
+
+def test_splits_of_a_folder_are_added(tmp_path):
+  put(tmp_path, 'train/a/0.png', 'train/b/0.png', 'val/b/1.png')
+  both = sources.open_split(str(tmp_path), 'train+val')
+  assert [path.removeprefix(str(tmp_path)) for path in both.paths] == ['/train/a/0.png', '/train/b/0.png', '/val/b/1.png']
+  assert list(both.classes) == [0, 1, 1] and both.name == f'{tmp_path}, split train+val'
+
+
+def test_parts_depend_on_the_contents_alone_and_few_images_move(unparted, tmp_path):
+  copy = shutil.copytree(unparted, tmp_path / 'copy')
+  (copy / 'content_hashes-train.npz').unlink(missing_ok=True)
+  for path in sorted((copy / 'train').glob('*/*.png')):
+    path.rename(path.with_stem(f'x{99 - int(path.stem)}'))
+  contents = lambda root, split: {(root / path).read_bytes() for path in paths(root, split)}
+  before = contents(unparted, 'train[90%:]')
+  assert contents(copy, 'train[90%:]') == before
+  put(copy, 'train/a/new.png', seed=1)
+  assert len(contents(copy, 'train[90%:]') - before) <= 2
+  assert contents(copy, 'train[90%:]') | contents(copy, 'train[:90%]') == contents(copy, 'train')
+
+
+def test_images_with_the_contents_of_others_outside_of_the_part_are_counted(tmp_path, caplog):
+  put(tmp_path, *(f'train/a/{k}.png' for k in range(9)))
+  shutil.copy(tmp_path / 'train/a/0.png', tmp_path / 'train/a/9.png')
+  for k in range(10):
+    sources.open_split(str(tmp_path), f'train[{k}:{k + 1}]')
+  assert caplog.text.count('1 of the 1 images of train[') == 2 and 'have the contents of images outside of it' in caplog.text
+
+
+@pytest.mark.parametrize('split', ['train[:90%', 'train[:200%]', 'nope[:9%]', 'train+nope', ''])
+def test_a_part_that_is_none_is_refused(unparted, split):
+  with pytest.raises(ValueError, match=r'split .* is not in the image folder .*; it has the folders train, and parts'):
+    sources.open_split(str(unparted), split)
+
+
+def test_an_empty_part_is_refused(unparted):
+  with pytest.raises(ValueError, match=r"split 'train\[:0%\]' of .* is empty; give it a larger part"):
+    sources.open_split(str(unparted), 'train[:0%]')
+
+
+# By what a copy is known again
+
+
+def test_a_copy_elsewhere_has_the_same_sample_and_other_images_have_not(unparted, data_dir, tmp_path):
+  sample = lambda root: sources.sample(sources.open_split(str(root), 'train'))
+  assert sample(shutil.copytree(unparted, tmp_path / 'copy')) == sample(unparted)
+  other = put(tmp_path / 'other', *sorted(paths(unparted, 'train')), seed=5)
+  open_both = [sources.open_split(str(root), 'train') for root in (unparted, other)]
+  assert open_both[0].contents == open_both[1].contents and sample(other) != sample(unparted)
+  assert sources.sample(sources.open_split('digits', 'train', data_dir)) == sample(f'{data_dir}/digits/1.0.0')
+  assert sources.sample(sources.FakeSource()) is None

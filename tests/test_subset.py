@@ -99,3 +99,25 @@ def test_it_tells_of_itself_and_of_the_files_it_stands_for(folder):
 def test_a_fraction_that_is_none(folder, fraction):
   with pytest.raises(ValueError, match=f'config.data.fraction is {fraction}; it must be above 0, at most 1, and leave'):
     part(folder, fraction)
+
+
+def test_hashes_of_a_dataset_that_is_read_only_are_kept_in_the_cache(folder, tmp_path, monkeypatch):
+  copy, computed = shutil.copytree(folder, tmp_path / 'copy'), []
+  (copy / 'content_hashes-train.npz').unlink(missing_ok=True)
+  monkeypatch.setattr(subset, 'CACHE', str(tmp_path / 'cache'))
+  monkeypatch.setattr(subset, '_hash', lambda source, original=subset._hash: computed.append(1) or original(source))
+  (copy / 'content_hashes-train.npz').mkdir()  # in the way, as a folder that cannot be written is; root writes into any
+  before = images(part(copy, 0.3))
+  assert images(part(copy, 0.3)) == before and len(computed) == 1
+  assert len(list((tmp_path / 'cache').iterdir())) == 1
+
+
+def test_every_beginning_and_end_has_its_share_of_each_class():
+  rng = np.random.default_rng(0)
+  classes = np.repeat([0, 1, 2], [100, 50, 4])
+  order = subset.spread(rng.integers(0, 2**63, 154).astype(np.uint64), classes)
+  assert sorted(order) == list(range(154))
+  for cut in (15, 77, 139):
+    for share, side in ((cut / 154, order[:cut]), (1 - cut / 154, order[cut:])):
+      counts = np.bincount(classes[side], minlength=3)
+      assert (np.abs(counts - share * np.array([100, 50, 4])) <= 2).all() and counts.min() >= 1

@@ -14,6 +14,7 @@ import pytest
 from configs import mixer_digits
 from conftest import ROOT
 import example_runs
+import input_pipeline
 from mixer import command_line
 from tools import bench_input
 from tools import evaluate
@@ -148,3 +149,35 @@ def test_weights_of_a_run_are_evaluated_by_its_own_config(tmp_path, arguments, c
   arguments = ['evaluate', *(argument.format(run=run_dir) for argument in arguments)]
   own = [f'--config={config.format(run=run_dir)}'] if config else []
   assert evaluate.with_config(arguments) == [arguments[0], *own, *arguments[1:]]
+
+
+def test_check_data_decodes_everything_and_names_all_bad_files(tmp_path):
+  for k in range(12):
+    path = tmp_path / f'{"test" if k > 7 else "train"}/{"ab"[k % 2]}/{k}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.full((9, 9, 3), k, np.uint8)).save(path)
+  for name, data in ('train/a/2.png', b''), ('train/b/5.png', (tmp_path / 'train/b/5.png').read_bytes()[:40]), (
+      'test/b/9.png', b'none'):
+    (tmp_path / name).write_bytes(data)
+  flags = ['--config=configs/mixer_digits.py', f'--config.data.dataset={tmp_path}', f'--config.evals.test.dataset={tmp_path}',
+           '--config.model.num_classes=2']
+  printed = run('check_data', *flags, '--decode', code=1)
+  assert re.findall(r'^BAD      (\S+): cannot decode \S+/(t\S+): ', printed, re.M) == [
+      ('data', 'train/a/2.png'), ('data', 'train/b/5.png'), ('evals.test', 'test/b/9.png')]
+  assert re.search(r'^         2 of 8 examples are bad. Mend it or put a good image in its place', printed, re.M)
+  assert 'evals.test: 100%' in printed
+  assert 'BAD' not in run('check_data', *flags)
+
+
+def test_evaluate_compares_the_classes_of_the_weights_and_of_the_images(tmp_path):
+  for name in ('test/red', 'test/zebra'):
+    (tmp_path / name).mkdir(parents=True)
+    PIL.Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / name / '0.png')
+  score = lambda names: input_pipeline.eval_batches(
+      where='evals.test', dataset=str(tmp_path), split='test', batch_size=2, resolution=8, hosts=input_pipeline.Hosts(0, 1, 1),
+      of_model=evaluate.classes_of(types.SimpleNamespace(model={'num_classes': 2}, class_names=names)))
+  with pytest.raises(ValueError, match=r"the classes of the weights are 'blue', 'red', and those of .* are 'red', 'zebra': .*"
+                                       r"Evaluate on images of the same classes under the same names"):
+    score(['blue', 'red'])
+  assert score(None).num_classes == 2
+  assert next(iter(score(['zebra', 'red'])))['label'].tolist() == [[1, 0]]

@@ -188,7 +188,12 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
                                        'evals.test.dataset': str(tmp_path / 'data'), 'model.num_classes': 2,
                                        'optimizer.schedule.warmup_steps': 1})
   train.train(own, str(tmp_path / 'run'))
-  (tmp_path / 'data/train/a/2.png').unlink()
+  (tmp_path / 'data/train/a/2.png').write_bytes((tmp_path / 'data/train/a/4.png').read_bytes())
+  train.train(own, str(tmp_path / 'run'))  # an image was replaced under its name
+  (tmp_path / 'data').rename(tmp_path / 'moved')
+  own.data.dataset = own.evals.test.dataset = f'{tmp_path}/moved/'
+  train.train(own, str(tmp_path / 'run'))
+  (tmp_path / 'moved/train/a/2.png').unlink()
   with pytest.raises(ValueError, match='(?s)holds the run of another config:\n  contents: .32 files.* there, .31 files'):
     train.train(own, str(tmp_path / 'run'))
 

@@ -1,11 +1,33 @@
 """Says whether the data that a config needs is there, and else how to get it.
 
   python -m tools.check_data --config=configs/mixer_b16_i21k.py
+  python -m tools.check_data --config=configs/mixer_digits.py --decode    # decodes every image, names all bad ones
 """
+
+from absl import flags
+import tqdm
 
 import input_pipeline
 from mixer import command_line
 from mixer import configuration
+from mixer.datasets import explained
+from mixer.datasets import sources
+
+DECODE = flags.DEFINE_bool('decode', False, 'Decode every image and check its label, and name all that are bad.')
+
+
+def decode(section, batches) -> bool:
+  """Decodes all examples of a section and prints what is wrong with the bad ones. Returns whether all are good."""
+  source, number, fixes = batches.source, 0, {}
+  tried = explained.bad_examples(source, batches.whole, batches.threads)
+  for bad in tqdm.tqdm(tried, total=source.num_examples, unit='image', desc=section):
+    if bad:
+      number += 1
+      fixes[bad[1]] = None
+      tqdm.tqdm.write(f'BAD      {section}: {bad[0]}')
+  if number:
+    print(f'         {number:,} of {source.num_examples:,} examples are bad. {". ".join(fixes)}')
+  return not number
 
 
 def main(arguments):
@@ -15,14 +37,17 @@ def main(arguments):
   # The batch is not checked against the devices of this machine, which need not be those of the run.
   for section, attempt in input_pipeline.attempts(config, input_pipeline.Hosts(0, 1, 1)).items():
     try:
-      source = attempt().source
+      batches = attempt()
     except ValueError as error:
       missing = True
       print(f'MISSING  {section}: {error}')
     else:
+      source = batches.source
       classes = f', {len(source.class_names):,} classes' if source.class_names else ''
       print(f'there    {section}: {source.name}: {source.num_examples:,} examples{classes}'
             + (f'; read {source.order}' if section == 'data' else ''))
+      if DECODE.value and not isinstance(source, sources.FakeSource):
+        missing |= not decode(section, batches)
   return 1 if missing else 0
 
 

@@ -26,6 +26,7 @@ from mixer import preprocess
 from mixer import provenance
 from mixer import report
 from mixer import weights
+from mixer.datasets import classes
 
 WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .safetensors file, a work directory or a '
                               'checkpoint in one.', required=True)
@@ -51,16 +52,11 @@ def fields_for(section, resolution: int) -> dict:
   return {**fields, 'resolution': resolution, **{name: value for name, value in given.items() if value is not None}}
 
 
-def check_classes(loaded: weights.Weights, source):
-  """Raises a ValueError unless the logits are of the classes of the images."""
-  there, here = loaded.class_names, source.class_names
-  if here is not None and len(here) != loaded.model['num_classes']:
-    raise ValueError(f'the weights have {loaded.model["num_classes"]:,} classes, and {source.name} has {len(here):,}. '
-                     'Fine-tune them on its classes first, or evaluate on images of theirs')
-  if None not in (there, here) and set(there) == set(here) and list(there) != list(here):
-    k = next(k for k, names in enumerate(zip(there, here)) if len(set(names)) > 1)
-    raise ValueError(f'the classes of the weights and of {source.name} are the same in another order: class {k} is '
-                     f'{there[k]!r} there and {here[k]!r} here')
+def classes_of(loaded: weights.Weights) -> classes.ModelClasses:
+  """The classes of the weights, which those of the images must be."""
+  return classes.ModelClasses(
+      loaded.model['num_classes'], loaded.class_names, 'the weights',
+      'Evaluate on images of the same classes under the same names, or fine-tune the weights on these first')
 
 
 def described(loaded: weights.Weights, config) -> dict:
@@ -116,15 +112,18 @@ def main(arguments):
   if OUT.value and not pathlib.Path(OUT.value).parent.is_dir():
     raise app.UsageError(f'--out is {OUT.value}, and there is no folder {pathlib.Path(OUT.value).parent}')
   hosts = input_pipeline.Hosts.here()
-  open_one = lambda where, section: configuration.call(
-      input_pipeline.eval_batches, where, fields_for(section, loaded.resolution), hosts=hosts, where=where)
-  evals = {name: open_one(f'evals.{name}', section) for name, section in config.evals.items()}
+  open_one = lambda where, section, of_model: configuration.call(
+      input_pipeline.eval_batches, where, fields_for(section, loaded.resolution), hosts=hosts, where=where,
+      of_model=of_model)
+  evals = {name: open_one(f'evals.{name}', section, classes_of(loaded)) for name, section in config.evals.items()}
   for name, batches in evals.items():
-    check_classes(loaded, batches.source)
     print(f'{name}: {batches.source.name}; {batches.crop}, {batches.resize} to {batches.resolution} pixels')
   settings = configuration.probes_of(config)
-  probes = {name: tuple(open_one(f'probes.{name}.{part}', section[part]) for part in ('train', 'test'))
-            for name, section in settings.items()}
+  probes = {}
+  for name, section in settings.items():
+    path, like = f'probes.{name}.test', f'probes.{name}.train'
+    shots = open_one(like, section.train, classes.ModelClasses())
+    probes[name] = shots, open_one(path, section.test, classes.ModelClasses.of(shots, path, like))
 
   model = configuration.call(models.build, 'model', loaded.model)
   params = flax.jax_utils.replicate(loaded.params)

@@ -5,6 +5,7 @@ Copies in array_record files are read by index. Copies in tfrecord files cannot 
 
 from collections.abc import Callable
 import dataclasses
+import os
 from typing import Any
 
 from array_record.python import array_record_data_source
@@ -87,6 +88,10 @@ def open_split(builder, split: str, label: str, max_labels: int | None):
     if number is None:
       raise ValueError(f'feature {label!r} of {name} is a list of classes; set max_labels beside the dataset to how '
                        'many an example has at most')
+  if not made and not (isinstance(feature, tfds.features.Tensor) and feature.shape == ()
+                       and np.dtype(feature.np_dtype).kind in 'iub'):
+    raise ValueError(f'feature {label!r} of {name} is {feature!r}; a label is an integer, or a list of integers. It has '
+                     f'{", ".join(info.features)}')
   wanted = {'image': True, **(made.features if made else {label: True})}
   if number and 'weight' in info.features:
     wanted['weight'] = True
@@ -94,7 +99,8 @@ def open_split(builder, split: str, label: str, max_labels: int | None):
       name=f'{name}, split {split}', num_examples=part.num_examples,
       contents=f'{info.full_name}, {part.num_examples} examples', folder=builder.data_path, split=split,
       label=label, made=made, max_labels=number, restore=derived.IMAGES.get(builder.name),
-      class_names=made.class_names if made else metadata.get('class_names') or getattr(feature, 'names', None),
+      class_names=(made.class_names if made else label == 'label' and metadata.get('class_names')
+                   or getattr(feature, 'names', None)),
       features=derived.select(info.features, wanted))
   if info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
     return TfdsByIndex(**fields, files=array_record_data_source.ArrayRecordDataSource(part.file_instructions))
@@ -116,6 +122,7 @@ class _Tfds:
   restore: Callable | None  # of the encoded images
   features: Any  # those that are read: 'image', 'weight', and `label` or what it is made of
   files: Any
+  mend: str = 'Prepare the copy anew, from good images'
 
   @property
   def labels(self):
@@ -133,7 +140,7 @@ class _Tfds:
     del index  # the record says it all
     example = self.features.deserialize_example(record, decoders={'image': tfds.decode.SkipDecoding()})
     image = self.restore(example['image']) if self.restore else example['image']
-    labels = {'label': self._make(example) if self.made else tf.cast(example[self.label], tf.int32)}
+    labels = {'label': self._make(example) if self.made else tf.saturate_cast(tf.cast(example[self.label], tf.int64), tf.int32)}
     if 'weight' in self.features:
       labels['weight'] = example['weight']
     if self.max_labels is not None:
@@ -187,6 +194,11 @@ class TfdsStream(_Tfds):
 
   def in_order(self):
     return tf.data.Dataset.from_tensor_slices(self._file_table()).flat_map(_records)
+
+  @property
+  def layout(self):
+    """(file's name, skip, take) of each file."""
+    return [(os.path.basename(file.filename), file.skip, file.take) for file in self.files]
 
   def _file_table(self):
     return ([str(file.filename) for file in self.files], np.array([file.skip for file in self.files], np.int64),

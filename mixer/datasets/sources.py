@@ -12,6 +12,7 @@
   locate(int)               -> where the example lies, for a message
   folder, split             where it lies
   fingerprint               changes whenever its images or their order do
+  mend                      what to do about a bad example, for a message
 
 and either, by index,
 
@@ -23,10 +24,14 @@ or, where that cannot be,
   in_order()                -> tf.data: each record once
 """
 
+from collections.abc import Sequence
 import dataclasses
+import hashlib
 import os
 
 from etils import epath
+import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mixer.datasets import digits
@@ -42,17 +47,18 @@ BUILDERS = {**SELF_PREPARING, 'imagenet21k': imagenet21k.Imagenet21k, 'multilabe
 
 
 def open_split(dataset: str, split: str, data_dir: str | None = None, label: str = 'label',
-               max_labels: int | None = None):
+               max_labels: int | None = None, class_names: Sequence[str] | None = None, training: bool = False):
   """The source of one split.
 
   Args:
     dataset: 'fake'; a directory with a prepared TFDS dataset (it holds dataset_info.json) or with an image folder,
       directory/split/class/image.jpg; or else a TFDS dataset's name, such as 'digits' or 'imagenet2012'.
-    split: its name; of a TFDS dataset also a part, such as 'train[:99%]'.
+    split: its name, or a part, such as 'train[:99%]'.
     data_dir: where TFDS keeps its datasets; by default its own default.
     label: the feature of a TFDS dataset that holds the class, or a list of classes; or a label made of others
       (derived.py).
     max_labels: the most classes that an example has, where they are a list and the dataset does not say it.
+    class_names, training: by which names an image folder's classes are numbered: `folders.FolderSource.open`.
 
   Raises:
     ValueError: if the dataset, the split or an image in it is not there; it says what is, and the way out.
@@ -63,10 +69,27 @@ def open_split(dataset: str, split: str, data_dir: str | None = None, label: str
   if (path / 'dataset_info.json').exists():
     return prepared.open_split(prepared.open_copy(path), split, label, max_labels)
   if path.is_dir():
-    return folders.FolderSource.open(path, split)
+    return folders.FolderSource.open(path, split, class_names, training)
   if dataset.startswith(('/', '.', '~')) or '://' in dataset:
     raise ValueError(f'dataset {dataset!r} is not a directory that can be read here')
   return prepared.open_split(_prepared_builder(dataset, data_dir), split, label, max_labels)
+
+
+def sample(source) -> str | None:
+  """A hash of a few of a source's records, at even distances: a copy that has it lies elsewhere and is the same.
+
+  None where there are no records, or they cannot be read, which is for whoever needs them to say.
+  """
+  try:
+    if hasattr(source, 'read'):
+      records = source.read(np.unique(np.linspace(0, source.num_examples - 1, 16).astype(np.int64))).numpy()
+    elif hasattr(source, 'in_order'):  # which comes out of files: their names and lengths stand for its order
+      records = [repr(source.layout).encode(), *source.in_order().take(4).as_numpy_iterator()]
+    else:
+      return None
+  except tf.errors.OpError:
+    return None
+  return hashlib.sha256(b''.join(hashlib.sha256(record).digest() for record in records)).hexdigest()[:16]
 
 
 def builder(name: str, data_dir: str | None = None, **given):

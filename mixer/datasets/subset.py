@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import os
 from typing import Any
 import urllib.parse
 import uuid
@@ -16,6 +17,8 @@ import tqdm
 from mixer import files
 from mixer.datasets import reading
 
+CACHE = '~/.cache/mixer'  # for content hashes of datasets that are read-only
+
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
@@ -28,6 +31,7 @@ class Subset:
   order: str
   class_names: list[str] | None
   labels: dict
+  mend: str
 
   @classmethod
   def of(cls, source, fraction: float):
@@ -47,7 +51,8 @@ class Subset:
     number = round(fraction * source.num_examples)
     order = np.argsort(content_hashes(source), kind='stable')
     return cls(source, np.sort(order[:number]), f'{fraction:.3g} of {source.name}', number,
-               f'{fraction:.3g} by content of {source.contents}', source.order, source.class_names, source.labels)
+               f'{fraction:.3g} by content of {source.contents}', source.order, source.class_names, source.labels,
+               source.mend)
 
   def read(self, indices):
     return self.whole.read(tf.gather(self.indices, indices))
@@ -59,26 +64,63 @@ class Subset:
     return self.whole.locate(self.indices[index])
 
 
+def part(source, first: int | None, last: int | None, split: str) -> np.ndarray:
+  """The indices, rising, of the examples of an image folder at the places `first` to `last` of `spread`, as in a slice.
+
+  `split` is what the part is called, for messages. Images that also lie outside of it, by their contents, are logged.
+  """
+  hashes = content_hashes(source)
+  chosen = np.sort(spread(hashes, source.classes)[first:last])
+  twice = np.isin(hashes[chosen], np.delete(hashes, chosen)).sum()
+  if twice:
+    logging.warning('%s: %d of the %d images of %s have the contents of images outside of it', source.name, twice,
+                    len(chosen), split)
+  return chosen
+
+
+def spread(hashes, classes) -> np.ndarray:
+  """An order of N examples, by their contents, of which each beginning and each end has its share of every class.
+
+  [N] uint64, [N] ints -> [N] ints. Within a class the order is that of the hashes, so that the names of the files do
+  not matter, and an image more or less moves few others over a border. Of a class with several examples the first ones
+  stand at the beginning of it all and the last ones at the end.
+  """
+  order = np.lexsort((hashes, classes))
+  _, starts, counts = np.unique(classes[order], return_index=True, return_counts=True)
+  rank = np.arange(len(order)) - np.repeat(starts, counts)
+  place = rank / np.maximum(np.repeat(counts, counts) - 1, 1)
+  return order[np.lexsort((hashes[order], place))]
+
+
 def content_hashes(source) -> np.ndarray:
-  """[N] uint64: a hash of each example's image file. Computed once, then kept beside the dataset."""
-  kept = epath.Path(source.folder) / f'content_hashes-{urllib.parse.quote(source.split, safe="")}.npz'
-  if kept.exists():
+  """[N] uint64: a hash of each example's image file. Computed once, then kept with the dataset, or else in CACHE."""
+  name = f'content_hashes-{urllib.parse.quote(source.split, safe="")}'
+  folder = os.path.abspath(source.folder) if '://' not in str(source.folder) else str(source.folder)
+  place = hashlib.sha256(folder.encode()).hexdigest()[:16]
+  in_cache = os.path.expanduser(f'{CACHE}/{name}-{place}.npz')
+  places = [epath.Path(source.folder) / f'{name}.npz', *([] if in_cache[0] == '~' else [epath.Path(in_cache)])]
+  for kept in places:
     try:
-      there = files.arrays(kept)
-      if str(there['fingerprint']) == source.fingerprint:
-        return there['hashes'].reshape(source.num_examples).astype(np.uint64, casting='no')
+      if kept.exists():
+        stored = files.arrays(kept)
+        if str(stored['fingerprint']) == source.fingerprint:
+          return stored['hashes'].reshape(source.num_examples).astype(np.uint64, casting='no')
     except (OSError, ValueError, KeyError, TypeError) as error:
       logging.warning('%s cannot be read (%s); it is made anew', kept, error)
   hashes = _hash(source)
   file = io.BytesIO()
   np.savez(file, hashes=hashes, fingerprint=source.fingerprint)
-  try:
-    partial = kept.with_suffix(f'.{uuid.uuid4().hex}.partial')  # other processes may be at it too
-    partial.write_bytes(file.getvalue())
-    partial.replace(kept)
-  except OSError as error:
-    logging.warning('the content hashes of %s cannot be kept beside it (%s); each run computes them', source.name,
-                    error)
+  for kept in places:
+    try:
+      kept.parent.mkdir(parents=True, exist_ok=True)
+      partial = kept.with_suffix(f'.{uuid.uuid4().hex}.partial')  # other processes may be at it too
+      partial.write_bytes(file.getvalue())
+      partial.replace(kept)
+      return hashes
+    except OSError as error:
+      refused = error
+  logging.warning('the content hashes of %s cannot be kept in %s (%s); each run computes them', source.name,
+                  ' or '.join(str(kept.parent) for kept in places), refused)
   return hashes
 
 
