@@ -29,6 +29,7 @@ from mixer import limits
 from mixer import permutations
 from mixer import preprocess
 from mixer import randaugment
+from mixer.datasets import encoded as encoded_lib
 from mixer.datasets import folders
 from mixer.datasets import prepared
 from mixer.datasets import reading
@@ -446,7 +447,7 @@ def path_batches(paths: Sequence[str], *, batch_size: int, resolution: int, resi
   names = tf.constant([os.fsencode(path) for path in paths])
 
   def prepare(index):
-    image = preprocess.decode(tf.io.read_file(names[index]))
+    image = preprocess.decode(encoded_lib.normalize(tf.io.read_file(names[index])))
     return {'image': preprocess.EVALUATION_CROPS[crop](image, resize, resolution), 'index': index}
 
   def explain(indices):

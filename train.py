@@ -25,6 +25,7 @@ from input_pipeline import prefetch
 from mixer import card
 from mixer import checkpoint
 from mixer import command_line
+from mixer import config_fields
 from mixer import configuration
 from mixer import devices
 from mixer import evaluators
@@ -93,7 +94,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
       due = lambda step, every_steps: step % every_steps == 0 or step == total_steps
 
       def conclude(step):
-        results = told.evaluated(evaluate(state.params)) if due(step, config.eval_every_steps) else {}
+        keep = step >= total_steps  # examples, for a picture
+        results = told.evaluated(evaluate(state.params, keep)) if due(step, config.eval_every_steps) else {}
         told.write()
         if due(step, checkpoints.every_steps):
           told.check()
@@ -118,9 +120,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         told.flush()
         checkpoints.save_interrupted(step, state)
         raise
-  shown = {name: evaluate.scorer.predictions(state.params, next(iter(batches))) for name, batches in evals.items()}
-  card.leave(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results, predictions=shown,
-             flags=command_line.given())
+  card.leave(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results,
+             samples=evaluate.samples)
   return results
 
 
@@ -132,7 +133,7 @@ def main(arguments):
   config = command_line.config(arguments)
   devices.start(lambda: processes.join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value,
                                        join_timeout=JOIN_TIMEOUT.value, lost_timeout=LOST_TIMEOUT.value))
-  workdir = WORKDIR.value or finished.workdir_of(flags.FLAGS['config'].config_filename)
+  workdir = WORKDIR.value or command_line.default_workdir()
   try:
     described = report.describe(results := train(config, workdir))
   except processes.Interrupted:
@@ -141,10 +142,9 @@ def main(arguments):
   except jax.errors.JaxRuntimeError as error:
     processes.advise(error)
     raise
-  if jax.process_index() == 0:
-    finished.record(workdir, config, results, described)
+  finished.record(workdir, config, results, described)
   processes.tell(f'{described}\nrecords, checkpoints and pictures: {workdir}')
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  command_line.run(main, describe=config_fields.describe)

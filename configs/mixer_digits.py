@@ -11,8 +11,8 @@ def get_config():
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.total_epochs = 50.
-  config.log_every_epochs = 1.
-  config.eval_every_epochs = 25.
+  config.log_every_epochs = 2.
+  config.eval_every_epochs = 2.
   config.model = dict(name='mlp_mixer', num_classes=10, patch_size=4, num_blocks=2, hidden_dim=64, tokens_mlp_dim=32,
                       channels_mlp_dim=256)
   config.data = dict(dataset='digits', split='train', batch_size=128, resolution=8, pad=1, min_area=0.64, flip=False)

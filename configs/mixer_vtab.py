@@ -16,18 +16,7 @@ from configs import vtab
 
 
 def get_config(which: str = 'b16_i21k,caltech101'):
-  model, _, rest = which.partition(',')
-  task, _, dev = rest.partition(',')
-  if model not in mixer_finetune.MODELS or task not in vtab.TASKS or dev not in ('', 'dev'):
-    raise ValueError(f'mixer_vtab.py:{which} is not MODEL,TASK[,dev]: MODEL is one of '
-                     f'{", ".join(mixer_finetune.MODELS)}; TASK one of {", ".join(vtab.TASKS)}')
-  row = vtab.TASKS[task]
-  config = mixer_finetune.recipe(model, row['size'] == 'large', {**row, 'steps': 500}, dev == 'dev',
-                                 dataset=row['dataset'], label=row['label'])
+  model, row, dev = vtab.parse('mixer_vtab.py', which, mixer_finetune.MODELS)
+  config = mixer_finetune.recipe(model, row['size'] == 'large', row, dev, **vtab.images_of(row))
   config.optimizer.learning_rate = 0.01
-  config.model.num_classes = row['num_classes']
-  config.data.flip = row['flip']
-  if not row['crop']:  # nor in the evaluation: what the label is about may lie at the edge
-    for section in (config.data, *config.evals.values()):
-      section.resize = config.data.resolution
-  return config
+  return vtab.adapt(config, row)

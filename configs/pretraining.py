@@ -60,7 +60,7 @@ def _common(variant, learning_rate, weight_decay, stochastic_depth):
   config.data = dict(batch_size=4096, resolution=224)
   config.step = dict(loss='sigmoid_xent')
   config.optimizer = dict(name='adamw', learning_rate=learning_rate, weight_decay=weight_decay, clip_norm=1.,
-                          schedule=dict(name='linear', warmup_steps=10_000, end=1e-5))
+                          schedule=dict(name='linear', warmup_steps=10_000, end_factor=1e-5))
   config.checkpoint = dict(every_steps=1_000, keep_latest=2, keep_every_steps=100_000)
   return config
 

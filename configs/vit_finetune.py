@@ -1,6 +1,6 @@
 """A ViT fine-tuned by the recipe of the papers, from weights or a run of yours: vit_finetune.py:b16,cifar10.
 
-MODEL,TASK[,SIDE][,dev]: MODEL is b32, b16, l32, l16 or h14; TASK one of configs/mixer_finetune.py's, or the directory
+MODEL,TASK[,SIDE][,dev]: MODEL is b32, b16, l32, l16 or h14; TASK one of configs/finetuning.py's, or the directory
 of an image folder; SIDE the resolution, 224 by default as in Table 3 (ViT fine-tunes at 384, and for Table 2 at 512,
 L/16, and 518, H/14), to which the position embeddings are resized; dev as there.
 
@@ -17,33 +17,20 @@ Run: python train.py --config=configs/vit_finetune.py:b16,cifar10 --workdir=WORK
 
 from ml_collections.config_dict import placeholder
 
-from configs import mixer_finetune
+from configs import finetuning
 
 MODELS = {'b32': 'B/32', 'b16': 'B/16', 'l32': 'L/32', 'l16': 'L/16', 'h14': 'H/14'}
-TASKS = mixer_finetune.TASKS
 
 
 def get_config(which: str = 'b16,cifar10'):
-  variant, task, side, dev = _parse(which)
-  row = TASKS[task] if task in TASKS else dict(train='train', dev_train='train', dev='val', test='test', steps=500)
-  config = mixer_finetune.recipe('b16_i21k', False, row, dev, dataset=task)
-  config.model = dict(name='vit', variant=variant, num_classes=placeholder(int), dtype='bfloat16')
+  model, task, side, dev = finetuning.parse('vit_finetune.py', which, MODELS)
+  return recipe(model, side or 224, finetuning.row_of(task), dev, dataset=task)
+
+
+def recipe(model: str, side: int, row: dict, dev: bool, **data):
+  """The fine-tuning of one of MODELS at a resolution; the rest as in `finetuning.recipe`."""
+  variant = MODELS[model]
+  config = finetuning.recipe(row, dev, side, **data)
   config.start_from = dict(weights=f'ViT-{variant.replace("/", "_")}.npz', head='fresh')
-  config.data.resolution = side  # of the evaluations, too
-  config.data.resize = side * 8 // 7
-  if side == 224 and not task.startswith('cifar'):
-    for evaluation in config.evals.values():
-      evaluation.crop = 'paper_crop'  # Table 3, as in configs/mixer_finetune.py
+  config.model = dict(name='vit', variant=variant, num_classes=placeholder(int), dtype='bfloat16')
   return config
-
-
-def _parse(which):
-  """-> variant, task, resolution, whether on the dev split."""
-  parts = which.split(',')
-  dev = parts[-1] == 'dev'
-  model, task, side = (*parts[:len(parts) - dev], '224')[:3] if len(parts) - dev in (2, 3) else ('', '', '')
-  if model not in MODELS or not (task in TASKS or '/' in task) or not side.isdecimal() or int(side) == 0:
-    raise ValueError(f'vit_finetune.py:{which} is not MODEL,TASK[,SIDE][,dev]: MODEL is one of {", ".join(MODELS)}; '
-                     f'TASK one of {", ".join(TASKS)}, or the path of an image folder, with a slash and no comma; '
-                     'SIDE a number of pixels')
-  return MODELS[model], task, int(side), dev

@@ -13,6 +13,7 @@ The columns of a row:
   size                  'small' or 'large': RESOLUTIONS. BiT-HyperRule (Kolesnikov et al., 2019, arXiv 1912.11370) calls
                         an image small if it has less than 96 x 96 pixels; the paper (App. C) fine-tunes Mixers at
                         these resolutions instead of BiT's
+  steps                 of training: BiT-HyperRule's for 1,000 examples
   train, test           the scored run
   dev_train, dev        the choice of a learning rate
   crop, flip            whether a random crop and a mirrored image keep the label: BiT-HyperRule crops and flips unless
@@ -28,7 +29,7 @@ def _task(group, dataset, num_classes, pixels, dev, test, label='label', crop=Tr
   """A row. `pixels` are an image's height and width; None for photographs of several sizes, all large."""
   small = pixels is not None and pixels[0] * pixels[1] < 96 * 96
   return dict(group=group, dataset=dataset, label=label, num_classes=num_classes, size='small' if small else 'large',
-              train=f'train[:800]+{dev}', dev_train='train[:800]', dev=dev, test=test, crop=crop, flip=flip)
+              steps=500, train=f'train[:800]+{dev}', dev_train='train[:800]', dev=dev, test=test, crop=crop, flip=flip)
 
 
 TASKS = {
@@ -65,3 +66,34 @@ TASKS = {
     'smallnorb_elevation': _task('structured', 'smallnorb', 9, (96, 96), 'test[:200]', 'test[50%:]',
                                  label='label_elevation'),
 }
+
+
+def parse(file: str, which: str, models) -> tuple[str, dict, bool]:
+  """The parts of MODEL,TASK[,dev]: model, the task's row, whether to choose a learning rate. `file` is the config's.
+
+  Raises:
+    ValueError: if they are none; it says what there is.
+  """
+  model, _, rest = which.partition(',')
+  task, _, dev = rest.partition(',')
+  if model not in models or task not in TASKS or dev not in ('', 'dev'):
+    raise ValueError(f'{file}:{which} is not MODEL,TASK[,dev]: MODEL is one of {", ".join(models)}; TASK one of '
+                     f'{", ".join(TASKS)}')
+  return model, TASKS[task], dev == 'dev'
+
+
+def images_of(row: dict) -> dict:
+  """The fields of sections of data that say which images and labels."""
+  return dict(dataset=row['dataset'], label=row['label'])
+
+
+def adapt(config, row: dict):
+  """The recipe of a fine-tuning, for the classes of a task and without what changes its labels."""
+  config.model.num_classes = row['num_classes']
+  config.data.flip = row['flip']
+  for evaluation in config.evals.values():
+    evaluation.crop = 'paper_resize'  # at 224, too: VTAB is in Table 2
+  if not row['crop']:  # nor in the evaluation: what the label is about may lie at the edge
+    for section in (config.data, *config.evals.values()):
+      section.resize = config.data.resolution
+  return config

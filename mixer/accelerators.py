@@ -55,6 +55,12 @@ GENERATIONS = {
 }
 
 
+def noun(device_kind: str) -> str:
+  """'core' for what JAX calls a device of TPU v2 or v3, two of which make a chip; 'device' for every other."""
+  generation = GENERATIONS.get(device_kind.removeprefix('TPU '))
+  return 'core' if generation and generation.cores_per_chip > 1 else 'device'
+
+
 @dataclasses.dataclass(frozen=True)
 class Slice:
   """Chips that work together."""

@@ -4,25 +4,28 @@ The card rests on the work directory (config.json's fields, history.jsonl) and o
 that is started again when it has ended writes the same one.
 """
 
+from collections.abc import Sequence
 import json
 import shlex
 import sys
 
 import jax
 
+from mixer import accelerators
 from mixer import history
 from mixer import models
 from mixer import pictures
 from mixer import records
+from mixer import sanity
 from mixer import storage
+from mixer.wording import counted
 
-NO_FLAGS = ['--config=CONFIG.py']  # of a run that a program started
 
-
-def leave(workdir, *, run: dict, source, evals: dict, params, results: dict, predictions: dict, flags: list[str]):
+def leave(workdir, *, run: dict, source, evals: dict, params, results: dict, samples: dict):
   """Leaves learning_curves.png, predictions_NAME.png and card.md in a work directory. Only the first process does.
 
-  The checkpoints and records are complete before. So what cannot be made is told on stderr, and is no error.
+  The checkpoints and records are complete before. So what cannot be made is told on stderr, and is no error. A run that
+  has not learned anything is said to be so, on stderr and on the card.
 
   Args:
     run: the resolved config, with the 'contents' of the training images.
@@ -30,30 +33,38 @@ def leave(workdir, *, run: dict, source, evals: dict, params, results: dict, pre
     evals: the batches of each evaluation by its name; they have a `source`.
     params: replicated, with a leading axis of devices.
     results: of the final evaluation: {'test/top1': ...}.
-    predictions: for each evaluation the (images, labels, probabilities) to draw.
-    flags: of the command line, that make the config: `command_line.given`.
+    samples: for each evaluation the examples to draw: `evaluators.sample.Sample`.
   """
   if jax.process_index():
     return
   folder = storage.path_of(workdir)
-  curves = lambda path: pictures.learning_curves(list(records.read(folder / 'records.jsonl')), path)
-  parts = {'learning_curves.png': curves}
-  for name, shown in predictions.items():
+  lines = list(records.read(folder / 'records.jsonl'))
+  warnings = sanity.warnings(lines, results, samples, loss=run['step']['loss'], num_classes=run['model']['num_classes'],
+                             pretrained='start_from' in run)
+  parts = {'learning_curves.png': lambda path: pictures.learning_curves(lines, path)}
+  for name, sample in samples.items():
     parts[f'predictions_{name}.png'] = (
-        lambda path, name=name, shown=shown: pictures.predictions(*shown, evals[name].source.class_names, path))
+        lambda path, name=name, sample=sample: pictures.predictions(sample, evals[name].source.class_names, path))
   count = sum(x.size // x.shape[0] for x in jax.tree.leaves(params))
   parts['card.md'] = lambda path: storage.write(path, text(
-      workdir, run=run, source=source, parameters=count, results=results, flags=flags, events=history.read(workdir)))
+      workdir, run=run, source=source, parameters=count, results=results, events=history.read(workdir),
+      warnings=warnings))
   for name, make in parts.items():
     try:
       make(folder / name)
     except Exception as error:  # whatever it is: the run is worth more than a picture of it
       print(f'{folder / name} could not be made: {type(error).__name__}: {error}. The run is complete without it; the '
             'same command tries again', file=sys.stderr)
+  for warning in warnings:
+    print(f'WARNING: {warning}', file=sys.stderr)
 
 
-def text(workdir, *, run: dict, source, parameters: int, results: dict, flags: list[str], events: list[dict]) -> str:
-  """The card, in Markdown. The arguments are those of `leave`; `parameters` is their number, `events` the history."""
+def text(workdir, *, run: dict, source, parameters: int, results: dict, events: list[dict],
+         warnings: Sequence[str] = ()) -> str:
+  """The card, in Markdown. The arguments are those of `leave`.
+
+  `parameters` is their number, `events` the history, `warnings` what `sanity.warnings` says.
+  """
   config = {name: value for name, value in run.items() if name != 'contents'}
   model, batch = config['model'], config['data']['batch_size']
   epochs = config['total_steps'] * batch / source.num_examples
@@ -65,16 +76,14 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, flags: l
   parts = [
       f'# {name}',
       f'{kind}, {parameters:,} parameters, {model["num_classes"]:,} classes, {config["data"]["resolution"]} x '
-      f'{config["data"]["resolution"]} pixels; {_started(config)}, trained for {config["total_steps"]:,} steps of '
-      f'{batch:,} images, {epochs:,.1f} epochs.',
+      f'{config["data"]["resolution"]} pixels; {_started(config)}, trained for {counted(config["total_steps"], "step")} of '
+      f'{counted(batch, "image")}, {epochs:,.1f} epochs.',
+      *(f'**Warning:** {warning}' for warning in warnings),
       '## Results', _table(('evaluation', 'metric', 'value', 'examples'), _scores(results)),
       f'After step {config["total_steps"]:,}, the last; all others are in [records.jsonl](records.jsonl).',
       '![Learning curves](learning_curves.png)',
       '## Use', "In this repository's folder:",
-      '```sh\n' + '\n'.join(_commands(workdir, name, config, flags)) + '\n```']
-  if not flags:
-    parts.append('The run was started by a program: CONFIG.py stands for a config with the fields below.')
-  parts += [
+      '```sh\n' + '\n'.join(_commands(workdir, name, config)) + '\n```',
       '## Data', _table(('for', 'dataset', 'split', 'images'), _data(config, source, results)),
       f'Training images: {run["contents"]}.' + (' Classes: [classes.txt](classes.txt).' if source.class_names else ''),
       '## Work', _table(('', ''), _work(events)),
@@ -119,38 +128,39 @@ def _work(events):
     return [('work', 'not recorded')]
   work = history.work(events)
   least = 'at least ' if work.unended or work.first_step else ''
-  told = [f'{work.starts} {"start" if work.starts == 1 else "starts"}']
+  told = [counted(work.starts, 'start')]
   if work.unended:
     told.append(f'{work.unended} of them without an end, as when killed, whose time is not known')
   if work.first_step:
-    told.append(f'the first {work.first_step:,} steps were taken before there was a record')
+    first = 'step was' if work.first_step == 1 else f'{work.first_step:,} steps were'
+    told.append(f'the first {first} taken before there was a record')
   wall = f'{work.seconds / 3600:,.1f} h' if work.seconds >= 3600 else f'{work.seconds:,.0f} s'
   core_hours = f'{work.core_hours:,.0f}' if work.core_hours >= 100 else f'{work.core_hours:.3g}'
+  kinds = {accelerators.noun(event['device']) for event in events if event['event'] == 'start'}
+  noun = 'core' if kinds == {'core'} else 'device'
   return [('hardware', '; then '.join(work.hardware)),
           ('wall time', f'{least}{wall} in the training loop; {"; ".join(told)}'),
-          ('core-hours', f'{least}{core_hours}; a core is what JAX calls a device'),
+          (f'{noun}-hours', f'{least}{core_hours}'),
           ('commit', ', then '.join(work.commits)),
           ('versions', '; then '.join(work.versions))]
 
 
-def _commands(workdir, name, config, flags):
-  """Lines of sh: each command below what it does."""
+def _commands(workdir, name, config):
+  """Lines of sh: each command below what it does. They take the config of the run itself."""
   line = lambda *words: ' '.join(map(shlex.quote, words))
-  weights, flags = f'--weights={workdir}', flags or NO_FLAGS
-  yield from ('# train again', line('python', 'train.py', *flags, f'--workdir={str(workdir).rstrip("/")}_again'))
+  run = str(workdir).rstrip('/')
+  weights, own = f'--weights={run}', f'--config={run}/config.json'
+  yield from ('# train again', line('python', 'train.py', own, f'--workdir={run}_again'))
   if config['model']['name'] not in models.KINDS:  # whose weights only their own run reads
     return
-  yield from ('# evaluate', line('python', '-m', 'tools.evaluate', weights, *flags))
+  yield from ('# evaluate', line('python', '-m', 'tools.evaluate', weights))
   yield from ('# predict, of images or folders of them', line('python', '-m', 'tools.predict', weights, 'photo.jpg'))
-  model = config['model']
-  tuned = f'--workdir={str(workdir).rstrip("/")}_tuned'
+  model, tuned, start = config['model'], f'--workdir={run}_tuned', f'--config.start_from.weights={run}'
   if model['name'] == 'mlp_mixer' and 'variant' in model and config['data']['resolution'] == 224:
     yield from ("# fine-tune by the paper's recipe: on CIFAR-10, another task of that config, or a folder of images",
                 line('python', 'train.py', '--config=configs/mixer_finetune.py:b16_i21k,cifar10', tuned,
-                     f'--config.model.variant={model["variant"]}', f'--config.start_from.weights={workdir}'))
+                     f'--config.model.variant={model["variant"]}', start))
   else:
-    own = [flag for flag in flags if not flag.startswith('--config.start_from')]
-    start = json.dumps({'weights': str(workdir), 'head': 'fresh'})
     yield from ('# fine-tune with the same config; for other images, set --config.data.dataset and the like',
-                line('python', 'train.py', *own, tuned, f'--config.start_from={start}'))
+                line('python', 'train.py', own, tuned, start, '--config.start_from.head=fresh'))
   yield from ('# export', line('python', '-m', 'tools.export', weights, f'--out={name}.stablehlo'))

@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from mixer import arguments
 from mixer import checkpoint_reading
 from mixer import configuration
 from mixer import files
@@ -90,6 +91,9 @@ def _same_run(workdir, there, here):
   if any(line.startswith('data.batch_size') for line in fields):
     advice += (' A step of another batch size would not see the same examples; to fit a smaller memory at the same '
                'batch size, raise config.step.accumulate in a new work directory.')
+  if here.get('total_steps', 0) > there.get('total_steps', 0) > 0:
+    advice += (' The learning rate of a run ends at its last step. To train its weights for more, in a new work directory: '
+               f'--config.start_from.weights={workdir} --config.start_from.head=given --workdir=NEW')
   raise ValueError(f'{workdir} holds the run of another config:{listed}\n{advice}')
 
 
@@ -139,17 +143,16 @@ class Checkpoints:
       workdir: of the run, on a disk or in a bucket.
       run: the run's resolved config.
       metrics: the names that `best` may have.
-      every_steps: how often a checkpoint is due.
+      every_steps: how often a checkpoint is due; at least 1.
       class_names: of the model's classes, for those who use its parameters.
-      keep_latest: how many of the latest to keep.
-      keep_every_steps: those at multiples of it are kept too.
+      keep_latest: how many of the latest to keep; at least 1.
+      keep_every_steps: those at multiples of it are kept too; at least 1, or None.
       best: the name of a metric, such as 'test/top1'; the checkpoint where it is highest is kept too.
 
     Raises:
       ValueError, OSError: as `claim` does, or if a field has no sense.
     """
-    if keep_latest < 1:
-      raise ValueError(f'config.checkpoint.keep_latest is {keep_latest}; it must be at least 1')
+    arguments.check(dict(every_steps=every_steps, keep_latest=keep_latest, keep_every_steps=keep_every_steps), at_least=1)
     if best is not None:
       configuration.choose('checkpoint', 'best', best, dict.fromkeys(metrics))
     self._lock = claim(workdir, run, class_names)

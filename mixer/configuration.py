@@ -5,21 +5,29 @@ misspelt or superfluous field is an error, and a default stands in the callable'
 """
 
 import ast
+import collections.abc
+import contextlib
 import difflib
 import functools
 import inspect
 import math
 import pathlib
 import re
+import sys
 import types
 import typing
 
 import ml_collections
 
+from mixer import arguments
+
 # The fields of a config itself; '_epochs' may stand for '_steps'. The others are sections.
 FIELDS = ('seed', 'total_steps', 'log_every_steps', 'eval_every_steps', 'model', 'data', 'step', 'optimizer',
           'checkpoint', 'evals')
 OPTIONAL_FIELDS = ('start_from', 'probes')
+TOTALS = ('total_steps', 'total_epochs')
+SHORTENED_FROM = 'shortened_from'  # holds the total of a config whose total the command line has replaced
+NOT_FIELDS = ('contents', 'contents_sample')  # what a run's config.json holds besides
 SECTIONS = ('model', 'data', 'step', 'optimizer', 'checkpoint', 'evals', 'start_from', 'probes')
 
 # Fields that may change when a run goes on: they touch neither the data, the model nor the steps.
@@ -28,6 +36,8 @@ FREE_FIELDS = ('log_every_steps', 'eval_every_steps', 'checkpoint', 'evals', 'pr
 
 def check(config: ml_collections.ConfigDict):
   """Raises a ValueError unless the config has the fields that a run needs, and no others."""
+  if set(config) and set(config) <= {'evals', 'probes'}:
+    raise ValueError('the config has nothing to train, only config.evals: it is for python -m tools.evaluate')
   for field in SECTIONS:
     if field in config:
       _check_section(f'config.{field}', config[field])
@@ -35,16 +45,21 @@ def check(config: ml_collections.ConfigDict):
     for name, part in config[section].items() if section in config else ():
       _check_section(f'config.{section}.{name}', part)
   durations = {field: field.removesuffix('steps') + 'epochs' for field in FIELDS if field.endswith('_steps')}
-  check_names('', config, (*FIELDS, *OPTIONAL_FIELDS, *durations.values()))
+  check_names('', {name: None for name in config if name != SHORTENED_FROM},
+              (*FIELDS, *OPTIONAL_FIELDS, *durations.values()))
   for field in FIELDS:
     if field not in config and durations.get(field) not in config:
       also = f' (or config.{durations[field]})' if field in durations else ''
       raise ValueError(f'config.{field}{also} is missing')
   for field, in_epochs in durations.items():
-    for name, kind in ((field, int), (in_epochs, float)):
-      if name in config:
-        _check_type(f'config.{name}', config[name], kind)
+    if in_epochs in config:
+      _check_type(f'config.{in_epochs}', config[in_epochs], float)
+    if field in config:
+      _check_type(f'config.{field}', config[field], int | float)
+      _steps(f'config.{field}', config[field], 1)
   _check_type('config.seed', config.seed, int)
+  with named('config'):
+    arguments.check(dict(seed=config.seed), at_least=0, below=2**31)
   if 'num_classes' not in config.model:
     raise ValueError('config.model.num_classes is missing; None stands for as many as the training data have')
   probes = probes_of(config)
@@ -73,8 +88,8 @@ def call(function, section: str, fields, hidden=(), **given):
     function: takes keywords; its parameters in `hidden` are no fields of the section.
 
   Raises:
-    ValueError: naming the section and the field, if the function does not take a field, lacks one, or wants it of
-      another type.
+    ValueError: naming the section and the field, if the function does not take a field, lacks one, expects it of another
+      type, or refuses its value by an ArgumentError.
   """
   _check_section(f'config.{section}', fields)
   fields = dict(fields)
@@ -87,7 +102,17 @@ def call(function, section: str, fields, hidden=(), **given):
       raise ValueError(f'config.{section}.{name} is missing; give it in the config or by --config.{section}.{name}=')
     if name in fields:
       _check_type(f'config.{section}.{name}', fields[name], p.annotation)
-  return function(**fields, **given)
+  with named(f'config.{section}'):
+    return function(**fields, **given)
+
+
+@contextlib.contextmanager
+def named(path: str):
+  """Puts the path of a section before the name of an argument that is refused."""
+  try:
+    yield
+  except arguments.ArgumentError as error:
+    raise ValueError(f'{path}.{error}') from error
 
 
 def _check_type(path, value, annotation):
@@ -95,11 +120,16 @@ def _check_type(path, value, annotation):
   kinds = typing.get_args(annotation) if origin in (typing.Literal, typing.Union, types.UnionType) else (annotation,)
   if origin is typing.Literal and value not in kinds:
     raise ValueError(_must_be_one_of(path, value, kinds))
-  if set(kinds) <= {int, float, str, bool, type(None)}:
-    accepted = (*kinds, int) if float in kinds else kinds
+  sequences = [kind for kind in kinds if typing.get_origin(kind) in (tuple, collections.abc.Sequence)]
+  if sequences and isinstance(value, tuple | list):
+    for k, element in enumerate(value):
+      _check_type(f'{path}[{k}]', element, typing.get_args(sequences[0])[0])
+  elif all(kind in (int, float, str, bool, type(None)) or kind in sequences for kind in kinds):
+    accepted = tuple(kind for kind in kinds if kind not in sequences) + (int,) * (float in kinds)
     if not isinstance(value, accepted) or isinstance(value, bool) and bool not in kinds:
-      wanted = ' or '.join('None' if kind is type(None) else kind.__name__ for kind in kinds)
-      raise ValueError(f'{path} is {value!r}, of type {type(value).__name__}; it must be {wanted}')
+      expected = ' or '.join('None' if kind is type(None) else 'a sequence' if kind in sequences else kind.__name__
+                             for kind in kinds)
+      raise ValueError(f'{path} is {value!r}, of type {type(value).__name__}; it must be {expected}')
 
 
 def choose(section: str, field: str, name: str, table: dict):
@@ -114,45 +144,81 @@ def _must_be_one_of(path, value, names):
 
 
 def check_names(section: str, fields, known):
-  """Raises a ValueError with the nearest known name if `fields` holds one that nothing reads."""
+  """Raises a ValueError with the nearest known name if `fields` holds another one."""
   path = lambda name: '.'.join(filter(None, ['config', section, name]))
   for name in fields:
     if name not in known:
       near = difflib.get_close_matches(name, known, n=1)
       hint = f'Did you mean {path(near[0])}? ' if near else ''
-      raise ValueError(f'nothing reads {path(name)}. {hint}Fields there: {", ".join(sorted(known))}')
+      raise ValueError(f'unknown field {path(name)}. {hint}Valid fields: {", ".join(sorted(known))}')
 
 
-def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float,
-             path: str = 'config') -> ml_collections.ConfigDict:
+def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float) -> ml_collections.ConfigDict:
   """A copy in which every duration is in steps: each field `x_epochs` has become `x_steps`, rounded up.
 
-  This is the one place where epochs become steps. `path` is that of the config, for messages.
+  This is the one place where epochs become steps. Where the command line has shortened the run, the warmup of its
+  schedule is shortened in proportion, and stderr says so.
 
   Raises:
     ValueError: if a section gives a duration both ways, one that is no number, or one of less than a step; a warmup may
-      have none.
+      have none, but must be shorter than the run.
   """
+  resolved = _in_steps(config, steps_per_epoch, 'config')
+  planned = None
+  if SHORTENED_FROM in resolved:
+    planned = resolved[SHORTENED_FROM].get('total_steps')
+    del resolved[SHORTENED_FROM]
+  optimizer, total = resolved.get('optimizer'), resolved.get('total_steps')
+  schedule = optimizer.get('schedule') if isinstance(optimizer, ml_collections.ConfigDict) else None
+  warmup = schedule.get('warmup_steps') if isinstance(schedule, ml_collections.ConfigDict) else None
+  if not warmup or not total:
+    return resolved
+  if planned and total < planned:
+    schedule.warmup_steps = warmup * total // planned
+    print(f'warmup shortened to {schedule.warmup_steps:,} of {warmup:,} steps, as the run was to {total:,} of {planned:,}; '
+          f'--config.optimizer.schedule.warmup_steps={warmup} keeps it', file=sys.stderr)
+  if schedule.warmup_steps >= total:
+    name = 'warmup_epochs' if 'warmup_epochs' in config.optimizer.schedule else 'warmup_steps'
+    total_name = next(name for name in TOTALS if name in config)
+    show = lambda name, value, steps: f'config.{name} is {value}' + (f' ({steps:,} steps)' if 'epochs' in name else '')
+    raise ValueError(show(f'optimizer.schedule.{name}', config.optimizer.schedule[name], warmup) + ', and '
+                     + show(total_name, config[total_name], total)
+                     + '; the warmup must be shorter than the run: shorten it, or lengthen the run')
+  return resolved
+
+
+def _in_steps(config, steps_per_epoch, path):
   resolved = ml_collections.ConfigDict()
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
-      value = in_steps(value, steps_per_epoch, f'{path}.{name}')
+      value = _in_steps(value, steps_per_epoch, f'{path}.{name}')
     elif name.endswith('_epochs'):
       in_epochs, name = name, name.removesuffix('epochs') + 'steps'
       if name in config:
         raise ValueError(f'{path} gives both {in_epochs} = {value} and {name} = {config[name]}; drop one of them')
-      _check_type(f'{path}.{in_epochs}', value, float | None)
-      if value is not None and not math.isfinite(value * steps_per_epoch):
-        raise ValueError(f'{path}.{in_epochs} is {value}; it must be a finite number')
-      # The small slack keeps 0.1 epochs of 1,000 steps at 100, whatever the binary fractions.
-      value = value if value is None else math.ceil(value * steps_per_epoch - 1e-6)
-    if name.endswith('_steps'):
-      _check_type(f'{path}.{name}', value, int | None)
-    least = 0 if name == 'warmup_steps' else 1
-    if name.endswith('_steps') and value is not None and value < least:
-      raise ValueError(f'{path}.{name} is {value}; it must be at least {least}')
+      value = _steps(f'{path}.{in_epochs}', value, steps_per_epoch)
+    elif name.endswith('_steps'):
+      value = _steps(f'{path}.{name}', value, 1)
     resolved[name] = value
   return resolved
+
+
+def _steps(path, value, steps_per_unit) -> int | None:
+  """A duration in steps, which are counted in int32. A float is accepted for steps if it is a whole number."""
+  if value is None:
+    return None
+  unit = path.rpartition('_')[2]
+  value = int(value) if unit == 'steps' and isinstance(value, float) and value.is_integer() else value
+  _check_type(path, value, int if unit == 'steps' else float)
+  if not -math.inf < value < math.inf:
+    raise ValueError(f'{path} is {value}; it must be a finite number')
+  # The small slack keeps 0.1 epochs of 1,000 steps at 100, whatever the binary fractions.
+  steps = math.ceil(value * steps_per_unit - 1e-6) if abs(value) < 2**31 else value
+  least = 0 if path.endswith(('.warmup_steps', '.warmup_epochs')) else 1
+  if not least <= steps < 2**31 or value < 0:
+    shown = f'{value}, which is {steps:,} steps' if unit == 'epochs' else value
+    raise ValueError(f'{path} is {shown}; it must be at least {least}{" step" if unit == "epochs" else ""} and below 2**31')
+  return steps
 
 
 def probes_of(config: ml_collections.ConfigDict):
@@ -171,15 +237,60 @@ def with_classes(config: ml_collections.ConfigDict, class_names) -> ml_collectio
   return resolved
 
 
-def prefer(config: ml_collections.ConfigDict, overrides):
-  """Drops `x_epochs` where `overrides` has the path of `x_steps`, and the reverse, so that the command line wins."""
-  for path in overrides:
+def set_fields(config: ml_collections.ConfigDict, assignments: list[str]):
+  """Sets fields by 'FIELD=VALUE', the text of a command line. Sections that are missing are made.
+
+  A duration replaces the same one in the other unit. Where it shortens the run, `in_steps` will shorten the warmup.
+
+  Raises:
+    ValueError: if a name leads through what is no section, or a section is set to what is none.
+  """
+  before, paths = config.copy_and_resolve_references(), []
+  for assignment in assignments:
+    path, equals, text = assignment.partition('=')
+    *sections, name = path.split('.')
+    if not equals or not all((*sections, name)):
+      raise ValueError(f'--config.{assignment} is not --config.FIELD=VALUE')
+    with config.unlocked(), config.ignore_type():
+      holder = config
+      for k, section in enumerate(sections):
+        if holder.get(section) is None:
+          holder[section] = ml_collections.ConfigDict()
+        holder = holder[section]
+        _check_section(f'config.{".".join(sections[:k + 1])}', holder)
+      value = _value_of(text, holder.get_type(name) if name in holder else object)
+      if isinstance(holder.get(name), ml_collections.ConfigDict):
+        _check_section(f'config.{path}', value)
+      holder[name] = value
+    paths.append(path)
+  _prefer(config, paths)
+  changed = set(paths)
+  if changed & set(TOTALS) and not changed & {f'optimizer.schedule.{name}' for name in ('warmup_steps', 'warmup_epochs')}:
+    with config.unlocked():
+      config[SHORTENED_FROM] = {name: before[name] for name in TOTALS if name in before}
+
+
+def _value_of(text, kind):
+  """The value that a text of the command line stands for, in place of one of type `kind`."""
+  if text == 'None' or kind is str:
+    return None if text == 'None' else text
+  try:
+    value = ast.literal_eval(text.capitalize() if text in ('true', 'false') else text)
+  except (ValueError, SyntaxError, RecursionError, MemoryError):
+    return text
+  return value if kind is not tuple or isinstance(value, tuple | list) or value is None else (value,)
+
+
+def _prefer(config, paths):
+  """Drops `x_epochs` where `paths` has that of `x_steps`, and the reverse, so that the command line wins."""
+  for path in paths:
     *sections, name = path.split('.')
     stem, _, unit = name.rpartition('_')
     other = f'{stem}_{dict(steps="epochs", epochs="steps").get(unit)}'
     section = functools.reduce(getattr, sections, config)
-    if other in section and '.'.join([*sections, other]) not in overrides:
-      del section[other]
+    if other in section and '.'.join([*sections, other]) not in paths:
+      with section.unlocked():
+        del section[other]
 
 
 def flat(config, prefix: str = '') -> dict:

@@ -1,7 +1,8 @@
 """The evaluation crops of mixer/preprocess.py in JAX alone, for models that leave this repository.
 
-Resizing and cropping are linear in each axis, so each crop is two matrices of weights, [R, H] and [R, W], and whole
-pixels in the end. H and W may be symbolic dimensions (jax.export): one program for images of any size.
+H and W may be symbolic dimensions (jax.export): one program for images of any size. The authors' two crops drop the
+fraction of a level, so that 99.99999 is 99 and 100 is 100: they are computed in the order of TensorFlow's kernels, with
+the roundings of these.
 """
 
 import jax
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 def paper_resize(images, resize: int, resolution: int):
   """preprocess.paper_resize: (i) of App. C. [..., H, W, 3] uint8 -> [..., R, R, 3] uint8."""
   corner = (resize - resolution) // 2
-  weights = [_bilinear(side, resize, corner, resolution) for side in images.shape[-3:-1]]
-  return _whole(_along_height(weights[0], _along_width(weights[1], images)))
+  for axis in (-2, -3):
+    images = _bilinear(images.astype(jnp.float32), axis, resize, corner, resolution)
+  return images.astype(jnp.uint8)
 
 
 def paper_crop(images, resize: int, resolution: int):
@@ -21,7 +23,8 @@ def paper_crop(images, resize: int, resolution: int):
   sizes = [jnp.round(side * (resize / jnp.minimum(*sides))) for side in sides]
   weights = [_area(side, size, (size - resolution) // 2, resolution)
              for side, size in zip(images.shape[-3:-1], sizes)]
-  return _whole(_along_height(weights[0], _along_width(weights[1], images)))
+  patch = (sides[0] / sizes[0]) * (sides[1] / sizes[1])  # the pixels that become one
+  return (_along_height(weights[0], _along_width(weights[1], images)) * (1 / patch)).astype(jnp.uint8)
 
 
 def timm(images, resize: int, resolution: int):
@@ -48,22 +51,30 @@ def side_before(resolution: int, resize: int | None) -> int:
   return resize
 
 
-# Each of the following gives the weights [R, side] of a side's pixels in the R pixels from `corner` on, after the side
-# has become `size` pixels long.
+def _bilinear(images, axis, size, corner, resolution):
+  """The R pixels from `corner` on along an axis that has become `size` pixels long."""
+  side = images.shape[axis]
+  place = (corner + jnp.arange(resolution, dtype=jnp.float32) + 0.5) * (side / jnp.float32(size)) - 0.5
+  take = lambda index: jnp.take(images, jnp.clip(index.astype(jnp.int32), 0, side - 1), axis)
+  below, above = take(jnp.floor(place)), take(jnp.ceil(place))
+  share = (place - jnp.floor(place)).reshape(-1, *(1,) * (-axis - 1))
+  return below + (above - below) * share
 
 
-def _bilinear(side, size, corner, resolution):
-  place = (corner + jnp.arange(resolution) + 0.5) * (side / jnp.float32(size)) - 0.5
-  distance = jnp.clip(place, 0, side - 1)[:, None] - jnp.arange(side)
-  return jnp.maximum(0, 1 - jnp.abs(distance))
+# The following two give the weights [R, side] of a side's pixels in the R pixels from `corner` on, after the side has
+# become `size` pixels long.
 
 
 def _area(side, size, corner, resolution):
+  """How much of each pixel is covered, in pixels."""
   scale = side / jnp.float32(size)
-  start = ((corner + jnp.arange(resolution)) * scale)[:, None]
-  pixels = jnp.arange(side)
-  overlap = jnp.minimum(pixels + 1, start + scale) - jnp.maximum(pixels, start)
-  return jnp.maximum(0, overlap) / scale
+  place = corner + jnp.arange(resolution, dtype=jnp.float32)
+  start, end = (place * scale)[:, None], ((place + 1) * scale)[:, None]
+  pixels = jnp.arange(side + 1, dtype=jnp.float32)  # one more, which rounding may reach, counts as the last
+  first = jnp.where(pixels + 1 > end, scale, pixels + 1 - start)
+  others = jnp.where(pixels + 1 > end, end - pixels, 1)
+  overlap = jnp.where((pixels + 1 > start) & (pixels < end), jnp.where(pixels < start, first, others), 0)
+  return overlap[:, :-1].at[:, -1].add(overlap[:, -1])
 
 
 def _bicubic(side, size, corner, resolution):

@@ -67,14 +67,19 @@ def json_of(text: str | bytes, place):
 
 def object_in(path) -> dict:
   """The object in a JSON file."""
-  value = json_of(text(path), path)
+  return object_of(text(path), path)
+
+
+def object_of(text: str, place) -> dict:
+  """An object from its JSON. `place` is where it stands, for the error."""
+  value = json_of(text, place)
   if not isinstance(value, dict):
-    raise ValueError(f'{path}: {show(value)} is no object, {{...}}')
+    raise ValueError(f'{place}: {show(value)} is no object, {{...}}')
   level, depth = [value], 0
   while level:
     depth += 1
     if depth > MAX_DEPTH:
-      raise ValueError(f'{path}: {TOO_DEEP}')
+      raise ValueError(f'{place}: {TOO_DEEP}')
     level = [part for whole in level for part in (whole.values() if isinstance(whole, dict) else whole)
              if isinstance(part, dict | list)]
   return value

@@ -4,11 +4,11 @@ finished.json in the work directory holds the config as it was asked for, before
 """
 
 import json
-import pathlib
 
 from absl import flags
-from ml_collections import config_flags
+import jax
 
+from mixer import command_line
 from mixer import configuration
 from mixer import files
 from mixer import records
@@ -18,7 +18,9 @@ FILE, FORMAT = 'finished.json', 1
 
 
 def record(workdir, config, results: dict, described: str):
-  """Writes that the run of a config, as it was asked for, is complete, with its results also in words."""
+  """Writes, once for all processes, that the run of a config is complete, with its results also in words."""
+  if jax.process_index():
+    return
   storage.write(storage.path_of(workdir) / FILE, json.dumps(
       {'format': FORMAT, 'config': _plain(config), 'results': results, 'described': described}, indent=2))
 
@@ -40,23 +42,18 @@ def results_of(workdir, config) -> str | None:
   return f'all {total:,} steps are done\n{kept["described"]}' if whole else None
 
 
-def workdir_of(config_filename: str) -> str:
-  """The work directory of a config's file, where there is no --workdir."""
-  return f'runs/{pathlib.Path(config_filename).stem}'
-
-
 def results_asked_for(arguments: list[str]) -> str | None:
   """What to print of the complete run that a command line asks for; None for any other, and with any other flags."""
   values = flags.FlagValues()
   flags.DEFINE_string('workdir', None, '', flag_values=values)
-  config_flags.DEFINE_config_file('config', None, flag_values=values, lock_config=False, accept_new_attributes=True,
-                                  sys_argv=arguments)
+  command_line.define(values)
   try:
-    if len(values(arguments, known_only=True)) > 1 or values.config is None:
+    if len(command_line.parse(arguments, values)) > 1:
       return None
-    configuration.prefer(values.config, config_flags.get_override_values(values['config']))
-    workdir = values.workdir or workdir_of(values['config'].config_filename)
-    found = results_of(workdir, values.config)
+    config = command_line.load(values.config)
+    configuration.set_fields(config, values.config_field)
+    workdir = values.workdir or command_line.default_workdir(values.config)
+    found = results_of(workdir, config)
     return found and f'{found}\nrecords, checkpoints and pictures: {workdir}'
   except Exception:  # whatever is wrong, the program itself tells it
     return None

@@ -20,6 +20,7 @@ import jax
 from mixer import provenance
 from mixer import records
 from mixer import storage
+from mixer.wording import counted
 
 FORMAT = 1
 FILE = 'history.jsonl'
@@ -90,7 +91,7 @@ def work(events: list[dict]) -> Work:
       starts=len(starts), unended=unended, first_step=starts[0]['step'],
       seconds=sum(event['seconds'] for event in ends),
       core_hours=sum(event['seconds'] * event['devices'] for event in ends) / 3600,
-      hardware=each(lambda event: f'{event["devices"]} x {event["device"]} on {event["hosts"]} '
-                                  f'{"host" if event["hosts"] == 1 else "hosts"} ({event["machine"]})'),
+      hardware=each(lambda event: f'{event["devices"]} x {event["device"]} on {counted(event["hosts"], "host")} '
+                                  f'({event["machine"]})'),
       commits=each(lambda event: event['commit']),
       versions=each(lambda event: ', '.join(f'{name} {version}' for name, version in event['versions'].items())))

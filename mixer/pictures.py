@@ -1,12 +1,16 @@
 """Pictures of a run, for people."""
 
 import io
+import pathlib
 
 import matplotlib
 from matplotlib import figure
+from matplotlib import ticker
 import numpy as np
 
+from mixer import class_names as class_names_lib
 from mixer import storage
+from mixer.wording import counted
 
 matplotlib.use('Agg')
 
@@ -15,52 +19,64 @@ RIGHT, WRONG = '#2a7f3f', '#c0392b'
 
 
 def learning_curves(records: list[dict], path):
-  """Draws loss, evaluation accuracy, learning rate and gradient norm over the steps, from a run's records."""
+  """Draws loss, error in percent, learning rate and gradient norm over the steps, from a run's records.
+
+  Loss and error of training are means over the steps since the last line, if the records have them.
+  """
   series = {}
   for record in records:
     for name, value in record.items():
       series.setdefault(name, []).append((record['step'], value))
-  losses = [name for name in series if name.endswith('/loss')]
-  accuracies = [name for name in series if name.endswith(('/top1', '/precision_at_1'))]
-  panels = [('loss', losses, 'log'), ('top-1 error', accuracies, 'linear'),
-            ('learning rate', ['train/learning_rate'], 'linear'), ('gradient norm', ['train/grad_norm'], 'log')]
+  mean = lambda name: f'{name}_mean' if f'{name}_mean' in series else name
+  ending = lambda *ends: [name for name in series if name.endswith(ends) and not name.startswith('train/')]
+  panels = [('loss', [mean('train/loss'), *ending('/loss')]),
+            ('top-1 error, %', [mean('train/top1'), *ending('/top1', '/precision_at_1')]),
+            ('learning rate', ['train/learning_rate']), ('gradient norm', ['train/grad_norm'])]
   canvas = figure.Figure(figsize=(11, 6.5), layout='constrained')
-  for axes, (title, names, scale) in zip(canvas.subplots(2, 2).flat, panels):
-    for name in (name for name in names if name in series):
+  for axes, (title, names) in zip(canvas.subplots(2, 2).flat, panels):
+    names, least = [name for name in names if name in series], []
+    for name in names:
       steps, values = np.array(series[name], float).T
-      values = 1 - values if title == 'top-1 error' else values
-      axes.plot(steps, values, '.-' if len(steps) < 100 else '-', linewidth=1.2, label=name.split('/')[0])
-    if title == 'top-1 error' and names:
-      steps, values = series[names[0]][-1]
-      axes.set_title(f'{title}; at the end {names[0]} {values:.2%} right', loc='left')
-    else:
-      axes.set_title(title, loc='left')
-    axes.set(xlabel='step', yscale=scale)
+      values = 100 * (1 - values) if title.startswith('top-1') else values
+      label = name.split('/')[0] + (', mean since the last point' if name.endswith('_mean') else '')
+      if title.startswith('top-1') and not name.startswith('train/'):
+        label += f', {values[-1]:.2f} at the end'
+      axes.plot(steps, values, '.-' if len(steps) < 100 else '-', linewidth=1.2, label=label)
+      least.append(values.min())
+    axes.set_title(title, loc='left')
+    axes.set_xlabel('step')
     axes.grid(alpha=0.25)
-    if len(names) > 1 or title == 'loss':
+    if title != 'learning rate' and min(least, default=0) > 0:
+      _logarithmic(axes)
+    if title in ('loss', 'top-1 error, %') and names:
       axes.legend(frameon=False)
   _save(canvas, path, dpi=110)
 
 
-def predictions(images, labels, probabilities, class_names, path, rows: int = 6, columns: int = 10):
+def _logarithmic(axes):
+  """A logarithmic scale whose ticks are plain numbers."""
+  axes.set_yscale('log')
+  low, high = axes.get_ylim()
+  decades = np.log10(high / low)
+  axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+  axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f'{value:g}'))
+  axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def predictions(sample, class_names, path, columns: int = 10):
   """Draws images with the predicted class and its probability; wrong ones come first, in red, with the truth.
 
   Args:
-    images: [B, H, W, 3] uint8.
-    labels: [B] or [B, L] ints, padded with -1.
-    probabilities: [B, K].
-    class_names: K strings, or None for the numbers of the classes.
+    sample: of a split: `evaluators.sample.Sample`.
+    class_names: K strings, of which WordNet ids are drawn as words; or None for the numbers of the classes.
   """
-  class_names = class_names or range(probabilities.shape[-1])
-  guesses = probabilities.argmax(-1)
-  labels = labels.reshape(len(labels), -1)
-  hits = (labels == guesses[:, None]).any(1)
-  order = np.argsort(hits, kind='stable')[:rows * columns]
-  wrong = int((~hits).sum())
-  told = lambda k: '' if hits[k] else '\nis ' + ', '.join(str(class_names[label]) for label in labels[k] if label >= 0)
-  grid(images[order], [f'{class_names[guesses[k]]}  {probabilities[k, guesses[k]]:.0%}{told(k)}' for k in order],
-       f'{len(labels)} images of the split: {len(labels) - wrong} right, {wrong} wrong (red, shown first)', path,
-       columns, [RIGHT if hits[k] else WRONG for k in order])
+  name = lambda k: class_names_lib.words(k if class_names is None else class_names[k])
+  labels = sample.labels.reshape(len(sample.labels), -1)
+  hits = (labels == sample.guesses[:, None]).any(1)
+  told = lambda k: '' if hits[k] else '\nis ' + ', '.join(name(label) for label in labels[k] if label >= 0)
+  grid(sample.images, [f'{name(sample.guesses[k])}  {sample.probabilities[k]:.0%}{told(k)}' for k in range(len(labels))],
+       f'{len(labels):,} of {counted(sample.classified, "image")}, wrong ones first (red): {sample.wrong:,} wrong in all, '
+       f'{sample.wrong / sample.classified:.2%}', path, columns, [RIGHT if hit else WRONG for hit in hits])
 
 
 def grid(images, texts, title: str, path, columns: int = 8, colours=None):
@@ -114,6 +130,16 @@ def tiles(maps, title: str, path, columns: int = 32):
   place.axis('off')
   canvas.text(edge / whole[0], 1 - 8 / whole[1], title, va='top', fontsize=13, parse_math=False)
   _save(canvas, path, dpi=dpi)
+
+
+def check_path(name: str, path):
+  """Raises a ValueError that names the flag, unless a picture can be drawn to a path: before the work is done."""
+  path, formats = pathlib.Path(path), figure.Figure().canvas.get_supported_filetypes()
+  if path.suffix.removeprefix('.').lower() not in formats:
+    raise ValueError(f'{name} is {path}; it must end in one of .{", .".join(formats)}')
+  if not path.parent.is_dir() or path.is_dir():
+    raise ValueError(f'{name} is {path}, and there is no folder {path.parent}' if not path.is_dir() else
+                     f'{name} is {path}, which is a folder; name a file')
 
 
 def _save(canvas, path, dpi):

@@ -25,7 +25,7 @@ def within_limits(encoded):
   def of_others():
     # In Python, which is slow, since only one thread runs it at a time.
     claimed = tf.ensure_shape(tf.numpy_function(_claimed, [encoded], tf.int64, stateful=False), [])
-    return _sure(claimed, claimed >= 0, f'it is none of {image_headers.FORMATS}')
+    return sure(claimed, claimed >= 0, f'it is none of {image_headers.FORMATS}')
 
   is_png = tf.strings.substr(encoded, 0, 8) == b'\x89PNG\r\n\x1a\n'
   return _within(encoded, tf.cond(tf.io.is_jpeg(encoded), lambda: _area(tf.io.extract_jpeg_shape(encoded)),
@@ -42,10 +42,10 @@ def _area(shape):
 
 
 def _within(x, pixels):
-  return _sure(x, pixels <= MAX_PIXELS, 'its header claims', pixels, f'pixels; at most {MAX_PIXELS:,} are taken')
+  return sure(x, pixels <= MAX_PIXELS, 'its header claims', pixels, f'pixels; at most {MAX_PIXELS:,} are taken')
 
 
-def _sure(x, condition, *said):
+def sure(x, condition, *said):
   """`x`, once the condition holds; else an error that says the rest."""
   with tf.control_dependencies([tf.raw_ops.Assert(condition=condition, data=said)]):
     return tf.identity(x)
@@ -94,7 +94,7 @@ def inception_crop(encoded, resolution: int, min_area: float, pad: int, seed):
     return tf.slice(pixels, tf.pad(window[:2], [[0, 1]]), tf.pad(window[2:], [[0, 1]], constant_values=3))
 
   crop = of_any() if pad else tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_any)
-  return _resize(crop, (resolution, resolution), 'bilinear')
+  return _truncated(_resize(crop, (resolution, resolution), 'bilinear'))
 
 
 def random_crop(encoded, resize: int, resolution: int, seed):
@@ -103,7 +103,7 @@ def random_crop(encoded, resize: int, resolution: int, seed):
   The fine-tuning of the paper's predecessors (BiT, section 3.3). [] bytes -> [R, R, 3] uint8. The seed is [2] ints.
   """
   corner = tf.random.stateless_uniform([2], seed, 0, resize - resolution + 1, tf.int32)
-  image = _resize(decode(encoded), (resize, resize), 'bilinear')
+  image = _truncated(_resize(decode(encoded), (resize, resize), 'bilinear'))
   return tf.slice(image, tf.pad(corner, [[0, 1]]), [resolution, resolution, 3])
 
 
@@ -122,7 +122,7 @@ def permute(image, order):
 
 def paper_resize(image, resize: int, resolution: int):
   """Resizes to resize x resize, whatever the shape, and takes the centre: (i) of App. C. -> [R, R, 3] uint8."""
-  return _centre(_resize(image, (resize, resize), 'bilinear'), resolution)
+  return _centre(_truncated(_resize(image, (resize, resize), 'bilinear')), resolution)
 
 
 def paper_crop(image, resize: int, resolution: int):
@@ -133,7 +133,7 @@ def paper_crop(image, resize: int, resolution: int):
   height, width = tf.unstack(tf.cast(tf.shape(_no_strip(image))[:2], tf.float32))
   factor = resize / tf.minimum(height, width)
   size = tf.cast(tf.round(tf.stack([height, width]) * factor), tf.int32)
-  return _centre(_resize(image, size, 'area'), resolution)
+  return _centre(_truncated(_resize(image, size, 'area')), resolution)
 
 
 def timm(image, resize: int, resolution: int):
@@ -145,7 +145,7 @@ def timm(image, resize: int, resolution: int):
   shape = tf.shape(_no_strip(image))[:2]
   size = resize * shape // tf.reduce_min(shape)
   for part in (tf.stack([shape[0], size[1]]), size):
-    image = _resize(image, part, 'bicubic', antialias=True)
+    image = _rounded(_resize(image, part, 'bicubic', antialias=True))
   corner = tf.cast(tf.round((size - resolution) / 2), tf.int32)
   return tf.slice(image, tf.pad(corner, [[0, 1]]), [resolution, resolution, 3])
 
@@ -155,7 +155,7 @@ EVALUATION_CROPS = {'paper_resize': paper_resize, 'paper_crop': paper_crop, 'tim
 
 def _no_strip(image):
   shape = tf.shape(image)[:2]
-  return _sure(image, tf.reduce_max(shape) <= MAX_RATIO * tf.reduce_min(shape), shape[1], 'x', shape[0],
+  return sure(image, tf.reduce_max(shape) <= MAX_RATIO * tf.reduce_min(shape), shape[1], 'x', shape[0],
                f'pixels; sides of at most {MAX_RATIO} to 1 are taken by a crop that keeps the shape')
 
 
@@ -165,7 +165,16 @@ def _centre(image, size):
 
 
 def _resize(image, size, method, antialias=False):
+  """[H, W, 3] uint8 -> [*size, 3] float32."""
   resize = lambda image: tf.image.resize(image, size, method, antialias=antialias)
-  resized = tf.cond(tf.size(image) <= RESIZED_AS_FLOATS, lambda: resize(tf.cast(image, tf.float32)), lambda: resize(image))
-  # Rounded, these two stay within the range of uint8; bicubic ones do not.
-  return (tf.cast if method in ('bilinear', 'area') else tf.saturate_cast)(tf.round(resized), tf.uint8)
+  return tf.cond(tf.size(image) <= RESIZED_AS_FLOATS, lambda: resize(tf.cast(image, tf.float32)), lambda: resize(image))
+
+
+def _truncated(image):
+  """As the authors' code: the tf.cast in big_vision's pp/ops_image.py drops the fraction of a level."""
+  return tf.cast(image, tf.uint8)
+
+
+def _rounded(image):
+  """As Pillow. Antialiased methods may leave the range of uint8."""
+  return tf.saturate_cast(tf.round(image), tf.uint8)

@@ -134,6 +134,14 @@ def _leave_alone(kind, error, trace):
   _leave(1, f'{told}{this} ends by this error, and the others will miss it')
 
 
+def fail(message: str):
+  """Ends the program by an error, told in a line: at once, where the others would else wait for this process."""
+  if jax.distributed.is_initialized():
+    _leave(1, f'{message}\nprocess {jax.process_index()} of {jax.process_count()} ends by this error, and the others will '
+           'miss it')
+  sys.exit(message)
+
+
 def _no_memory(error):
   return 'RESOURCE_EXHAUSTED' in str(error)
 

@@ -1,24 +1,35 @@
 """RandAugment (Cubuk et al., 2020): a few operations drawn for each image, all at one magnitude.
 
-The paper applies two, at a magnitude of 0, 10, 15 or 20 (Table 4), drawn from the 16 of the authors' code. Level 10 is
-the top of the operations' original range, and higher levels extrapolate; from it follows how far each one goes:
+The paper applies two, at a magnitude of 0, 10, 15 or 20 (Table 4), drawn from the 16 of the authors' code, which is
+pp/archive/autoaugment.py of github.com/google-research/big_vision. Level 10 is the top of the operations' original
+range, and higher levels extrapolate; from it follows how far each one goes:
 
   operation                                        at level m               0     10    15    20
   Rotate, degrees                                  30 m/10                  0     30    45    60
   ShearX, ShearY                                   0.3 m/10                 0     0.3   0.45  0.6
   TranslateX, TranslateY, pixels                   100 m/10                 0     100   150   200
-  Posterize, bits kept                             int(4 m/10), at most 8   0     4     6     8
-  Solarize, the value from which it inverts        int(256 m/10)            0     256   384   512
+  Posterize, bits kept                             int(4 m/10), 1 to 8      1     4     6     8
+  Solarize, the value from which it inverts        int(256 m/10) mod 256    0     0     128   0
   SolarizeAdd, what it adds to values below 128    int(110 m/10)            0     110   165   220
   Color, Contrast, Brightness, Sharpness, factor   1.8 m/10 + 0.1           0.1   1.9   2.8   3.7
   Cutout, half a side in pixels                    int(40 m/10)             0     40    60    80
   AutoContrast, Equalize, Invert                   the same at all
 
-So Posterize and Solarize weaken as the level rises: from 10 on Solarize does nothing, and at 20 neither does Posterize.
-Level 0 is no identity either: it blackens (Posterize), inverts (Solarize) and fades (the factors).
+The paper's numbers were computed with the accidents of that code, and so they are kept:
+- Solarize: the threshold was cast to uint8, which takes it modulo 256. So it inverts all at 0, 10 and 20.
+- Posterize weakens as the level rises, and keeps one bit where it should keep none: TensorFlow shifts by 7 bits at most.
+- Contrast blends with a grey that has nothing to do with the image: a 256th of the number of its pixels, at most 255.
+  At 224 x 224 it is 196.
+- Color and Sharpness drop the fraction of what they blend with, and Color's grey is a little too bright.
+- Level 0 is no identity: Posterize, Solarize and the factors act there, too.
 
-What an operation does is what Pillow does. The authors' Contrast blends with a wrong grey; here it is the mean grey.
+What each operation gives is what that code gives, of which tests/randaugment_authors.npz has outputs: exactly, but for
+Color in one pixel of 30,000, where float32 rounds another way. Where TensorFlow itself depends on the CPU, in Sharpness,
+those outputs and ours are of one with fused multiply-add, as all with AVX2 or NEON are.
 """
+
+import functools
+import math
 
 import cv2
 import numpy as np
@@ -27,7 +38,9 @@ import numpy as np
 cv2.setNumThreads(0)
 
 _VALUES = np.arange(256, dtype=np.float32)  # all that a pixel can be; float32, so that blends round as Pillow's do
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / np.float32(13)
+# TensorFlow's rgb_to_grayscale takes values to [0, 1] by 255, and back by 255.5.
+_TO_GREY = np.array([[0.2989, 0.587, 0.114]], np.float32) * np.float32(255.5 / 255)
 _GREY = 128
 
 
@@ -48,8 +61,9 @@ def apply(image: np.ndarray, seed: np.ndarray, layers: int, magnitude: float) ->
 
 def autocontrast(image):
   """Stretches each channel to all of 0 to 255; a constant one stays. [H, W, 3] uint8 -> [H, W, 3] uint8."""
-  low, high = image.min(0).min(0), image.max(0).max(0)  # a dimension at a time: far faster than both at once
-  scale = 255 / np.maximum(high - low, 1)
+  # A dimension at a time: far faster than both at once.
+  low, high = (x.astype(np.float32) for x in (image.min(0).min(0), image.max(0).max(0)))
+  scale = np.float32(255) / np.maximum(high - low, 1)
   return _look_up(image, np.where(high > low, _VALUES[:, None] * scale - low * scale, _VALUES[:, None]))
 
 
@@ -66,12 +80,13 @@ def invert(image):
 
 
 def posterize(image, bits: int):
-  """Keeps the highest bits of each value."""
-  return image & np.uint8(0xff << 8 - min(bits, 8) & 0xff)
+  """Keeps the highest bits of each value, and at least one of them."""
+  return image & np.uint8(0xff << 8 - min(max(bits, 1), 8) & 0xff)
 
 
 def solarize(image, threshold: int):
-  """Inverts the values from the threshold on."""
+  """Inverts the values from the threshold on, which is taken modulo 256."""
+  threshold %= 256
   return _look_up(image, np.where(_VALUES < threshold, _VALUES, 255 - _VALUES))
 
 
@@ -85,24 +100,25 @@ def solarize_add(image, amount: int):
 
 def color(image, factor: float):
   """The other image is the grey of each pixel."""
-  return _blend(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), image, factor)
+  grey = cv2.transform(image.astype(np.float32), _TO_GREY).astype(np.uint8)
+  return _blend(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), image, factor)
 
 
 def contrast(image, factor: float):
-  """The other image is the mean grey level."""
-  mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
-  return _look_up(image, mean + factor * (_VALUES - mean))
+  """The other image is one grey, which depends on the image's size alone."""
+  grey = np.float32(min(image.shape[0] * image.shape[1] // 256, 255))
+  return _look_up(image, grey + np.float32(factor) * (_VALUES - grey))
 
 
 def brightness(image, factor: float):
   """The other image is black."""
-  return _look_up(image, factor * _VALUES)
+  return _look_up(image, np.float32(factor) * _VALUES)
 
 
 def sharpness(image, factor: float):
   """The other image is smoothed, except at its border."""
   smooth = image.copy()
-  smooth[1:-1, 1:-1] = cv2.filter2D(image, -1, _SMOOTH)[1:-1, 1:-1]
+  smooth[1:-1, 1:-1] = cv2.filter2D(image.astype(np.float32), -1, _SMOOTH)[1:-1, 1:-1]  # without the fraction
   return _blend(smooth, image, factor)
 
 
@@ -111,29 +127,31 @@ def sharpness(image, factor: float):
 
 def rotate(image, degrees: float):
   """Turns counterclockwise about the centre."""
-  cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-  y, x = image.shape[0] / 2, image.shape[1] / 2
-  return _warp(image, [[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]])
+  angle = np.float32(degrees) * np.float32(np.pi / 180)
+  cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))  # alike on all CPUs; those of NumPy are not
+  y, x = np.float32(image.shape[0] - 1), np.float32(image.shape[1] - 1)
+  half = np.float32(2)
+  return _warp(image, (cos, -sin, (x - (cos * x - sin * y)) / half), (sin, cos, (y - (sin * x + cos * y)) / half))
 
 
 def shear_x(image, slope: float):
-  """Moves each row to the left by `slope` times its distance from the top."""
-  return _warp(image, [[1, slope, 0], [0, 1, 0]])
+  """Moves each row to the left by `slope` times its distance from the first."""
+  return _warp(image, (1, slope, 0), (0, 1, 0))
 
 
 def shear_y(image, slope: float):
-  """Moves each column up by `slope` times its distance from the left."""
-  return _warp(image, [[1, 0, 0], [slope, 1, 0]])
+  """Moves each column up by `slope` times its distance from the first."""
+  return _warp(image, (1, 0, 0), (slope, 1, 0))
 
 
 def translate_x(image, pixels: float):
   """Moves to the left."""
-  return _warp(image, [[1, 0, pixels], [0, 1, 0]])
+  return _warp(image, (1, 0, pixels), (0, 1, 0))
 
 
 def translate_y(image, pixels: float):
   """Moves up."""
-  return _warp(image, [[1, 0, 0], [0, 1, pixels]])
+  return _warp(image, (1, 0, 0), (0, 1, pixels))
 
 
 def cutout(image, half: int, y: int, x: int):
@@ -186,10 +204,19 @@ def _blend(other, image, factor):
   return cv2.addWeighted(image, factor, other, 1 - factor, -0.499)
 
 
-def _warp(image, matrix):
-  """Fills each place from the place in the image that the matrix, [2, 3], takes it to; (0, 0) is the image's corner."""
-  matrix = np.array(matrix, np.float64)
-  matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 1 / 2  # to OpenCV's coordinates, where (0, 0) is a pixel's centre
-  matrix[:, 2] += 1e-3  # halfway between pixels, rounding errors would choose, which differ from one CPU to another
-  return cv2.warpAffine(image, matrix, image.shape[1::-1], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-                        borderMode=cv2.BORDER_CONSTANT, borderValue=[_GREY] * 3)
+def _warp(image, to_x, to_y):
+  """Fills each pixel (x, y) from the one next to (to_x . (x, y, 1), to_y . (x, y, 1)); (0, 0) is the first pixel."""
+  places = _places(image.shape[0], image.shape[1], tuple(map(float, to_x)), tuple(map(float, to_y)))
+  return cv2.remap(image, places, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=[_GREY] * 3)
+
+
+@functools.lru_cache(maxsize=16)  # a run has ten: two directions of five operations, at one size and one level
+def _places(height, width, to_x, to_y):
+  """The pixel from which each is filled, or one outside. -> [H, W, 2] int16."""
+  x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+  places = []
+  for (a, b, c), side in ((to_x, width), (to_y, height)):
+    # In float32 and in this order, and halves away from zero, as in TensorFlow's projective transform.
+    place = (np.float32(a) * x + np.float32(b) * y + np.float32(c)).astype(np.float64)
+    places.append(np.clip(np.trunc(place + np.copysign(0.5, place)), -1, side))
+  return np.stack(places, -1).astype(np.int16)

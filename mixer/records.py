@@ -22,6 +22,12 @@ def read(path) -> Iterator[dict]:
       yield record
 
 
+def at(path, step: int) -> dict:
+  """The values of the record of `step`, {} if the file has none."""
+  found = [record for record in read(path) if record['step'] == step]
+  return {name: value for name, value in found[-1].items() if name != 'step'} if found else {}
+
+
 class Writer:
   """Appends records to a file, each step once; nothing is written where `path` is None.
 

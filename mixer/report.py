@@ -8,12 +8,15 @@ from clu import metric_writers
 import jax
 import tqdm
 
+from mixer import accelerators
 from mixer import history
 from mixer import records
 from mixer import storage
+from mixer.wording import counted
 
 WORDS = {'top1': 'top-1 {:.2%}', 'top5': 'top-5 {:.2%}', 'precision_at_1': 'precision@1 {:.2%}',
          'recall_at_5': 'recall@5 {:.2%}', 'loss': 'loss {:.4f}'}
+MEANS = ('loss', 'top1')  # of a step's metrics, those of which the mean over the steps since the last line is logged, too
 SECONDS_UNSEEN = 120  # what is told reaches a bucket after these at the latest
 ADVICE = 'Lower the learning rate, lengthen the warmup or clip the gradients'
 
@@ -22,6 +25,9 @@ class Report:
   """Takes the metrics of every step and of the evaluations, and tells them when asked to.
 
   Only the first process tells anything. Use it as a context: leaving it closes the files.
+
+  What has not been logged at a checkpoint yet is kept in unlogged.jsonl, so that a run that is stopped there logs the
+  same means as one that is not: {"step": 281, "steps": 5, "loss": the sum over these 5 steps}.
   """
 
   def __init__(self, workdir, first_step: int, total_steps: int, batch_size: int):
@@ -30,6 +36,9 @@ class Report:
     tells = jax.process_index() == 0
     self._total, self._batch_size = total_steps, batch_size
     self._records = records.Writer(workdir / 'records.jsonl' if tells else None, first_step)
+    self._unlogged = workdir / 'unlogged.jsonl' if tells else None
+    # Of the metrics in MEANS, over the 'steps' since the last line.
+    self._sums = records.at(self._unlogged, first_step) if tells else {}
     self._outbox = storage.Outbox(workdir / 'tensorboard')
     self._events = metric_writers.create_default_writer(str(self._outbox.here), just_logging=not tells)
     self._flushed = time.monotonic()
@@ -80,20 +89,27 @@ class Report:
         raise FloatingPointError(
             f'step {step}: the loss is {self._latest["loss"]} and the gradient norm {self._latest["grad_norm"]}. '
             f'No checkpoint was written since. {ADVICE}')
+      seen = {'steps': 1, **{name: self._latest[name] for name in MEANS if name in self._latest}}
+      self._sums = {name: self._sums.get(name, 0) + value for name, value in seen.items()}
 
   def log(self):
-    """Tells the latest step's metrics and the speed since the clock was last set."""
+    """Logs the latest step's metrics, and the means of loss and accuracy and the speed since the last line."""
     self.check()
     steps = self._step - self._clock_step
     seconds = time.monotonic() - self._clock
     speed = steps * self._batch_size / max(seconds, 1e-9) / jax.device_count()
+    number = self._sums.pop('steps')
+    means = {name: total / number for name, total in self._sums.items()}
+    self._sums = {}
     self._values |= {f'train/{name}': value for name, value in self._latest.items()}
-    self._values['images_per_s_per_core'] = speed
-    loss = f'loss {self._latest["loss"]:.4f}, {speed:,.0f} images/s/core'
-    self._bar.set_postfix_str(loss)
+    self._values |= {f'train/{name}_mean': value for name, value in means.items()}
+    self._values['images_per_s_per_core'] = speed  # of a device: the name is older than the runs on CPUs
+    progress = ', '.join(WORDS[name].format(value) for name, value in means.items())
+    progress += f', {speed:,.0f} images/s/{accelerators.noun(jax.devices()[0].device_kind)}'
+    self._bar.set_postfix_str(progress)
     if self._prints_lines:
       left = _duration((self._total - self._step) * seconds / max(steps, 1))
-      self.say(f'step {self._step:,} of {self._total:,} ({self._step / self._total:.1%}), {loss}, {left} left')
+      self.say(f'step {self._step:,} of {self._total:,} ({self._step / self._total:.1%}), {progress}, {left} left')
     self._restart_clock()
 
   def evaluated(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -124,6 +140,11 @@ class Report:
 
   def flush(self):
     """Makes sure that what was written is where it belongs."""
+    if self._sums and not self._unread and self._unlogged:
+      unlogged = records.Writer(self._unlogged, self._step)
+      unlogged.write(self._step, self._sums)
+      unlogged.flush()
+      unlogged.close()
     self._records.flush()
     self._events.flush()
     self._outbox.send()
@@ -139,7 +160,7 @@ def describe(metrics: dict[str, float]) -> str:
   shots = {key: f'{key} {{:.2%}}' for name in metrics if (key := name.split('/')[-1]).endswith('shot')}
   told = lambda name: ', '.join(words.format(metrics[f'{name}/{key}']) for key, words in {**WORDS, **shots}.items()
                                 if f'{name}/{key}' in metrics)
-  return '; '.join(f'{name}: {told(name)} on {metrics[f"{name}/examples"]:,} images' for name in names)
+  return '; '.join(f'{name}: {told(name)} on {counted(metrics[f"{name}/examples"], "image")}' for name in names)
 
 
 def _duration(seconds: float) -> str:

@@ -4,14 +4,36 @@ from collections.abc import Sequence
 
 import optax
 
+from mixer import arguments
 
-def linear(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float = 0.) -> optax.Schedule:
-  """From 0 up to `peak` over the warmup, then straight down to `end`: the paper's pre-training (section 3)."""
-  return _after_warmup(optax.linear_schedule(peak, end, total_steps - warmup_steps), peak, warmup_steps)
+
+def linear(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float | None = None,
+           end_factor: float | None = None) -> optax.Schedule:
+  """From 0 up to `peak` over the warmup, then straight down: the paper's pre-training (section 3).
+
+  Args:
+    warmup_steps: at least 0, and fewer than the run has.
+    end: the learning rate after the last step, at least 0, as in the authors' vision_transformer; 0 where it and
+      `end_factor` are left out.
+    end_factor: the same as a part of the peak, 0 to 1, as in the authors' big_vision; set one of the two.
+  """
+  arguments.check(dict(warmup_steps=warmup_steps, end=end, end_factor=end_factor), at_least=0)
+  arguments.check(dict(end_factor=end_factor), at_most=1)
+  if end is not None and end_factor is not None:
+    raise arguments.ArgumentError(f'end is {end} and end_factor is {end_factor}, which is {end_factor * peak} at this '
+                                  'peak; set one of them and leave out the other')
+  last = (end or 0.) if end_factor is None else end_factor * peak
+  return _after_warmup(optax.linear_schedule(peak, last, total_steps - warmup_steps), peak, warmup_steps)
 
 
 def cosine(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float = 0.) -> optax.Schedule:
-  """From 0 up to `peak` over the warmup, then half a cosine down to `end`: the paper's fine-tuning (section 3)."""
+  """From 0 up to `peak` over the warmup, then half a cosine down to `end`: the paper's fine-tuning (section 3).
+
+  Args:
+    warmup_steps: at least 0, and fewer than the run has.
+    end: the learning rate after the last step; at least 0.
+  """
+  arguments.check(dict(warmup_steps=warmup_steps, end=end), at_least=0)
   decay = optax.cosine_decay_schedule(peak, total_steps - warmup_steps, alpha=end / peak if peak else 0.)
   return _after_warmup(decay, peak, warmup_steps)
 
@@ -19,11 +41,16 @@ def cosine(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float =
 def steps(*, peak: float, total_steps: int, drops: Sequence[float], warmup_steps: int = 0) -> optax.Schedule:
   """From 0 up to `peak` over the warmup, then a tenth of it, a hundredth and so on: BiT's pre-training (section 3.3).
 
-  `drops` are the places where it falls, as parts of all the steps: 30, 60 and 80 epochs of 90 are 1/3, 2/3 and 8/9.
+  Args:
+    drops: the places where it falls, as parts of all the steps: 30, 60 and 80 epochs of 90 are 1/3, 2/3 and 8/9.
+    warmup_steps: at least 0, and fewer than the run has.
 
   Raises:
     ValueError: if `drops` do not rise from the warmup's end to below 1.
   """
+  arguments.check(dict(warmup_steps=warmup_steps), at_least=0)
+  for drop in drops:
+    arguments.check(dict(drops=drop), above=0, at_most=1)
   places = [warmup_steps, *(round(drop * total_steps) for drop in drops), total_steps]
   if sorted(set(places)) != places:
     raise ValueError(f'config.optimizer.schedule.drops is {tuple(drops)}, at the steps {places[1:-1]}; they must rise, '

@@ -3,6 +3,7 @@
 import jax
 
 from mixer import flops
+from mixer.wording import counted
 
 
 def describe(*, model, state, memory, source, batch_size: int, resolution: int, first_step: int,
@@ -23,12 +24,12 @@ def describe(*, model, state, memory, source, batch_size: int, resolution: int, 
   rows = {
       'model': f'{type(model).__name__}, {sum(x.size for x in jax.tree.leaves(params)):,} parameters, '
                f'{flops_per_image / 1e9:,.3g} GFLOPs an image forward at {resolution} x {resolution}',
-      'data': f'{source.name}, {source.num_examples:,} images',
+      'data': f'{source.name}, {counted(source.num_examples, "image")}',
       'order': source.order,
-      'devices': f'{devices} x {jax.devices()[0].device_kind} on {hosts} {"host" if hosts == 1 else "hosts"}; '
+      'devices': f'{devices} x {jax.devices()[0].device_kind} on {counted(hosts, "host")}; '
                  f'batch {batch_size:,}, {batch_size // devices:,} a device',
       'steps': f'{total_steps:,}, {total_steps * batch_size / source.num_examples:,.1f} epochs'
-               + (f'; {first_step:,} are done' if first_step else '')}
+               + (f'; {first_step:,} {"is" if first_step == 1 else "are"} done' if first_step else '')}
   if memory:
     rows['memory'] = (f'{mib(memory.argument_size_in_bytes + memory.temp_size_in_bytes)} a device in a step: '
                       f'{mib(memory.argument_size_in_bytes)} state and batch, {mib(memory.temp_size_in_bytes)} temporary')

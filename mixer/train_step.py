@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mixer import arguments
 from mixer import configuration
 from mixer import losses
+from mixer import metrics
 from mixer import mixup as mixing
 from mixer import models
 
@@ -61,11 +63,13 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
     accumulate: in how many parts to take the batch, one after the other, to save memory; it must divide b.
 
   Returns:
-    The state, and {'loss', 'grad_norm', 'learning_rate'}: means over all devices; the norm is that before clipping.
+    The state, and {'loss', 'grad_norm', 'learning_rate'}: means over all devices; the norm is that before clipping. Where
+    each image has one class and none is mixed with another, 'top1' too: the share of the batch, with its augmentation
+    and dropout, whose highest logit is that class.
   """
   loss_function = configuration.choose('step', 'loss', loss, losses.LOSSES)
   size = batch['image'].shape[0]
-  if accumulate < 1 or size % accumulate:
+  if size % accumulate:
     raise ValueError(f'config.step.accumulate is {accumulate}; it must divide the {size} images a device')
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   places = jax.lax.axis_index('batch') * size + jnp.arange(size)
@@ -74,26 +78,30 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
   if mixup:
     images, targets = mixing.mix(images, targets, mixing_weight(mixup, seed, state.step), 'batch')
 
-  def mean_loss(params, images, targets, keys):
-    return loss_function(model.apply({'params': params}, images, keys), targets).mean()
+  scores = not mixup and batch['label'].ndim == 1
 
-  grad = jax.value_and_grad(mean_loss)
+  def mean_loss(params, images, targets, keys):
+    logits = model.apply({'params': params}, images, keys)
+    hits = {'top1': metrics.precision_at_1(logits, targets).mean()} if scores else {}
+    return loss_function(logits, targets).mean(), hits
+
+  grad = jax.value_and_grad(mean_loss, has_aux=True)
   if accumulate == 1:
-    value, grads = grad(state.params, images, targets, keys)
+    (value, hits), grads = grad(state.params, images, targets, keys)
   else:
     parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (images, targets, keys))
     add = lambda total, part: (jax.tree.map(jnp.add, total, grad(state.params, *part)), None)
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
-    value, grads = jax.tree.map(lambda x: x / accumulate, jax.lax.scan(add, zero, parts)[0])
+    zero = ((jnp.zeros(()), {'top1': jnp.zeros(())} if scores else {}), jax.tree.map(jnp.zeros_like, state.params))
+    (value, hits), grads = jax.tree.map(lambda x: x / accumulate, jax.lax.scan(add, zero, parts)[0])
 
-  value, grads = jax.lax.pmean((value, grads), 'batch')
+  value, hits, grads = jax.lax.pmean((value, hits, grads), 'batch')
   # The leading axis that pmap takes off and puts on again: where the optimizer sees it, XLA writes the new state over the
   # old one. Without, it copies that first on a CPU (10 % more temporary memory for B/16), and on TPUs accesses more.
   params = _axis_on(state.params)
   changes, opt_state = optimizer.update(_axis_on(grads), _axis_on(state.opt_state), params)
   params, opt_state = _axis_off((optax.apply_updates(params, changes), opt_state))
-  metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
-  return TrainState(state.step + 1, params, opt_state), metrics
+  seen = {'loss': value, **hits, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
+  return TrainState(state.step + 1, params, opt_state), seen
 
 
 def _axis_on(tree):
@@ -115,7 +123,18 @@ def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: fl
 
   The state is donated whole. The batch is not: none of the results could take its memory. `devices` may be others than
   those of this machine, to compile for them (tools/planning/compiler.py).
+
+  Args:
+    loss: 'softmax_xent' or 'sigmoid_xent'.
+    mixup: its strength, p of Table 4, at least 0; 0 for none.
+    accumulate: in how many parts a device takes its part of the batch, one after the other, to save memory; at least 1,
+      and a divisor of that part.
+
+  Raises:
+    arguments.ArgumentError: if a number is out of its range.
   """
+  arguments.check(dict(mixup=mixup), at_least=0)
+  arguments.check(dict(accumulate=accumulate), at_least=1)
   step = functools.partial(update, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
                            mixup=mixup, accumulate=accumulate)
   return jax.pmap(step, axis_name='batch', devices=devices, out_axes=(0, None), donate_argnums=0)

@@ -1,8 +1,9 @@
 """Weights of any origin, with what is known of them: published, of timm, or of a run of ours."""
 
+from collections.abc import Sequence
 import dataclasses
 import difflib
-import importlib.util
+import json
 import os
 import pathlib
 import sys
@@ -12,16 +13,20 @@ import uuid
 from etils import epath
 
 from mixer import checkpoint_reading
+from mixer import class_names as class_names_lib
 from mixer import configuration
 from mixer import crops
 from mixer import files
 from mixer import losses
 from mixer import models
+from mixer import permutations
 from mixer import storage
 from mixer import trees
 from mixer.convert import arrays
 from mixer.convert import npz
+from mixer.convert import pretrained_cfg
 from mixer.convert import published
+from mixer.convert import record
 from mixer.convert import start as starting
 from mixer.convert import timm
 
@@ -43,7 +48,7 @@ class Weights:
     model: the `model` section of a config that builds the model.
     resolution: the side in pixels of the square images that it takes; where any, that of its training, or 224.
     loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
-    class_names: of the logits, or None.
+    class_names: of the logits, as data sets have them ('n01440764'), or None; `class_names.label` makes them readable.
     crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C; without
       `resize` the side before the crop is 8/7 of the resolution (mixer/crops.py).
     source: where it comes from and what it is, for people.
@@ -76,35 +81,52 @@ class Weights:
                        'no images as they are; tools.evaluate scores it with the config of its run')
 
 
-def load(name: str) -> Weights:
+def load(name: str, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Weights:
   """The weights that a name or a path stands for.
 
   Of files, the number of classes says what the logits mean: the 21,843 of ImageNet-21k probabilities of each class by
   itself, any others those of one class among all. The authors trained both by sigmoid cross-entropy, but everyone reads
-  ImageNet-1k results by softmax. Published ImageNet-1k weights also have class names, by WordNet id; a file is taken
-  for published if it lies under the published name ('.../imagenet1k/Mixer-B_16.npz').
+  ImageNet-1k results by softmax. Published weights also have class names, by WordNet id; a file is taken for published
+  if it lies under the published name ('.../imagenet1k/Mixer-B_16.npz'). Files that `save` wrote say it all themselves.
+
+  Of timm's files a config.json beside them, or their name, says how they take images (convert/pretrained_cfg.py). What
+  is loaded takes pixels in [-1, 1] always: the first layer of the others is changed so that it does.
 
   Args:
-    name: a published name ('imagenet21k/Mixer-B_16'), an .npz file (also gs://), a .safetensors file of timm, a run's
-      work directory, for its latest checkpoint, or one of its checkpoints ('runs/digits/checkpoints/562', or
-      'runs/digits/interrupted/500').
+    name: a published name ('imagenet21k/Mixer-B_16'), an .npz file (also gs://), a .safetensors file of timm, a folder
+      of such a one as Hugging Face has them (model.safetensors, config.json), a run's work directory, for its latest
+      checkpoint, or one of its checkpoints ('runs/digits/checkpoints/562', or 'runs/digits/interrupted/500').
+    mean, std: of the pixels in [0, 1] that the file's model takes, three numbers or one, where nothing else says it or
+      what does is wrong; 0.5 and 0.5 for those in [-1, 1].
 
   Raises:
     FileNotFoundError, OSError, ValueError: naming the file or address and what is the matter with it.
   """
   name = os.fspath(name)
+  if (mean is None) != (std is None):
+    raise ValueError(f'mean is {mean}, and std is {std}; set both or neither')
+  pixels = None if mean is None else pretrained_cfg.Pixels(
+      pretrained_cfg.triple(mean, 'mean'), pretrained_cfg.triple(std, 'std'), 'as set')
   if name in published.TABLE:
-    return _of_file(published.fetch(name), npz.read)
+    return _of_file(published.fetch(name), npz.read, pixels)
   path = epath.Path(name).expanduser()
   with storage.reached(path):
-    return _of_path(path)
+    return _of_path(path, pixels)
 
 
-def _of_path(path):
+def _of_path(path, pixels):
   if path.suffix == '.npz':
-    return _of_file(_there(path), npz.read)
+    return _of_file(_there(path), npz.read, pixels)
   if path.suffix == '.safetensors':
-    return _of_file(_there(path), timm.read)
+    return _of_file(_there(path), timm.read, pixels)
+  if path.parent.name not in checkpoint_reading.FOLDERS and _there(path).is_dir() and not (path / 'checkpoints').exists():
+    if (path / 'model.safetensors').exists():
+      return _of_file(path / 'model.safetensors', timm.read, pixels)
+    if pickles := [name for name in ('pytorch_model.bin', 'model.safetensors.index.json') if (path / name).exists()]:
+      raise ValueError(f"{path} holds {pickles[0]} and no model.safetensors. PyTorch's own files are pickles, and parts of "
+                       'a model are not put together; save the state_dict as model.safetensors in it')
+  if pixels:
+    raise ValueError(f'{path} is a run, whose model takes pixels in [-1, 1]; leave out mean and std')
   if path.parent.name in checkpoint_reading.FOLDERS and path.name.isdecimal():
     return _of_run(path.parent.parent, int(path.name), path.parent.name)
   if _there(path).is_dir():
@@ -124,19 +146,38 @@ def _there(path):
   return path
 
 
-def _of_file(path, read) -> Weights:
+def _of_file(path, read, pixels) -> Weights:
+  said, place = record.read(path)
+  if said is not None:
+    if pixels:
+      raise ValueError(f'{place} says that {path.name} takes pixels in [-1, 1]; leave out mean and std')
+    here = _check(said, place, 'the record of weights of this version')
+    loaded = _made(read(path), said, here, place, path)
+    if not isinstance(said['source'], str):
+      raise ValueError(f'{place}: source is {files.show(said["source"])}; it must be a string')
+    return dataclasses.replace(loaded, source=', converted from '.join(filter(None, [str(path), said['source']])))
+  if read is timm.read:
+    pretrained_cfg.check_library(path)
   params = read(path)
   model, resolution = _sizes_of(params, path)
+  resolution = resolution or USUAL_RESOLUTION[model['root']]
   name = published.name_of(path) if read is npz.read else None
   known = published.TABLE[name] if name else None
   if known and model['num_classes'] != known.num_classes:
     raise ValueError(f'{path} has {model["num_classes"]:,} classes, and {known.num_classes:,} were published under '
                      'that name; give it another name if it is another file')
+  class_names = class_names_lib.wordnet_ids(known.num_classes) if known else None
+  of_file = pretrained_cfg.Pixels(class_names=class_names)
+  if read is timm.read:
+    of_file = pretrained_cfg.of_file(path, model['num_classes'], resolution)
+  if pixels:
+    of_file = dataclasses.replace(of_file, mean=pixels.mean, std=pixels.std, said=pixels.said)
+  source = f'{name}, {known.what}' if known else str(path)
   return Weights(
-      params=params, model=model, resolution=resolution or USUAL_RESOLUTION[model['root']],
-      loss='sigmoid_xent' if model['num_classes'] == 21843 else 'softmax_xent',
-      class_names=_wordnet_ids() if known and known.num_classes == 1000 else None,
-      source=f'{name}, {known.what}' if known else str(path))
+      params=pretrained_cfg.fold(params, model['name'], of_file, path), model=model, resolution=resolution,
+      loss='sigmoid_xent' if model['num_classes'] == 21843 else 'softmax_xent', class_names=of_file.class_names,
+      crop=of_file.crop, resize=of_file.resize,
+      source=f'{source}; pixels of {of_file.describe()}' if pixels or read is timm.read else source)
 
 
 def _sizes_of(params, place) -> tuple[dict, int | None]:
@@ -149,84 +190,126 @@ def _sizes_of(params, place) -> tuple[dict, int | None]:
     raise ValueError(f'{place}: {error}') from error
 
 
-def _wordnet_ids() -> list[str]:
-  """The WordNet ids of ImageNet-1k's classes in their order, as TensorFlow Datasets carries them in a file."""
-  # Looked up without being imported, which would take seconds.
-  folder = pathlib.Path(importlib.util.find_spec('tensorflow_datasets').origin).parent
-  return (folder / 'datasets' / 'imagenet2012' / 'labels.txt').read_text().split()
-
-
 def _of_run(workdir, step=None, folder=None) -> Weights:
   path = workdir / 'config.json'
   if not path.exists():
     raise ValueError(f"{workdir} is not a run's work directory: there is no {path}")
-  config = files.object_in(path)
+  config, what = files.object_in(path), 'the config of a run of this version'
   try:
-    section, resolution = config['model'], config['data']['resolution']
-    loss = config['step']['loss']
-    configuration.choose('step', 'loss', loss, losses.LOSSES)
-    # The model is not traced: of a config that claims a million blocks, that takes for ever.
-    here = models.sizes_in_arrays(section)
-    evaluated = _evaluated(config['evals'], resolution)
+    said = {'model': config['model'], 'resolution': config['data']['resolution'], 'loss': config['step']['loss'],
+            'permutation': config['data'].get('permutation'), 'class_names': None,
+            **_evaluated(config['evals'], config['data']['resolution'])}
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(f'{path} is not the config of a run of this version: {error!r}') from error
-  if here is None:
-    raise ValueError(f'{path}: model.name is {section["name"]!r}, and weights are read of {", ".join(models.KINDS)} '
-                     'alone; train.py evaluates such a run itself')
+    raise ValueError(f'{path} is not {what}: {error!r}') from error
+  here = _check(said, path, what)
   params, checked = checkpoint_reading.read_params(workdir, step, folder)
   params = trees.nested(arrays.float32(trees.flat(params), checked))
-  model, there = _sizes_of(params, checked)
-  found = dict(model, resolution=there or resolution)
-  if unlike := configuration.differences(found, dict(here, resolution=resolution)):
-    raise ValueError(f'{checked} does not fit its config.json, here:' + ''.join(f'\n  {line}' for line in unlike))
   names = workdir / 'classes.txt'
-  class_names = files.text(names).removesuffix('\n').split('\n') if names.exists() else None
+  if names.exists():
+    said['class_names'] = files.text(names).removesuffix('\n').split('\n')
+  loaded = _made(params, said, here, 'its config.json', checked, names)
+  return dataclasses.replace(loaded, source=f'step {int(checked.name):,} of the run in {workdir}')
+
+
+def _check(said, place, what) -> dict:
+  """The sizes that the arrays must have by what a run or a file says of its model, after all of that is checked."""
+  try:
+    configuration.choose('step', 'loss', said['loss'], losses.LOSSES)
+    configuration.choose('evals', 'crop', said['crop'], crops.CROPS)
+    for field in ('resolution', 'resize'):
+      if not (isinstance(said[field], int) and said[field] > 0 or field == 'resize' and said[field] is None):
+        raise ValueError(f'{field} is {files.show(said[field])}; it must be a number of pixels')
+    crops.side_before(said['resolution'], said['resize'])
+    if said['permutation'] not in (None, *permutations.KINDS):
+      raise ValueError(f'permutation is {files.show(said["permutation"])}; it must be one of {permutations.KINDS}, or null')
+    names = said['class_names']
+    if not (names is None or isinstance(names, list) and all(isinstance(name, str) for name in names)):
+      raise ValueError(f'class_names is {files.show(names)}; it must be a list of strings, or null')
+    # The model is not traced: of a config that claims a million blocks, that takes for ever.
+    here = models.sizes_in_arrays(said['model'])
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(f'{place} is not {what}: {error!r}') from error
+  if here is None:
+    raise ValueError(f'{place}: model.name is {said["model"]["name"]!r}, and weights are read of {", ".join(models.KINDS)} '
+                     'alone; train.py evaluates such a run itself')
+  return here
+
+
+def _made(params, said, here, place, params_place, names_place=None) -> Weights:
+  """Weights of what is said of them, if it fits the arrays."""
+  model, there = _sizes_of(params, params_place)
+  found = dict(model, resolution=there or said['resolution'])
+  if unlike := configuration.differences(found, dict(here, resolution=said['resolution'])):
+    raise ValueError(f'{params_place} does not fit {place}, here:' + ''.join(f'\n  {line}' for line in unlike))
+  class_names = said['class_names']
   if class_names and len(class_names) != model['num_classes']:
-    raise ValueError(f'{names} has {len(class_names):,} lines, and the model {model["num_classes"]:,} classes')
-  kept = {field: value for field, value in section.items() if field not in NOT_KEPT}
-  return Weights(params=params, model={**kept, **model}, resolution=resolution, loss=loss, class_names=class_names,
-                 source=f'step {int(checked.name):,} of the run in {workdir}', permutation=config['data'].get('permutation'),
-                 **evaluated)
+    raise ValueError(f'{names_place or f"{place}: class_names"} has {len(class_names):,} lines, and the model '
+                     f'{model["num_classes"] or 0:,} classes')
+  kept = {field: value for field, value in said['model'].items() if field not in NOT_KEPT}
+  return Weights(params=params, model={**kept, **model}, resolution=said['resolution'], loss=said['loss'],
+                 class_names=class_names, source='', crop=said['crop'], resize=said['resize'],
+                 permutation=said['permutation'])
 
 
 def _evaluated(evals, resolution):
   """The fields 'crop' and 'resize' of the first evaluation at the resolution of the training."""
   first = next((section for section in evals.values() if section['resolution'] == resolution), {})
-  configuration.choose('evals', 'crop', first.get('crop', 'paper_resize'), crops.CROPS)
-  crops.side_before(resolution, first.get('resize'))
-  return {field: first[field] for field in ('crop', 'resize') if field in first}
+  return {field: first.get(field, default) for field, default in (('crop', 'paper_resize'), ('resize', None))}
 
 
 def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] = 'fresh',
-          token_mixing: typing.Literal['block_diagonal', 'interpolated', None] = None) -> dict:
+          token_mixing: typing.Literal['block_diagonal', 'interpolated', None] = None,
+          mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> dict:
   """The parameters that a run starts from: those that `weights` names, fitted to the fresh ones of its model.
 
   Args:
     wanted: the fresh parameters.
-    weights: as in `load`.
+    weights: a published name, a file, a run's work directory or a checkpoint in one, as in `load`.
+    mean, std: as in `load`.
     head, token_mixing: `convert.start.start`.
   """
-  loaded = load(weights)
+  loaded = load(weights, mean, std)
   print(f'starts from {loaded.describe()}', file=sys.stderr)
   return starting.start(loaded.params, wanted, head=head, token_mixing=token_mixing)
 
 
-WRITERS = {'.npz': npz.write, '.safetensors': timm.write}
-
-
-def save(weights: Weights, path):
-  """Writes the parameters to an .npz file with the published names, or a .safetensors file of timm, by the suffix.
-
-  The file appears when it is whole. Class names and the loss have no place in it.
-  """
+def check_can_save(path):
+  """Raises a ValueError or FileNotFoundError if `save` could not write a file of this path, as far as can be foreseen."""
   path = pathlib.Path(path)
-  if path.suffix not in WRITERS:
-    raise ValueError(f'{path} has the suffix {path.suffix!r}; weights are written as {" or ".join(WRITERS)}')
+  if path.suffix not in ('.npz', '.safetensors'):
+    raise ValueError(f'{path} has the suffix {path.suffix!r}; weights are written as .npz or .safetensors')
   if not path.parent.is_dir():
     raise FileNotFoundError(f'there is no folder {path.parent} to write {path.name} to')
+  if path.name == 'model.safetensors':
+    pretrained_cfg.check_can_write(path)
+
+
+def save(weights: Weights, path) -> list:
+  """Writes an .npz file with the published names, or a .safetensors file of timm, by the suffix. -> paths written.
+
+  `load` gives back all that is known of them (convert/record.py): a .safetensors file has it in its metadata, and its
+  pretrained_cfg in the metadata of that name; for w.npz it is w.npz.json. Beside model.safetensors, of a model that timm
+  has a name for, comes the config.json of Hugging Face and timm. Files appear when they are whole.
+  """
+  path = pathlib.Path(path)
+  check_can_save(path)
   partial = path.with_name(f'{path.stem}.{uuid.uuid4().hex}.partial{path.suffix}')
+  beside = {}
   try:
-    WRITERS[path.suffix](weights.params, partial)
+    if path.suffix == '.npz':
+      npz.write(weights.params, partial)
+      beside[record.beside(path)] = record.text(weights)
+    else:
+      config = pretrained_cfg.of_weights(weights, crops.side_before(weights.resolution, weights.resize))
+      timm.write(weights.params, partial, {record.KEY: record.text(weights),
+                                           'pretrained_cfg': json.dumps(config['pretrained_cfg'])})
+      if path.name == 'model.safetensors' and config['architecture']:
+        beside[epath.Path(path.parent / 'config.json')] = json.dumps(config, indent=2) + '\n'
+    for other in beside:
+      other.unlink(missing_ok=True)  # that of the file before
     os.replace(partial, path)
+    for other, text in beside.items():
+      storage.write(other, text)
   finally:
     partial.unlink(missing_ok=True)
+  return [path, *beside]

@@ -23,7 +23,7 @@ from paper import tables
 PAGE = pathlib.Path(__file__).parent / 'page.html'
 FIGURES = ('figure2_left', 'figure2_right', 'figure3', 'figure4')
 ORDER = ('table1', 'figure2_left', 'figure2_right', 'figure2_right_table', 'table2', 'figure3', 'table3', 'throughput',
-         'figure4', 'figure4_table', 'weights', 'table4', 'appendix_a', 'other_runs')
+         'speeds', 'figure4', 'figure4_table', 'weights', 'table4', 'appendix_a', 'other_runs')
 WEIGHTS = 'python -m tools.show_weights --weights=WEIGHTS --out={}'
 
 

@@ -31,8 +31,7 @@ def accuracy(found: reading.Found, row: dict, task: str, crop: str) -> tuple[Val
 
 def average(found: reading.Found, row: dict, crop: str) -> tuple[Value, ...]:
   """The mean of the newest score of each of the five tasks, where all of them have one."""
-  # CIFAR's images are square: the two ways to crop differ in the method alone.
-  newest = [next(_scores(found, row, task, None if task.startswith('cifar') else crop), None) for task in AVERAGE_5]
+  newest = [next(_scores(found, row, task, crop), None) for task in AVERAGE_5]
   return (_mean(newest, 'mean of 5 tasks'),) if all(newest) else ()
 
 
@@ -52,8 +51,13 @@ def _of_task(found, row, task) -> Iterator:
 
 def _scores(found, row, task, crop) -> Iterator[tuple[records.Run, float]]:
   metric = 'precision_at_1' if task == 'imagenet2012_real' else 'top1'
+  fits = lambda side: _fits(row, side)
+  if row['model'].startswith('BiT') and task.startswith('imagenet2012'):
+    crop = 'paper_resize'  # in Table 3, too
+  elif row['model'].startswith('BiT') and task.startswith('cifar') and not row['resolution']:
+    fits = lambda side: side == 128  # BiT-HyperRule's for small images
   for run in found.runs:
-    if _is_of(run, row) and _fits(row, matching.resolution(run)):
+    if _is_of(run, row) and fits(matching.resolution(run)):
       for score in matching.scores(run, task, metric, crop, SPLITS.get(task, 'test')):
         yield run, score
 
@@ -73,9 +77,10 @@ def _fits(row, side: int) -> bool:
 
 
 def speed(found: reading.Found, row: dict) -> tuple[Value, ...]:
-  """Images a second and core, of whatever device, which stands beside it."""
-  return tuple(Value(f'{one.images_per_s_per_core:,.0f}', (one.id,), f'{one.dtype}, {one.device or "device unknown"}')
-               for one in found.throughputs if matching.named(one) == row['model'] and _fits(row, one.resolution))
+  """Images a second and core of TPUs, as published ones are; those of other hardware stand in `tables.speeds`."""
+  return tuple(Value(f'{one.images_per_s_per_core:,.0f}', (one.id,), f'{one.dtype}, {one.device}')
+               for one in found.throughputs if (one.device or '').startswith('TPU')
+               and matching.named(one) == row['model'] and _fits(row, one.resolution))
 
 
 def core_days(found: reading.Found, row: dict) -> tuple[Value, ...]:

@@ -6,6 +6,8 @@ import html
 import json
 import os
 
+from mixer.accelerators import noun
+from mixer.wording import counted
 from paper import matching
 from paper import reading
 from paper import records
@@ -35,12 +37,12 @@ def _run(run: records.Run) -> Entry:
   if run.core_seconds is not None:
     least = '' if run.core_seconds_whole else 'at least '
     took = f'{least}{run.core_seconds / 3600:,.3g}'
-  scored = ', '.join(f'{name}: {number:,} images' for name, number in run.examples.items())
+  scored = ', '.join(f'{name}: {counted(number, "image")}' for name, number in run.examples.items())
   results = ', '.join(f'{name} {value:.4g}' for name, value in run.metrics.items())
   started = run.config.get('start_from', {}).get('weights')
   return Entry(run.id, title, _facts({
       'results': results, 'examples scored': scored, 'commit': run.commit, 'seed': run.seed,
-      'hardware': _hardware(run.device, run.devices), 'core-hours': took,
+      'hardware': _hardware(run.device, run.devices), f'{noun(run.device or "")}-hours': took,
       'steps': None if run.kind == 'evaluation' else f'{run.steps:,} of {run.config["total_steps"]:,}',
       'weights from': started, 'time': run.time, 'versions': _versions(run.versions), 'read from': _place(run.source)}),
       _json(run.config))
@@ -48,7 +50,8 @@ def _run(run: records.Run) -> Entry:
 
 def _throughput(one: records.Throughput) -> Entry:
   return Entry(one.id, f'speed of {matching.named(one)} at {one.resolution}', _facts({
-      'results': f'{one.images_per_s_per_core:,.1f} images/s/core, {one.dtype}, batch {one.batch_size}',
+      'results': f'{one.images_per_s_per_core:,.1f} images/s/{noun(one.device or "")}, {one.dtype}, '
+                 f'batch {one.batch_size}',
       'GMACs': one.gmacs and f'{one.gmacs:,.2f}', 'commit': one.commit, 'config hash': one.config_hash,
       'hardware': _hardware(one.device, one.devices), 'time': one.time, 'versions': _versions(one.versions),
       'read from': _place(one.source)}))

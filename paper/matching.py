@@ -28,7 +28,8 @@ def label(model: dict) -> str:
   known = {'num_blocks': '{} blocks', 'units': 'units {}', 'hidden_dim': '{} wide', 'width_factor': 'width x {}',
            'patch_size': 'patch {}', 'groups': '{} groups', 'tokens': 'tokens {}'}
   told = lambda value: '-'.join(map(str, value)) if isinstance(value, list) else value
-  return ', '.join([family, *(words.format(told(model[field])) for field, words in known.items() if field in model)])
+  words = lambda field, words: words.removesuffix('s' * (model[field] == 1)).format(told(model[field]))
+  return ', '.join([family, *(words(field, text) for field, text in known.items() if field in model)])
 
 
 def named(one: records.Throughput | records.Count) -> str:

@@ -101,8 +101,8 @@ def table2(found: reading.Found) -> Table:
         Cell(row['tpuv3_core_days'], cells.core_days(found, row))])
   return Table('table2', 'Table 2: transfer', (
       'After fine-tuning, in percent: ImageNet (evaluation by preprocessing (i) of App. C), ReaL labels, the mean of '
-      'five tasks, VTAB-1k; speed in images a second and core, and core-days of pre-training, both on TPUv3 in the '
-      'paper. Published values of Mixers are means of three fine-tunings.'),
+      'five tasks, VTAB-1k; speed in images a second and core, of TPUs alone, and core-days of pre-training, both on '
+      'TPUv3 in the paper. Published values of Mixers are means of three fine-tunings.'),
       ['model', 'pre-trained on', 'pixels', 'ImageNet', 'ReaL', 'Avg. 5', 'VTAB-1k', 'img/s/core', 'core-days'],
       rows, 3)
 
@@ -118,8 +118,9 @@ def table3(found: reading.Found) -> Table:
         Cell(row['images_per_sec_per_core'], cells.speed(found, row)),
         Cell(row['tpuv3_core_days'], cells.core_days(found, row))])
   return Table('table3', 'Table 3: models, data and scales', (
-      'Fine-tuned at the resolution given, in percent (evaluation by preprocessing (ii) of App. C); columns as in '
-      'Table 2. Ours count as JFT-300M if they are as many images, 290 to 310 million, and have been seen as often.'),
+      'Fine-tuned at the resolution given, in percent (evaluation by preprocessing (ii) of App. C, of BiT by (i) on '
+      'ImageNet); columns as in Table 2. Ours count as JFT-300M if they are as many images, 290 to 310 million, and have '
+      'been seen as often.'),
       ['model', 'pre-trained on', 'pixels', 'epochs', 'ImageNet', 'ReaL', 'Avg. 5', 'img/s/core', 'core-days'], rows, 4)
 
 
@@ -176,6 +177,19 @@ def throughput(found: reading.Found) -> Table:
       ['models', 'published', 'measured', 'by multiply-adds'], rows)
 
 
+def speeds(found: reading.Found) -> Table:
+  """All of our speeds, those of one kind of device together."""
+  hardware = lambda one: one.device or 'unknown'
+  order = lambda one: (hardware(one), one.dtype, matching.named(one), one.resolution)
+  rows = [[hardware(one), one.dtype, matching.named(one), str(one.resolution), str(one.batch_size),
+           Cell(ours=(Value(f'{one.images_per_s_per_core:,.1f}', (one.id,)),))]
+          for one in sorted(found.throughputs, key=order)]
+  return Table('speeds', 'Speed by hardware', (
+      'Images a second of one device, forward pass, at the batch size that is best: not to be compared with those of '
+      'other hardware. A device is what JAX calls one; on TPU v2 and v3 that is a core.'),
+      ['device', 'dtype', 'model', 'pixels', 'batch', 'images/s'], rows, 5, 'python -m tools.throughput')
+
+
 def study_table(kind: str, found: reading.Found) -> Table:
   """The runs of Figure 4 or of Figure 2 right, as means over seeds."""
   of = {'figure4': studies.permutations, 'figure2_right': studies.data_scale}[kind](found.runs)
@@ -230,7 +244,7 @@ def other_runs(found: reading.Found, placed: set[str]) -> Table:
 
 def all_tables(found: reading.Found) -> list[Table]:
   tables = [table1(found), study_table('figure2_right', found), table2(found), table3(found), throughput(found),
-            study_table('figure4', found), table4(found), appendix_a(found)]
+            speeds(found), study_table('figure4', found), table4(found), appendix_a(found)]
   return [*tables, other_runs(found, {id for table in tables for id in table.ids})]
 
 

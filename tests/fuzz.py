@@ -56,7 +56,6 @@ from mixer.datasets import encoded
 from mixer.datasets import imagenet21k
 from mixer.datasets import manifests
 from mixer.datasets import synsets
-from ml_collections import config_flags
 import test_imagenet21k
 import test_multilabel
 import test_weights
@@ -250,6 +249,7 @@ class Images(Reader):
   CROPS = {'padded': lambda data: preprocess.inception_crop(data, 16, 0.1, 1, [0, 1]),
            'inception': lambda data: preprocess.inception_crop(data, 16, 0.1, 0, [0, 1]),
            'random': lambda data: preprocess.random_crop(data, 18, 16, [0, 1]),
+           'own': lambda data: preprocess.decode(encoded.normalize(data)),
            **{name: lambda data, crop=crop: crop(preprocess.decode(data), 18, 16)
               for name, crop in preprocess.EVALUATION_CROPS.items()}}
 
@@ -258,7 +258,8 @@ class Images(Reader):
     side = 16_000
     self._claiming = [example_images.claiming(kind, side, side) for kind in example_images.KINDS]
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
-    return [*map(example_images.file, example_images.KINDS), *map(example_images.animated, ('GIF', 'PNG', 'WEBP')),
+    zoo = [data for data, *_ in example_images.zoo().values()]
+    return [*zoo, *map(example_images.file, example_images.KINDS), *map(example_images.animated, ('GIF', 'PNG', 'WEBP')),
             *(example_images.file(kind, pixels) for kind in ('jpeg', 'png', 'gif'))]
 
   def inputs(self, rng):
@@ -423,12 +424,11 @@ class Config(Reader):
     arguments = ['train.py', f'--config={pathlib.Path(__file__).parent.parent}/configs/mixer_digits.py',
                  f'--config.data.data_dir={self._data_dir}', f'--config.evals.test.data_dir={self._data_dir}',
                  *(f'--config.{field}' for field in fields)]
-    config_flags.DEFINE_config_file('config', None, flag_values=values, lock_config=False, accept_new_attributes=True,
-                                    sys_argv=arguments)
-    with command_line.wrong_fields():
-      values(arguments)
-    configuration.prefer(values['config'].value, config_flags.get_override_values(values['config']))
-    return values['config'].value
+    chosen, fields = command_line.define(values)
+    command_line.parse(arguments, values)
+    config = command_line.load(chosen.value)
+    configuration.set_fields(config, fields.value)
+    return config
 
   def read(self, data):
     # As train.train does, up to what is computed.

@@ -172,3 +172,26 @@ def test_the_activations_of_each(name, expected):
 
 def test_an_mlp_for_each_channel_has_the_activations_of_one_for_all():
   assert small('untied_mixer')[0].activations(8) == mlp_mixer.MlpMixer(**SMALL).activations(8)
+
+
+SIZES = dict(num_classes=3, patch_size=4, num_blocks=1, hidden_dim=8, tokens_mlp_dim=4, channels_mlp_dim=8)
+VIT = dict(num_classes=3, patch_size=4, num_blocks=1, hidden_dim=8, mlp_dim=8, num_heads=2)
+
+
+@pytest.mark.parametrize('name, sizes, field, value, message', [
+    ('untied_mixer', SIZES, 'stochastic_depth', 1., 'it must be at least 0 and below 1'),
+    ('untied_mixer', SIZES, 'patch_size', 0, 'it must be at least 1'),
+    ('untied_mixer', SIZES, 'num_blocks', -1, 'it must be at least 1'),
+    ('mlp_mixer', SIZES, 'head_bias_init', float('nan'), 'it must be a finite number'),
+    ('mlp_mixer', SIZES, 'dropout_rate', float('nan'), 'it must be a finite number, at least 0 and below 1'),
+    ('mlp_mixer', SIZES, 'tiles', 0, 'it must be at least 1'),
+    ('vit', VIT, 'head_bias_init', float('-inf'), 'it must be a finite number'),
+    ('vit', VIT, 'representation_size', 0, 'it must be at least 1'),
+    ('bit_resnet', dict(num_classes=3, units=(1,), width_factor=0.5), 'width_factor', float('inf'),
+     'it must be a finite number'),
+    ('bit_resnet', dict(num_classes=3, units=(1,), width_factor=0.5), 'num_classes', 0, 'it must be at least 1'),
+])
+def test_a_number_of_any_model_out_of_its_range_is_refused_by_name(name, sizes, field, value, message):
+  model = models.build(name=name, **{**sizes, field: value})
+  with pytest.raises(ValueError, match=rf'^config.model.{field} is {value}; {message}\n'):
+    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), 'float32'))

@@ -212,7 +212,7 @@ def test_what_no_variant_is_called(variant):
     (dict(width_factor=0.75), r'width_factor is 0.75, which makes 48 channels; 32 groups .* a multiple of 0.5'),
     (dict(width_factor=0), 'width_factor is 0, '),
     (dict(root='tiny'), "root is 'tiny'; it must be one of 'large', 'small'"),
-    (dict(patch_size=4), 'nothing reads config.model.patch_size'),
+    (dict(patch_size=4), 'unknown field config.model.patch_size'),
 ])
 def test_bad_fields_are_named(fields, message):
   with pytest.raises(ValueError, match=message):

@@ -8,7 +8,6 @@ import sys
 
 from absl import flags
 import jax
-from ml_collections import config_flags
 import numpy as np
 import PIL.Image
 import pytest
@@ -35,30 +34,26 @@ def parsed(arguments, extra=()):
   values, line = flags.FlagValues(), ['train.py', *arguments]
   for name in extra:
     flags.DEFINE_string(name, None, '', flag_values=values)
-  config_flags.DEFINE_config_file('config', None, flag_values=values, lock_config=False, accept_new_attributes=True,
-                                  sys_argv=line)
-  assert values(line) == ['train.py']
+  command_line.define(values)
+  assert command_line.parse(line, values) == ['train.py']
   return values
 
 
 def config_of(values):
-  configuration.prefer(values['config'].value, values['config'].override_values)
-  configuration.check(values['config'].value)
-  return values['config'].value
+  config = command_line.load(values['config'].value)
+  configuration.set_fields(config, values['config_field'].value)
+  configuration.check(config)
+  return config
 
 
 @pytest.fixture(scope='module')
 def finished(data_dir, tmp_path_factory):
-  """The work directory of a small run, and the flags of its config."""
+  """The work directory of a small run, and its config."""
   workdir = tmp_path_factory.mktemp('runs') / 'a run'
   given = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in SMALL.items()),
            f'--config.data.data_dir={data_dir}', f'--config.evals.test.data_dir={data_dir}']
-  values = parsed(given)
-  with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(command_line.flags, 'FLAGS', values)
-    assert command_line.given() == given
-    train.train(config_of(values), str(workdir))
-  return workdir, given
+  train.train(config_of(parsed(given)), str(workdir))
+  return workdir, config_of(parsed(given))
 
 
 def commands_of(text):
@@ -80,26 +75,35 @@ def test_a_card_says_what_was_reached_on_what_and_by_what(finished):
   assert '![Learning curves](learning_curves.png)' in text and (workdir / 'learning_curves.png').exists()
   start, end = history.read(workdir)
   assert f'| commit | {start["commit"]} |' in text and f'jax {jax.__version__}' in text
-  assert f'| core-hours | {8 * end["seconds"] / 3600:.3g}; a core is what JAX calls a device |' in text
+  assert f'| device-hours | {8 * end["seconds"] / 3600:.3g} |' in text
   assert f'| wall time | {end["seconds"]:,.0f} s in the training loop; 1 start |' in text
   shown = json.loads(re.search(r'```json\n(.*?)\n```', text, re.S)[1])
   assert {**shown, 'contents': 'digits/1.0.0, 1437 examples'} == json.loads((workdir / 'config.json').read_text())
 
 
-def test_a_run_that_had_ended_writes_the_same_card(finished, monkeypatch):
-  workdir, given = finished
+def test_a_run_that_had_ended_writes_the_same_card(finished):
+  workdir, config = finished
   before = (workdir / 'card.md').read_bytes()
   (workdir / 'card.md').unlink()
-  values = parsed(given)
-  monkeypatch.setattr(command_line.flags, 'FLAGS', values)
-  train.train(config_of(values), str(workdir))
+  train.train(config, str(workdir))
   assert (workdir / 'card.md').read_bytes() == before
 
 
+def test_the_commands_take_a_line_each_and_are_short(finished):
+  workdir, _ = finished
+  run, text = shlex.quote(str(workdir)), (workdir / 'card.md').read_text()
+  own = shlex.quote(f'--config={workdir}/config.json')
+  assert f'\npython train.py {own} ' in text
+  assert '\npython -m tools.evaluate ' + shlex.quote(f'--weights={workdir}') + '\n' in text
+  assert shlex.quote(f'--config.start_from.weights={workdir}') + ' --config.start_from.head=fresh\n' in text
+  assert len(max(re.search(r'```sh\n(.*?)\n```', text, re.S)[1].split('\n'), key=len)) < 100 + 4 * len(run)
+
+
 def test_the_commands_to_train_are_of_configs_that_train(finished):
-  workdir, given = finished
+  workdir, _ = finished
   commands = commands_of((workdir / 'card.md').read_text())
   assert list(commands) == ['train', 'evaluate', 'predict', 'fine-tune', 'export']
+  own = json.loads((workdir / 'config.json').read_text())
   for what, ending in (('fine-tune', '_tuned'), ('train', '_again')):
     python, script, *arguments = commands[what]
     assert (python, script) == ('python', 'train.py')
@@ -113,7 +117,7 @@ def test_the_commands_to_train_are_of_configs_that_train(finished):
           'weights': str(workdir), 'head': 'fresh'}
       assert f'; started from {workdir}, trained' in (workdir.parent / 'a run_tuned/card.md').read_text()
     else:
-      assert config.to_dict() == config_of(parsed(given)).to_dict()
+      assert {**config.to_dict(), 'contents': own['contents']} == own
 
 
 def test_the_command_to_evaluate_finds_what_the_card_says(finished):
@@ -147,8 +151,7 @@ def arguments():
              probes=dict(pets=dict(train=section, test=dict(section, split='test'), shots=(5,))))
   results = {'real/top1': 0.5, 'real/loss': 2., 'real/examples': 1000, 'real/classified': 900, 'pets/5shot': 0.25,
              'pets/examples': 37, 'pets/train_examples': 74}
-  return dict(workdir='runs/b16', run=run, source=source, parameters=12, results=results, events=[],
-              flags=['--config=configs/mixer_b16_i1k.py'])
+  return dict(workdir='runs/b16', run=run, source=source, parameters=12, results=results, events=[])
 
 
 def test_each_metric_has_the_number_of_examples_that_it_rests_on(arguments):
@@ -170,10 +173,9 @@ def test_a_mixer_of_table_1_is_fine_tuned_by_the_papers_recipe(arguments):
 
 def test_a_run_that_starts_from_weights_is_fine_tuned_from_its_own(arguments):
   arguments['run']['data']['resolution'] = 448
-  arguments['flags'] = ['--config=configs/mixer_finetune.py:b16_i21k,cifar10,448',
-                        '--config.start_from.weights=other.npz']
-  config = config_of(parsed(commands_of(card.text(**arguments))['fine-tune'][2:], extra=['workdir']))
-  assert config.start_from.to_dict() == {'weights': 'runs/b16', 'head': 'fresh'}
+  text = card.text(**arguments)
+  assert ('python train.py --config=runs/b16/config.json --workdir=runs/b16_tuned --config.start_from.weights=runs/b16 '
+          '--config.start_from.head=fresh\n') in text
 
 
 @pytest.mark.parametrize('name', sorted(models.MODELS.keys() - models.KINDS.keys()))
@@ -183,11 +185,14 @@ def test_a_model_whose_weights_no_tool_reads_has_no_commands_that_need_them(argu
   assert f'{name} S/32, 12 parameters' in text and list(commands_of(text)) == ['train']
 
 
-def test_a_run_of_a_program_says_that_its_config_is_not_known(arguments):
-  arguments['flags'] = []
-  text = card.text(**arguments)
-  assert 'tools.evaluate --weights=runs/b16 --config=CONFIG.py' in text
-  assert 'CONFIG.py stands for a config with the fields below.' in text
+def test_a_run_that_has_not_learned_says_so_on_its_card_and_in_its_last_lines(data_dir, tmp_path, capsys):
+  fields = {**SMALL, 'log_every_steps': 1, 'optimizer.learning_rate': 30., 'step.mixup': 0.}
+  given = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in fields.items()),
+           f'--config.data.data_dir={data_dir}', f'--config.evals.test.data_dir={data_dir}']
+  train.train(config_of(parsed(given)), str(tmp_path / 'run'))
+  line = re.search(r'^WARNING: (The training loss is .* at the end, above the .* of the beginning. Lower the learning rate .*)$',
+                   capsys.readouterr().err, re.M)
+  assert f'**Warning:** {line[1]}\n' in (tmp_path / 'run/card.md').read_text()
 
 
 def test_work_that_is_not_known_is_not_claimed(arguments):
@@ -198,7 +203,7 @@ def test_work_that_is_not_known_is_not_claimed(arguments):
   text = card.text(**arguments)
   assert ('| wall time | at least 2.5 h in the training loop; 2 starts; 1 of them without an end, as when killed, whose '
           'time is not known; the first 30 steps were taken before there was a record |') in text
-  assert '| core-hours | at least 160; a core' in text
+  assert '| core-hours | at least 160 |' in text
   arguments['events'] = [event, {**event, 'event': 'end', 'step': 50, 'seconds': 9.}]
   assert '| wall time | at least 9 s in the training loop; 1 start; the first 30 steps were' in card.text(**arguments)
   event = {**event, 'step': 0}
@@ -213,11 +218,12 @@ def test_what_cannot_be_made_is_told_and_is_no_error(arguments, tmp_path, monkey
   monkeypatch.setattr(pictures, 'learning_curves', fail)
   arguments.pop('parameters'), arguments.pop('events')
   arguments['workdir'] = tmp_path
-  card.leave(**arguments, evals={}, params={'w': np.zeros((8, 3, 4))}, predictions={})
+  arguments['run']['step'] = {'loss': 'softmax_xent'}
+  card.leave(**arguments, evals={}, params={'w': np.zeros((8, 3, 4))}, samples={})
   assert (f'{tmp_path}/learning_curves.png could not be made: RuntimeError: no fonts. The run is complete without it; '
           'the same command tries again') in capsys.readouterr().err
   assert 'Mixer-B/16, 12 parameters' in (tmp_path / 'card.md').read_text()
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   (tmp_path / 'other').mkdir()
-  card.leave(**{**arguments, 'workdir': tmp_path / 'other'}, evals={}, params={}, predictions={})
+  card.leave(**{**arguments, 'workdir': tmp_path / 'other'}, evals={}, params={}, samples={})
   assert not list((tmp_path / 'other').iterdir())

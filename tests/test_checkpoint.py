@@ -400,6 +400,17 @@ def test_a_changed_batch_size_is_refused_with_the_way_out(tmp_path):
     checkpoint.claim(tmp_path, {**CONFIG, 'data': {'batch_size': 16, 'data_dir': None}})
 
 
+def test_a_longer_run_is_refused_with_what_trains_its_weights_on(tmp_path):
+  checkpoint.claim(tmp_path, {**CONFIG, 'total_steps': 10})
+  save(tmp_path, [1])
+  advice = f'--config.start_from.weights={tmp_path} --config.start_from.head=given --workdir=NEW'
+  with pytest.raises(ValueError, match=rf'(?s)total_steps: 10 there, 20 here.*{re.escape(advice)}$'):
+    checkpoint.claim(tmp_path, {**CONFIG, 'total_steps': 20})
+  with pytest.raises(ValueError, match='total_steps: 10 there, 5 here') as shorter:
+    checkpoint.claim(tmp_path, {**CONFIG, 'total_steps': 5})
+  assert 'start_from' not in str(shorter.value)
+
+
 def test_fields_that_change_no_step_may_change(tmp_path):
   checkpoint.claim(tmp_path, CONFIG)
   save(tmp_path, [1])

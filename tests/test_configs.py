@@ -7,9 +7,14 @@ import sys
 import jax
 import pytest
 
+from configs import bit_finetune
+from configs import bit_vtab
+from configs import finetuning
 from configs import mixer_digits_transfer
 from configs import mixer_finetune
 from configs import mixer_vtab
+from configs import vit_finetune
+from configs import vit_vtab
 from configs import vtab
 from conftest import ROOT
 import golden
@@ -93,10 +98,10 @@ def test_every_published_model_can_be_fine_tuned_at_both_resolutions(model):
     assert str(built.patch_size) == name.split('_')[-1] and name in published.TABLE
 
 
-@pytest.mark.parametrize('task', mixer_finetune.TASKS)
+@pytest.mark.parametrize('task', finetuning.TASKS)
 def test_the_learning_rate_is_chosen_without_the_test_split(task):
   config = mixer_finetune.get_config(f'b16_i21k,{task},dev')
-  assert config.data.split != config.evals.dev.split != mixer_finetune.TASKS[task]['test']
+  assert config.data.split != config.evals.dev.split != finetuning.TASKS[task]['test']
   assert 'test' not in config.evals
 
 
@@ -106,20 +111,63 @@ def test_one_override_changes_the_images_of_training_and_evaluation():
   assert configuration.with_classes(config, ['a']).evals.test.dataset == '/others'
 
 
-def test_every_task_of_vtab_has_a_config():
+@pytest.mark.parametrize('load, model', [(mixer_vtab.get_config, 'l16_i21k'), (vit_vtab.get_config, 'l16'),
+                                         (vit_vtab.get_config, 'h14'), (bit_vtab.get_config, 'r152x4'),
+                                         (bit_vtab.get_config, 'r50x1')])
+def test_every_task_of_vtab_has_a_config_of_every_model(load, model):
+  sides = {'l16_i21k': vtab.RESOLUTIONS, 'l16': dict(small=384, large=384), 'h14': dict(small=378, large=378),
+           'r152x4': dict(small=128, large=480), 'r50x1': dict(small=128, large=384)}[model]
   for task, row in vtab.TASKS.items():
-    config = mixer_vtab.get_config(f'l16_i21k,{task}')
+    config = load(f'{model},{task}')
     assert (config.data.label, config.evals.test.label) == (row['label'],) * 2
-    assert config.data.resolution == vtab.RESOLUTIONS[row['size']]
+    assert (config.data.split, config.evals.test.split) == (row['train'], row['test'])
+    assert config.data.resolution == config.evals.test.resolution == sides[row['size']]
     assert (config.data.resize == config.data.resolution) == (not row['crop'])
-    assert 'dev' in mixer_vtab.get_config(f'l16_i21k,{task},dev').evals
+    assert config.evals.test.crop == 'paper_resize'
+    assert config.data.flip == row['flip'] and config.model.num_classes == row['num_classes']
+    assert config.total_steps == (2_500 if load is vit_vtab.get_config else 500)
+    assert load(f'{model},{task},dev').evals.dev.split == row['dev']
+
+
+@pytest.mark.parametrize('task, side, resize, steps, mixup, falls', [
+    ('imagenet2012', 384, 448, 20_000, 0.1, (500, 6_000, 12_000, 18_000)),
+    ('cifar10', 128, 160, 10_000, 0.1, (500, 3_000, 6_000, 9_000)),
+    ('oxford_iiit_pet', 384, 448, 500, None, (100, 200, 300, 400))])
+def test_bit_is_fine_tuned_by_its_hyperrule(task, side, resize, steps, mixup, falls):
+  """Section 3.3 of BiT, and get_schedule, get_mixup and get_resolution of its released code."""
+  config = bit_finetune.get_config(f'r50x1,{task}')
+  assert (config.data.resolution, config.data.resize, config.evals.test.resize) == (side, resize, side)
+  assert (config.total_steps, config.step.get('mixup')) == (steps, mixup)
+  _, rate = optim.build(**config.optimizer, total_steps=steps)
+  places = [0, falls[0] // 2, *(place + part for place in falls for part in (-1, 1)), steps - 1]
+  expected = [0, 0.0015, 0.003 * (falls[0] - 1) / falls[0], 0.003, 3e-3, 3e-4, 3e-4, 3e-5, 3e-5, 3e-6, 3e-6]
+  assert [float(rate(place)) for place in places] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize('load, which, side, resize, crop', [
+    (mixer_finetune.get_config, 'b16_i21k,cifar10', 224, None, 'paper_crop'),
+    (mixer_finetune.get_config, 'b16_i21k,oxford_iiit_pet', 224, None, 'paper_crop'),
+    (mixer_finetune.get_config, 'b16_i21k,cifar10,448', 448, None, 'paper_resize'),
+    (vit_finetune.get_config, 'b16,cifar100', 224, None, 'paper_crop'),
+    (vit_finetune.get_config, 'l16,imagenet2012,512', 512, None, 'paper_resize'),
+    (bit_finetune.get_config, 'r50x1,imagenet2012,224', 224, 256, 'paper_resize'),
+    (bit_finetune.get_config, 'r50x1,cifar10,224', 224, 256, 'paper_crop'),
+    (bit_finetune.get_config, 'r152x4,imagenet2012', 480, 480, 'paper_resize')])
+def test_fine_tuned_models_are_scored_as_tables_2_and_3_do(load, which, side, resize, crop):
+  evaluation = load(which).evals.test
+  assert (evaluation.resolution, evaluation.get('resize'), evaluation.crop) == (side, resize, crop)
 
 
 @pytest.mark.parametrize('load, which, message', [
     (mixer_finetune.get_config, 'h14_jft,cifar10', 'MODEL is one of b16_i21k, .*TASK one of imagenet2012, '),
     (mixer_finetune.get_config, 'b16_i21k', 'is not MODEL,TASK'),
     (mixer_finetune.get_config, 'b16_i21k,cifar10,384', r'is not MODEL,TASK\[,448\]'),
+    (mixer_finetune.get_config, 'b16_i21k,cifar10,448,448', r'is not MODEL,TASK\[,448\]'),
     (mixer_vtab.get_config, 'b16_i21k,cifar10', 'TASK one of caltech101, '),
+    (vit_vtab.get_config, 'b16_i21k,dtd', 'vit_vtab.py:b16_i21k,dtd is not .*MODEL is one of b32, b16'),
+    (bit_vtab.get_config, 'r50x1,dtd,224', r'bit_vtab.py:r50x1,dtd,224 is not MODEL,TASK\[,dev\]'),
+    (bit_finetune.get_config, 'r101x1,cifar10', r'bit_finetune.py:r101x1,cifar10 is not .*MODEL is one of r50x1'),
+    (bit_finetune.get_config, 'r50x1,cifar10,dev,224', r'is not MODEL,TASK\[,SIDE\]\[,dev\].*SIDE a number of pixels'),
     (mixer_digits_transfer.get_config, 'dev', 'is none of weights; nothing'),
 ])
 def test_what_no_config_is_called_lists_the_names(load, which, message):

@@ -30,10 +30,10 @@ def test_call():
 
 
 @pytest.mark.parametrize('fields, given, message', [
-    (dict(a=1, bb=3), {}, r'nothing reads config\.data\.bb\. Did you mean config\.data\.b\? Fields there: a, b, g'),
-    (dict(a=1, unlike=3), {}, r'nothing reads config\.data\.unlike\. Fields there: a, b, given$'),
-    (dict(a=1, parent=3), {}, r'nothing reads config\.data\.parent\.'),
-    (dict(a=1, given=3), dict(given=4), r'nothing reads config\.data\.given\. Fields there: a, b$'),
+    (dict(a=1, bb=3), {}, r'unknown field config\.data\.bb\. Did you mean config\.data\.b\? Valid fields: a, b, g'),
+    (dict(a=1, unlike=3), {}, r'unknown field config\.data\.unlike\. Valid fields: a, b, given$'),
+    (dict(a=1, parent=3), {}, r'unknown field config\.data\.parent\.'),
+    (dict(a=1, given=3), dict(given=4), r'unknown field config\.data\.given\. Valid fields: a, b$'),
     (dict(b=1), {}, r'config\.data\.a is missing; give it in the config or by --config\.data\.a=$'),
 ])
 def test_call_with_wrong_fields(fields, given, message):
@@ -87,7 +87,7 @@ def test_check():
 
 
 def test_check_finds_a_wrong_field():
-  with pytest.raises(ValueError, match=r'nothing reads config\.modle\. Did you mean config\.model\?'):
+  with pytest.raises(ValueError, match=r'unknown field config\.modle\. Did you mean config\.model\?'):
     configuration.check(a_config(modle={}))
 
 
@@ -154,9 +154,14 @@ def test_durations_in_sections():
 @pytest.mark.parametrize('fields, message', [
     (dict(total_epochs=2), r'^config gives both total_epochs = 2 and total_steps = 10; drop one of them$'),
     (dict(checkpoint=dict(every_epochs=2, every_steps=3)), r'^config\.checkpoint gives both every_epochs = 2 and ev'),
-    (dict(checkpoint=dict(every_steps=0)), r'^config\.checkpoint\.every_steps is 0; it must be at least 1$'),
-    (dict(checkpoint=dict(every_epochs=-3)), r'^config\.checkpoint\.every_steps is -30; it must be at least 1$'),
-    (dict(optimizer=dict(schedule=dict(warmup_steps=-1))), r'schedule\.warmup_steps is -1; it must be at least 0$'),
+    (dict(checkpoint=dict(every_steps=0)), r'^config\.checkpoint\.every_steps is 0; it must be at least 1 and below'),
+    (dict(checkpoint=dict(every_epochs=-3)),
+     r'^config\.checkpoint\.every_epochs is -3, which is -30 steps; it must be at least 1 step and below 2\*\*31$'),
+    (dict(checkpoint=dict(every_epochs=1e-9)), r'every_epochs is 1e-09, which is 0 steps; it must be at least 1 step and '),
+    (dict(checkpoint=dict(every_epochs=1e300)), r'every_epochs is 1e\+300, which is .* steps; it must be at least 1 step '),
+    (dict(checkpoint=dict(every_steps=2**31)), r'every_steps is 2147483648; it must be at least 1 and below 2\*\*31$'),
+    (dict(optimizer=dict(schedule=dict(warmup_epochs=-1e-9))), r'warmup_epochs is -1e-09, .*; it must be at least 0 step'),
+    (dict(optimizer=dict(schedule=dict(warmup_steps=-1))), r'schedule\.warmup_steps is -1; it must be at least 0 and below 2'),
 ])
 def test_wrong_durations(fields, message):
   with pytest.raises(ValueError, match=message):
@@ -178,13 +183,76 @@ def test_durations_that_are_no_numbers(fields, message):
 
 
 def test_a_duration_of_the_command_line_replaces_the_other_unit():
-  config = a_config(total_epochs=2., checkpoint=dict(every_epochs=2., every_steps=3))
-  configuration.prefer(config, {'total_epochs': 2., 'checkpoint.every_steps': 3, 'model.depth': 1})
+  config = a_config(checkpoint=dict(every_epochs=2.))
+  configuration.set_fields(config, ['total_epochs=2', 'checkpoint.every_steps=3', 'model.depth=1'])
   assert 'total_steps' not in config and config.total_epochs == 2
   assert config.checkpoint.to_dict() == {'every_steps': 3}
-  both = a_config(total_epochs=2.)
-  configuration.prefer(both, {'total_epochs': 2., 'total_steps': 3})
-  assert 'total_epochs' in both and 'total_steps' in both
+  both = a_config()
+  configuration.set_fields(both, ['total_epochs=2', 'total_steps=3'])
+  with pytest.raises(ValueError, match='^config gives both total_epochs = 2 and total_steps = 3; drop one of them$'):
+    configuration.in_steps(both, 10)
+
+
+@pytest.mark.parametrize('before, value, steps', [(6, '0.5', 5), (0.5, '6', 60), (6., '6', 60), (6, '6.0', 60)])
+def test_a_duration_may_be_an_int_or_a_float(before, value, steps):
+  config = a_config(total_epochs=before)
+  del config['total_steps']
+  configuration.set_fields(config, [f'total_epochs={value}'])
+  configuration.check(config)
+  assert configuration.in_steps(config, 10).total_steps == steps
+
+
+@pytest.mark.parametrize('before, value', [(6, '7.0'), (6., '7')])
+def test_steps_may_be_a_float_that_is_a_whole_number(before, value):
+  config = a_config(total_steps=before)
+  configuration.set_fields(config, [f'total_steps={value}'])
+  configuration.check(config)
+  assert configuration.in_steps(config, 10).total_steps == 7
+
+
+# (fields of the config, what the command line sets, the warmup in steps, at 10 steps an epoch)
+@pytest.mark.parametrize('total, warmup, assignments, steps', [
+    (dict(total_epochs=50.), dict(warmup_epochs=5.), ['total_steps=100'], 10),
+    (dict(total_epochs=50.), dict(warmup_epochs=5.), ['total_epochs=1'], 1),
+    (dict(total_epochs=50.), dict(warmup_steps=50), ['total_steps=100'], 10),  # 500 steps
+    (dict(total_steps=500), dict(warmup_epochs=5.), ['total_steps=100'], 10),
+    (dict(total_steps=500), dict(warmup_steps=50), ['total_epochs=10'], 10),
+    (dict(total_steps=500), dict(warmup_steps=50), ['total_steps=3'], 0),
+    (dict(total_steps=500), dict(warmup_steps=50), ['total_steps=1000'], 50),  # a longer run keeps it
+    (dict(total_steps=500), dict(warmup_steps=50), ['total_steps=100', 'optimizer.schedule.warmup_steps=50'], 50),
+    (dict(total_steps=500), dict(warmup_steps=50), ['total_steps=100', 'optimizer.schedule.warmup_epochs=3'], 30),
+    (dict(total_steps=500), dict(warmup_steps=50), ['seed=1'], 50),
+])
+def test_a_shorter_run_has_a_shorter_warmup(capsys, total, warmup, assignments, steps):
+  config = a_config(**total, optimizer=dict(schedule=dict(warmup)))
+  if 'total_epochs' in total:
+    del config['total_steps']
+  configuration.set_fields(config, assignments)
+  configuration.check(config)
+  resolved = configuration.in_steps(config, 10)
+  assert resolved.optimizer.schedule.to_dict() == dict(warmup_steps=steps)
+  assert 'shortened_from' not in resolved
+  said = capsys.readouterr().err
+  assert bool(said) == (steps < 30)
+  if said:
+    assert re.fullmatch(rf'warmup shortened to {steps} of 50 steps, as the run was to {resolved.total_steps} of 500; '
+                        r'--config\.optimizer\.schedule\.warmup_steps=50 keeps it\n', said)
+
+
+@pytest.mark.parametrize('fields, message', [
+    (dict(total_epochs=5., optimizer=dict(schedule=dict(warmup_epochs=5.))),
+     r'^config\.optimizer\.schedule\.warmup_epochs is 5\.0 \(50 steps\), and config\.total_epochs is 5\.0 \(50 steps\); the'),
+    (dict(total_steps=20, optimizer=dict(schedule=dict(warmup_epochs=5.))),
+     r'schedule\.warmup_epochs is 5\.0 \(50 steps\), and config\.total_steps is 20; the warmup must be shorter than the run'),
+    (dict(total_steps=20, optimizer=dict(schedule=dict(warmup_steps=20))),
+     r'schedule\.warmup_steps is 20, and config\.total_steps is 20; the warmup must be shorter than the run'),
+])
+def test_a_warmup_as_long_as_the_run_is_refused_by_the_field_that_is_set(fields, message):
+  config = a_config(**fields)
+  if 'total_epochs' in fields:
+    del config['total_steps']
+  with pytest.raises(ValueError, match=message):
+    configuration.in_steps(config, 10)
 
 
 def test_durations_that_may_be_nothing():

@@ -1,8 +1,10 @@
 """Files of weights: what is written is what is read, names are those of others, and damage is told."""
 
+import functools
 import json
 import re
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import safetensors
 import safetensors.numpy
 
 import example_weights
+from mixer import models
 from mixer import trees
 from mixer.convert import npz
 from mixer.convert import timm
@@ -149,3 +152,71 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
   for module in (npz, timm):
     with pytest.raises(FileNotFoundError, match='none'):
       module.read(tmp_path / 'none')
+
+
+# Names with a prefix
+
+
+@pytest.mark.parametrize('suffix, prefix', [
+    ('npz', 'params/'), ('npz', 'opt/target/'), ('npz', 'module/params/'), ('safetensors', 'module.'),
+    ('safetensors', 'model.'), ('safetensors', '_orig_mod.'), ('safetensors', 'module._orig_mod.'),
+    ('safetensors', 'ema_backbone.')])
+@pytest.mark.parametrize('kind', ['mixer', 'vit', 'bit'])
+def test_a_prefix_of_all_names_is_dropped_and_said(tmp_path, caplog, suffix, prefix, kind):
+  if kind == 'bit' and suffix == 'safetensors':
+    return  # timm's BiT is not read
+  params = {'mixer': example_weights.params, 'vit': vit, 'bit': bit}[kind]()
+  path, module = tmp_path / f'w.{suffix}', dict(npz=npz, safetensors=timm)[suffix]
+  module.write(params, path)
+  found = {prefix + name: array for name, array in load_arrays(path).items()}
+  np.savez(path, **found) if suffix == 'npz' else safetensors.numpy.save_file(found, path, {'num_heads': '2'})
+  assert example_weights.equal(module.read(path), params)
+  assert f'w.{suffix}: the names of its arrays are read without their prefix {prefix!r}' in caplog.text
+  assert 'left out' not in caplog.text
+
+
+def load_arrays(path):
+  if path.suffix == '.safetensors':
+    return safetensors.numpy.load_file(path)
+  with np.load(path) as file:
+    return dict(file)
+
+
+@functools.cache
+def vit():
+  return filled(models.build(name='vit', num_classes=5, patch_size=4, hidden_dim=8, num_blocks=1, num_heads=2, mlp_dim=16))
+
+
+@functools.cache
+def bit():
+  return filled(models.build(name='bit_resnet', num_classes=5, units=(1,), width_factor=0.5, root='small'))
+
+
+def filled(model):
+  shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))['params']
+  rng = np.random.default_rng(0)
+  return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+
+
+@pytest.mark.parametrize('target', ['params/', 'opt/target/'])
+def test_a_checkpoint_of_big_vision_is_read_without_its_optimizer(params, tmp_path, caplog, target):
+  np.savez(tmp_path / 'w.npz', **{target + name: array for name, array in trees.flat(params).items()},
+           **{f'opt/0/mu/{name}': array for name, array in trees.flat(params).items()}, **{'opt/0/count': np.int32(7)})
+  assert example_weights.equal(npz.read(tmp_path / 'w.npz'), params)
+  assert f'without their prefix {target!r}; {len(trees.flat(params)) + 1} arrays beside them are left out' in caplog.text
+
+
+def test_a_file_of_several_models_is_refused(params, tmp_path):
+  timm.write(params, tmp_path / 'w.safetensors')
+  there = safetensors.numpy.load_file(tmp_path / 'w.safetensors')
+  both = {f'{who}.{name}': array for name, array in there.items() for who in ('teacher', 'student')}
+  safetensors.numpy.save_file(both, tmp_path / 'w.safetensors')
+  with pytest.raises(ValueError, match=r"w\.safetensors holds several models, whose names begin with 'student\.' and "
+                                       r"'teacher\.'; keep the arrays of one in a file of their own"):
+    timm.read(tmp_path / 'w.safetensors')
+
+
+def test_an_array_without_the_prefix_stays_and_is_shown(params, tmp_path):
+  found = {f'module/{name}': array for name, array in trees.flat(params).items()}
+  np.savez(tmp_path / 'w.npz', **found, other=np.ones(3))
+  assert npz.read(tmp_path / 'w.npz').keys() == {*params, 'other'}

@@ -3,7 +3,10 @@ import io
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
 
+import example_images
+from mixer import preprocess
 from mixer.datasets import ahead
 from mixer.datasets import encoded
 
@@ -72,7 +75,7 @@ def test_of_several_images_the_first_is_taken():
     (file(rgb(), 'PNG')[:-30], '[Tt]runcated|broken|incomplete'),
     (file(PIL.Image.new('1', (20_000, 20_000)), 'PNG'), 'pixels'),
     (file(PIL.Image.new('1', (1, 51)), 'PNG'), '1 x 51 pixels; sides of at most 50 to 1 are taken'),
-    (file(PIL.Image.new('1', (9_000, 9_000)), 'PNG'), '9000 x 9000 pixels; at most 80,000,000 are taken'),
+    (file(PIL.Image.new('1', (9_000, 9_000)), 'PNG'), 'its header claims 81000000 pixels; at most 80,000,000 are taken'),
 ])
 def test_what_cannot_be_decoded_says_why(data, reason):
   with pytest.raises(encoded.Unreadable, match=reason):
@@ -94,3 +97,48 @@ def test_threads_keep_the_order_and_few_items():
   assert next(results) == 0
   assert len(taken) < 50
   assert list(results) == [k * k for k in range(1, 1_000)]
+
+
+@pytest.mark.parametrize('kind', example_images.zoo())
+def test_a_prepared_jpeg_is_what_people_see(kind):
+  data, seen, tolerance = example_images.zoo()[kind]
+  got = preprocess.decode(encoded.as_jpeg(data)).numpy().astype(int)
+  assert np.abs(got - seen).mean() < tolerance + 15  # JPEG blurs sharp edges, most of all their colours
+
+
+def test_imagenets_files_stay_as_they_are_stored():
+  """The numbers of its models were computed on pixels that no EXIF data had turned."""
+  data, seen, _ = example_images.zoo()['jpeg, orientation 6']
+  assert encoded.as_jpeg(data, upright=False) is data
+  turned = example_images.zoo()['png, orientation 6'][0]
+  stored = np.rot90(seen).astype(int)
+  for each in (data, encoded.as_jpeg(turned, upright=False)):
+    assert np.abs(preprocess.decode(each).numpy() - stored).max() <= 12
+
+
+def test_nothing_that_needs_no_change_is_decoded_twice():
+  for kind in ('jpeg', 'grey jpeg', 'jpeg, orientation 1', 'png', 'grey png', 'webp', 'lossless webp', 'bmp'):
+    data = example_images.zoo()[kind][0]
+    assert encoded.normalize(data).numpy() == data
+
+
+@pytest.mark.parametrize('exif', [b'', b'Exif\0\0', b'II*\0\xff\xff\xff\xff', b'MM\0*\0\0\0\x08\xff\xff', b'XX', b'Exif\0\0II*\0'])
+def test_damaged_exif_data_turn_nothing(exif):
+  assert np.array_equal(preprocess.decode(encoded.normalize(file(rgb(), 'PNG', exif=exif) if exif else file(rgb(), 'PNG'))),
+                        SMOOTH)
+
+
+@pytest.mark.parametrize('kind', [kind for kind in example_images.KINDS if 'jpeg' not in kind])
+def test_a_header_is_checked_before_pillow_makes_room(kind, monkeypatch):
+  monkeypatch.setattr(PIL.Image, 'open', None)
+  data = example_images.claiming(kind, 16_000, 16_000)
+  with pytest.raises(encoded.Unreadable, match='its header claims 256000000 pixels; at most 80,000,000 are taken'):
+    encoded.as_jpeg(data)
+
+
+def test_what_is_wrong_with_a_rare_file_is_said_in_a_graph():
+  with_alpha = example_images.zoo()['rgba png'][0]
+  images = iter(tf.data.Dataset.from_tensor_slices([with_alpha[:-40], with_alpha]).map(encoded.normalize))
+  with pytest.raises(tf.errors.InvalidArgumentError) as error:
+    next(images)
+  assert preprocess.reason(error.value) in ('image file is truncated (0 bytes not processed)', 'image file is truncated')

@@ -118,7 +118,7 @@ def test_it_goes_on_where_it_was_stopped_with_the_tables_of_what_there_is(comman
 
 
 def test_a_run_that_fails_ends_it_by_name(command, tmp_path):
-  with pytest.raises(SystemExit, match=r"CalledProcessError: .*appendix_a.py:untied,mnist5k.* non-zero exit status 3"):
+  with pytest.raises(SystemExit, match=r"^error: .*appendix_a.py:untied,mnist5k.* non-zero exit status 3"):
     command('appendix_a', '--dataset=mnist5k', ends='untied,mnist5k,seed0')
   assert [row['model'] for row in rows_of(tmp_path)['results']] == ['plain']
 

@@ -61,7 +61,9 @@ def test_the_printed_script_runs_without_this_repository(tmp_path, capsys):
   (tmp_path / 'elsewhere').mkdir()
   (tmp_path / 'elsewhere/run.py').write_text(printed)
   image = pixels(20, 31)
-  PIL.Image.fromarray(image).save(tmp_path / 'image.png')
+  exif = PIL.Image.Exif()
+  exif[0x112] = 6  # it is stored on its side, and the script turns it
+  PIL.Image.fromarray(np.rot90(image)).save(tmp_path / 'image.png', exif=exif)
   done = subprocess.run([sys.executable, 'run.py', tmp_path / 'image.png'], cwd=tmp_path / 'elsewhere',
                         env={'PATH': '', 'PYTHONPATH': '', 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
@@ -72,10 +74,10 @@ def test_the_printed_script_runs_without_this_repository(tmp_path, capsys):
 
 
 def test_class_names_come_beside_it_and_into_the_script(tmp_path, capsys, monkeypatch):
-  names = [f'class {k}' for k in range(10)]
+  names = ['n01440764', *(f'class {k}' for k in range(1, 10))]
   monkeypatch.setattr(weights_lib, 'load', lambda name: tiny(class_names=names))
   export.main(['--weights=any', f'--out={tmp_path / "model.stablehlo"}', '--preprocessing=timm'])
-  assert json.loads((tmp_path / 'model.classes.json').read_text()) == names
+  assert json.loads((tmp_path / 'model.classes.json').read_text()) == ['tench (n01440764)', *names[1:]]
   printed = capsys.readouterr().out
   assert f'json.load(open({str(tmp_path / "model.classes.json")!r}))' in printed
   assert 'drawn' in printed and 'then timm from 18' in printed
@@ -84,6 +86,7 @@ def test_class_names_come_beside_it_and_into_the_script(tmp_path, capsys, monkey
 @pytest.mark.parametrize('arguments, told', [
     (['--out=model.pb'], r'--out is model.pb; it must end in .stablehlo or .onnx'),
     (['--out=nowhere/model.stablehlo'], r'there is no directory nowhere; make it first'),
+    (['--out=tests.stablehlo', '--outt=x'], r'there is no flag --outt; did you mean --out?'),
     (['--out=model.onnx', '--preprocessing=timm'], r'model.onnx holds no preprocessing; drop --preprocessing and'),
 ])
 def test_flags_that_make_no_sense_are_refused(arguments, told, capsys):
@@ -108,3 +111,12 @@ def test_onnx_gives_the_probabilities_of_the_weights():
     got, = session.run(None, {session.get_inputs()[0].name: images})
     logits = models.build(**weights.model).apply({'params': weights.params}, models.scale(images))
     np.testing.assert_allclose(got, jax.nn.softmax(logits), atol=1e-5)
+
+
+def test_files_that_cannot_be_read_or_written_end_in_one_line(monkeypatch, tmp_path):
+  with pytest.raises(SystemExit, match='^FileNotFoundError: there is no none.npz, and no published file of that name'):
+    export.main(['--weights=none.npz', f'--out={tmp_path}/model.stablehlo'])
+  monkeypatch.setattr(weights_lib, 'load', lambda name: tiny())
+  (tmp_path / 'model.stablehlo.partial').mkdir()
+  with pytest.raises(SystemExit, match=r'^IsADirectoryError: .*model\.stablehlo'):
+    export.main(['--weights=any', f'--out={tmp_path}/model.stablehlo'])

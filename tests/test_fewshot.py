@@ -196,8 +196,10 @@ def test_examples_of_several_classes(setup):
     probed(setup, train={**train, 'label': np.stack([train['label']] * 2, axis=1)})
 
 
-@pytest.mark.parametrize('fields', [dict(shots=()), dict(shots=5), dict(shots=(0, 5)), dict(shots=(2.5,)), dict(seeds=0),
-                                    dict(l2=0.)])
-def test_settings_without_sense(setup, fields):
-  with pytest.raises(ValueError, match='shots must be a list of integers of at least 1, with at least 1 seed, and l2 '):
+@pytest.mark.parametrize('fields, message', [
+    *((dict(shots=shots), 'it must be one or more integers, each at least 1') for shots in ((), 5, (0, 5), (2.5,))),
+    (dict(seeds=0), '^seeds is 0; it must be at least 1$'), (dict(l2=0.), r'^l2 is 0\.0; it must be above 0$'),
+    (dict(l2=float('nan')), '^l2 is nan; it must be a finite number, above 0$')])
+def test_settings_out_of_range_are_refused(setup, fields, message):
+  with pytest.raises(ValueError, match=message):
     probed(setup, **fields)

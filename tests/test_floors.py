@@ -10,20 +10,22 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # A package's name stands for all of its modules, which may import each other.
 FLOORS = {
-    'mixer.files': -1, 'mixer.image_headers': -1,
+    'mixer.arguments': -1, 'mixer.files': -1, 'mixer.image_headers': -1, 'mixer.user_errors': -1,
     'configs': 0,
-    'mixer.accelerators': 0, 'mixer.configuration': 0, 'mixer.crops': 0, 'mixer.devices': 0, 'mixer.flops': 0,
-    'mixer.frequencies': 0, 'mixer.limits': 0, 'mixer.losses': 0, 'mixer.metrics': 0, 'mixer.mixup': 0, 'mixer.permutations': 0,
+    'mixer.accelerators': 0, 'mixer.class_names': 0, 'mixer.configuration': 0, 'mixer.crops': 0, 'mixer.devices': 0,
+    'mixer.flops': 0, 'mixer.frequencies': 0, 'mixer.limits': 0, 'mixer.losses': 0, 'mixer.metrics': 0, 'mixer.mixup': 0,
+    'mixer.permutations': 0,
     'mixer.preprocess': 0, 'mixer.randaugment': 0, 'mixer.processes': 0, 'mixer.provenance': 0,
-    'mixer.schedules': 0, 'mixer.storage': 0, 'mixer.trees': 0,
+    'mixer.sanity': 0, 'mixer.schedules': 0, 'mixer.storage': 0, 'mixer.trees': 0, 'mixer.wording': 0,
     'mixer.datasets': 1, 'mixer.models': 1, 'mixer.pictures': 1, 'mixer.records': 1,
-    'mixer.command_line': 2, 'mixer.convert': 2, 'mixer.evaluators': 2, 'mixer.finished': 2, 'mixer.history': 2, 'mixer.optim': 2,
+    'mixer.command_line': 2, 'mixer.convert': 2, 'mixer.evaluators': 2, 'mixer.history': 2, 'mixer.optim': 2,
     'mixer.checkpoint_reading': 2, 'mixer.summary': 2, 'mixer.train_step': 2,
-    'mixer.card': 3, 'mixer.checkpoint': 3, 'mixer.report': 3,
+    'mixer.card': 3, 'mixer.finished': 3, 'mixer.checkpoint': 3, 'mixer.report': 3,
     'mixer.weights': 4, 'input_pipeline': 4,
-    'train': 5, 'paper': 5,
-    'tools': 6,
-    'benchmarks': 7,
+    'mixer.config_fields': 5, 'paper': 5,
+    'train': 6,
+    'tools': 7,
+    'benchmarks': 8,
 }
 
 def modules():

@@ -11,10 +11,12 @@ import tensorflow as tf
 import example_images
 import input_pipeline
 from input_pipeline import Hosts
+from mixer import preprocess
 from mixer.datasets import digits
 from mixer.datasets import prepared
 from mixer.datasets import reading
 from mixer.datasets import sources
+from tools import export
 
 
 def train(data_dir, hosts=Hosts(0, 1, 1), **fields):
@@ -302,3 +304,46 @@ def test_random_crops_of_resized_images_take_no_fields_of_inceptions(data_dir):
     train(data_dir, **{**fields, 'min_area': 0.5})
   with pytest.raises(ValueError, match='config.data.resize is 6, smaller than the crop: resolution is 8'):
     train(data_dir, **{**fields, 'resize': 6})
+
+
+@pytest.fixture(scope='module')
+def zoo(tmp_path_factory):
+  """A folder with a file of each kind, numbered in their order, and the kinds."""
+  root = tmp_path_factory.mktemp('zoo')
+  (root / 'train/class').mkdir(parents=True)
+  for k, (data, *_) in enumerate(example_images.zoo().values()):
+    (root / f'train/class/{k:02}.{"jpg" if k % 2 else "png"}').write_bytes(data)  # contents count, not suffixes
+  return root, list(example_images.zoo())
+
+
+def test_folders_and_paths_show_what_people_see(zoo):
+  """Training, evaluation, and what tools.predict reads: the same pixels, and those of the exported script."""
+  root, kinds = zoo
+  fields = dict(dataset=str(root), split='train', resolution=16, resize=16, hosts=Hosts(0, 1, 1))
+  paths = sorted(map(str, (root / 'train/class').iterdir()))
+  evaluated = next(iter(input_pipeline.eval_batches(**fields, where='evals.test', batch_size=len(kinds))))['image'][0]
+  failed = []
+  read, = input_pipeline.path_batches(paths, batch_size=len(kinds), resolution=16, resize=16, crop='paper_resize',
+                                      failed=lambda index, why: failed.append((kinds[index], why)))
+  assert not failed
+  trained = input_pipeline.train_batches(**fields, seed=0, flip=False, batch_size=len(kinds))
+  order = trained.index(np.arange(len(kinds))).numpy()
+  trained = next(trained.start(0))['image'][0][np.argsort(order)]
+  script = {}
+  exec(export.script(root, None).split('\nwith open')[0], script)
+  for k, kind in enumerate(kinds):
+    _, seen, tolerance = example_images.zoo()[kind]
+    assert np.abs(evaluated[k] - seen.astype(float)).max() <= tolerance, kind
+    np.testing.assert_array_equal(read['image'][k], evaluated[k], kind)
+    np.testing.assert_array_equal(trained[k], evaluated[k], kind)
+    image = PIL.Image.open(paths[k])
+    image.load()
+    by_script = script['rgb'](image, script['orientation'](image.info.get('exif', b'')))
+    # Of upright JPEGs TensorFlow computes the cosine transform less exactly than Pillow.
+    assert np.abs(np.asarray(by_script).astype(int) - evaluated[k]).max() <= (6 if 'jpeg' in kind else 0), kind
+
+
+def test_pixels_of_a_tfds_copy_stay_as_they_are_stored():
+  """Their published numbers were computed so."""
+  data, seen, _ = example_images.zoo()['jpeg, orientation 6']
+  assert np.abs(preprocess.decode(data).numpy() - np.rot90(seen).astype(int)).max() <= 6

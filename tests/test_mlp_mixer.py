@@ -150,6 +150,20 @@ def test_same_weights_same_logits(form):
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('form', FORMS[1:], ids=FORM_NAMES[1:])
+def test_all_forms_show_what_their_modules_compute(form):
+  plain, params, images = small_model(**FORMS[0])
+  shown = lambda model: model.apply({'params': params}, images, capture_intermediates=True, mutable=['intermediates'])
+  logits, wanted = shown(plain)
+  other = small_model(**form)[0]
+  got_logits, got = shown(other)
+  assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, wanted)
+  assert {'stem', 'MixerBlock_0', 'MixerBlock_1', 'pre_head_layer_norm', 'head'} <= got['intermediates'].keys()
+  assert {'token_mixing', 'channel_mixing'} <= got['intermediates']['MixerBlock_1'].keys()
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), (got_logits, got), (logits, wanted))
+  np.testing.assert_allclose(other.apply({'params': params}, images), logits, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize('platform', ['any', 'cpu'])
 def test_layer_norm_epsilon(platform):
   """Tokens whose channels hardly differ, before each of the norms: there the 1e-6 under the root counts."""
@@ -426,10 +440,10 @@ def test_a_cpu_alone_has_a_stem_that_is_no_convolution(platform):
     (dict(variant='B/0'), r"config\.model\.variant is 'B/0'"),
     (dict(variant='B/16', hidden_dim=64), r"config\.model\.hidden_dim is 64, and config\.model\.variant 'B/16' makes "
                                           r'it 768; drop one'),
-    (dict(variant='B/16', stochastic_dept=0.1), r'nothing reads config\.model\.stochastic_dept\. Did you mean '
+    (dict(variant='B/16', stochastic_dept=0.1), r'unknown field config\.model\.stochastic_dept\. Did you mean '
                                                 r'config\.model\.stochastic_depth\?'),
     (dict(patch_size=4, hidden_dim=8, tokens_mlp_dim=8, channels_mlp_dim=8), r'config\.model\.num_blocks is missing'),
-    (dict(variant='B/16', parent=None), r'nothing reads config\.model\.parent\.'),
+    (dict(variant='B/16', parent=None), r'unknown field config\.model\.parent\.'),
 ])
 def test_wrong_fields(fields, message):
   with pytest.raises(ValueError, match=message):

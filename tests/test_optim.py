@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import golden
+from mixer import configuration
 from mixer import models
 from mixer import optim
 
@@ -114,19 +115,53 @@ def test_the_rate_that_is_returned_is_the_one_applied():
 
 @pytest.mark.parametrize('fields, message', [
     (dict(name='adam'), r"optimizer\.name is 'adam'; it must be one of 'adamw', 'sgd'"),
-    (dict(momentm=0.9), r'nothing reads config\.optimizer\.momentm\. Did you mean config\.optimizer\.momentum\?'),
-    (dict(b1=0.9), r'nothing reads config\.optimizer\.b1\.'),
+    (dict(momentm=0.9), r'unknown field config\.optimizer\.momentm\. Did you mean config\.optimizer\.momentum\?'),
+    (dict(b1=0.9), r'unknown field config\.optimizer\.b1\.'),
     (dict(schedule=dict(name='cosin')), r"optimizer\.schedule\.name is 'cosin'; it must be one of 'linear', 'cosine'"),
     (dict(schedule=dict(warmup_steps=1)), r'optimizer\.schedule\.name is None; it must be one of'),
     (dict(schedule=dict(name='linear', warmup_step=1)),
-     r'reads config\.optimizer\.schedule\.warmup_step\. Did you mean config\.optimizer\.schedule\.warmup_steps\?'),
-    (dict(schedule=dict(name='linear', peak=1.)), r'nothing reads config\.optimizer\.schedule\.peak\.'),
+     r'unknown field config\.optimizer\.schedule\.warmup_step\. Did you mean config\.optimizer\.schedule\.warmup_steps\?'),
+    (dict(schedule=dict(name='linear', peak=1.)), r'unknown field config\.optimizer\.schedule\.peak\.'),
     (dict(schedule=dict(name='linear', warmup_steps=10)),
      r'schedule\.warmup_steps is 10, and the run has 10 steps in all; shorten the warmup'),
 ])
 def test_wrong_fields(fields, message):
   with pytest.raises(ValueError, match=message):
     optim.build(**{'name': 'sgd', 'learning_rate': 0.1, 'schedule': CONSTANT, 'total_steps': 10, **fields})
+
+
+NAN, INF = float('nan'), float('inf')
+
+
+@pytest.mark.parametrize('name, value, message', [
+    ('learning_rate', -0.1, 'it must be above 0'), ('learning_rate', 0., 'it must be above 0'),
+    ('learning_rate', NAN, 'it must be a finite number, above 0'), ('learning_rate', INF, 'it must be a finite number, above 0'),
+    ('weight_decay', -1, 'it must be at least 0'), ('weight_decay', NAN, 'it must be a finite number, at least 0'),
+    ('clip_norm', 0, 'it must be above 0'), ('clip_norm', -1., 'it must be above 0'),
+    ('momentum', 1., 'it must be at least 0 and below 1'), ('momentum', -0.1, 'it must be at least 0 and below 1'),
+    ('b1', 1, 'it must be at least 0 and below 1'), ('b2', 1., 'it must be at least 0 and below 1'),
+    ('b2', NAN, 'it must be a finite number, at least 0 and below 1'), ('eps', 0., 'it must be above 0'),
+    ('schedule.end', -1e-5, 'it must be at least 0'), ('schedule.end', INF, 'it must be a finite number, at least 0'),
+    ('schedule.warmup_steps', -1, 'it must be at least 0'), ('schedule.drops', (0.5, 1.5), 'it must be above 0 and at most 1'),
+    ('schedule.drops', (NAN,), 'it must be a finite number, above 0 and at most 1'),
+])
+def test_a_number_out_of_its_range_is_refused_by_name(name, value, message):
+  fields = dict(name='sgd' if name == 'momentum' else 'adamw', learning_rate=0.1, total_steps=10, schedule=dict(CONSTANT))
+  if name == 'schedule.drops':
+    fields['schedule'] = dict(name='steps')
+  section, _, field = name.rpartition('.')
+  (fields[section] if section else fields)[field] = value
+  shown = value if name != 'schedule.drops' else next(x for x in value if not 0 < x <= 1)
+  with pytest.raises(ValueError, match=f'^config.optimizer.{name} is {shown}; {message}$'):
+    configuration.call(optim.build, 'optimizer', fields)
+
+
+@pytest.mark.parametrize('fields', [dict(clip_norm=None), dict(clip_norm=1e-3), dict(weight_decay=0), dict(learning_rate=1),
+                                    dict(momentum=0), dict(schedule=dict(name='steps', drops=(0.5,))),
+                                    dict(schedule=dict(name='cosine', warmup_steps=0, end=0))])
+def test_the_ends_of_the_ranges_are_accepted(fields):
+  configuration.call(optim.build, 'optimizer', {'name': 'sgd', 'learning_rate': 0.1, 'schedule': CONSTANT, 'total_steps': 10,
+                                                **fields})
 
 
 def test_a_config_is_left_as_it_is():

@@ -4,12 +4,21 @@ import csv
 import html.parser
 import json
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
 
 import pytest
 
+from configs import bit
+from configs import bit_finetune
+from configs import bit_vtab
+from configs import finetuning
+from configs import mixer_vtab
+from configs import vit
+from configs import vit_vtab
+from configs import vtab
 import example_runs
 import golden
 from mixer import storage
@@ -17,6 +26,7 @@ from paper import __main__ as page
 from paper import collect
 from paper import command_line
 from paper import count
+from paper import entries
 from paper import figures
 from paper import matching
 from paper import reading
@@ -206,22 +216,50 @@ def test_the_average_of_five_wants_all_five(tmp_path):
   for task, score in scores.items():
     found = reading.read([str(tmp_path)]) if any(tmp_path.iterdir()) else reading.Found()
     assert not table3_row(found, data='ImageNet-21k')['Avg. 5'].ours
-    crop = 'paper_resize' if task.startswith('cifar') else 'paper_crop'
-    config = example_runs.finetuned('imagenet21k/Mixer-B_16', task, crop=crop)
-    write_final(tmp_path / task, config, {'test/top1': score})
+    write_final(tmp_path / task, example_runs.finetuned('imagenet21k/Mixer-B_16', task), {'test/top1': score})
+    of_table_2 = example_runs.finetuned('imagenet21k/Mixer-B_16', task, crop='paper_resize')
+    write_final(tmp_path / f'{task} of table 2', of_table_2, {'test/top1': 0.1},
+                history=example_runs.started_and_ended(time='2099-01-01T00:00:00+00:00', step=500))
   value, = table3_row(reading.read([str(tmp_path)]), data='ImageNet-21k')['Avg. 5'].ours
   assert value.text == f'{100 * statistics.mean(scores.values()):.2f}' == '90.53' and len(value.records) == 5
 
 
-def test_vtab_is_the_mean_of_its_tasks(tmp_path):
-  from configs import mixer_vtab, vtab
-  for k, name in enumerate(vtab.TASKS):
-    config = mixer_vtab.get_config(f'l16_i21k,{name}').to_dict()
-    write_final(tmp_path / name, {**config, 'contents': 'x, 1000 examples'}, {'test/top1': 0.5 + 0.02 * k})
+def pretrained(folder, name):
+  """A run of a baseline's pre-training config on all of ImageNet-21k or JFT."""
+  config = (bit if name.startswith('r') else vit).get_config(name).to_dict()
+  images = 303_000_000 if name.endswith('jft') else 14_000_000
+  config.update(total_steps=round(config.pop('total_epochs') * images / 4096), contents=f'x, {images} examples')
+  return write_final(folder, config, {'val/precision_at_1': 0.5})
+
+
+@pytest.mark.parametrize('load, model, name, row_of', [
+    (mixer_vtab.get_config, 'l16_i21k', None, ('Mixer-L/16', 'ImageNet-21k')),
+    (vit_vtab.get_config, 'l16', 'l16_i21k_90', ('ViT-L/16', 'ImageNet-21k')),
+    (bit_vtab.get_config, 'r152x4', 'r152x4_jft', ('BiT-R152x4', 'JFT-300M'))])
+def test_vtab_is_the_mean_of_its_tasks(tmp_path, load, model, name, row_of):
+  for k, task in enumerate(vtab.TASKS):
+    config = load(f'{model},{task}').to_dict()
+    if name:
+      config['start_from']['weights'] = str(pretrained(tmp_path / 'before', name) if k == 0 else tmp_path / 'before')
+    write_final(tmp_path / task, {**config, 'contents': 'x, 1000 examples'}, {'test/top1': 0.5 + 0.02 * k})
     if k == 17:
-      assert not row(tables.table2(reading.read([str(tmp_path)])), 'Mixer-L/16', 'ImageNet-21k')['VTAB-1k'].ours
-  value, = row(tables.table2(reading.read([str(tmp_path)])), 'Mixer-L/16', 'ImageNet-21k')['VTAB-1k'].ours
+      assert not row(tables.table2(reading.read([str(tmp_path)])), *row_of)['VTAB-1k'].ours
+  value, = row(tables.table2(reading.read([str(tmp_path)])), *row_of)['VTAB-1k'].ours
   assert value.text == '68.00' and value.note == 'mean of 19 tasks'
+
+
+def test_fine_tuned_bits_have_their_cells(tmp_path):
+  before = {name: pretrained(tmp_path / name, name) for name in ('r152x4_i21k', 'r50x1_jft')}
+  for which, name, score in [*((f'r152x4,{task}', 'r152x4_i21k', 0.8) for task in finetuning.TASKS),
+                             ('r50x1,imagenet2012,224', 'r50x1_jft', 0.7)]:
+    config = bit_finetune.get_config(which).to_dict()
+    config['start_from']['weights'] = str(before[name])
+    write_final(tmp_path / which.replace(',', '-'), {**config, 'contents': 'x, 1000 examples'}, {'test/top1': score})
+  found = reading.read([str(tmp_path)])
+  in_table_2 = row(tables.table2(found), 'BiT-R152x4', 'ImageNet-21k')
+  assert (ours(in_table_2['ImageNet']), ours(in_table_2['Avg. 5'])) == (['80.00'], ['80.00'])
+  assert in_table_2['ImageNet'].ours[0].note == 'at 480'
+  assert ours(table3_row(found, '7', 'BiT-R50x1', 'JFT-300M')['ImageNet']) == ['70.00']
 
 
 def test_an_evaluation_of_published_weights_has_its_cell(tmp_path):
@@ -283,6 +321,26 @@ def test_speeds_are_compared_on_the_same_device_and_dtype(tmp_path):
   doubled = row(tables.throughput(found), 'Mixer-L/16 at 224 over Mixer-L/16 at 448')
   assert doubled['published'].published == '3.99 (419 to 105)' and ours(doubled['by multiply-adds']) == ['5.33']
   assert ours(table3_row(found)['img/s/core']) == ['3,000']
+
+
+def test_speeds_of_other_hardware_stand_apart_and_each_says_its_own():
+  lines = [speed('B/16', 9., device='cpu'), speed('B/16', 3000.), speed('B/16', 2000., device='NVIDIA H100'),
+           speed('B/16', 9000., device='TPU v5 lite'), {**speed('B/16', 7.), 'device': None}]
+  found = reading.Found(throughputs=[records.of_object(line, 'speed.jsonl') for line in lines])
+  cell = table3_row(found)['img/s/core']
+  assert {(value.text, value.note) for value in cell.ours} == {('3,000', 'bfloat16, TPU v3'),
+                                                               ('9,000', 'bfloat16, TPU v5 lite')}
+  assert [(device, ours(cell)) for device, *_, cell in tables.speeds(found).rows] == [
+      ('NVIDIA H100', ['2,000.0']), ('TPU v3', ['3,000.0']), ('TPU v5 lite', ['9,000.0']), ('cpu', ['9.0']),
+      ('unknown', ['7.0'])]
+  shown = entries.of([one.id for one in found.throughputs], found, {})
+  units = [re.search(r'images/s/(\w+),', dict(entry.facts)['results'])[1] for entry in shown]
+  assert units == ['device', 'core', 'device', 'device', 'device']
+
+
+@pytest.mark.parametrize('number, text', [(1, 'Mixer, 1 block, 64 wide, patch 4'), (2, 'Mixer, 2 blocks, 64 wide, patch 4')])
+def test_one_block_is_no_blocks(number, text):
+  assert matching.label(dict(name='mlp_mixer', num_blocks=number, hidden_dim=64, patch_size=4)) == text
 
 
 # Experiments.

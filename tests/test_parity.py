@@ -50,9 +50,9 @@ def formula(p, x):
 @pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
 def test_logits_are_those_of_the_formula_whatever_file_the_weights_come_from(tmp_path, suffix):
   params = example_weights.params(SIZES)
-  weights.save(weights.Weights(params, {}, 8, 'softmax_xent', None, ''), tmp_path / f'w.{suffix}')
+  weights.save(weights.Weights(params, dict(name='mlp_mixer', **SIZES), 8, 'softmax_xent', None, ''), tmp_path / f'w.{suffix}')
   x = images(3, 8)
-  weights.save(weights.Weights(params, {}, 8, 'softmax_xent', None, ''), tmp_path / 'names.npz')
+  weights.save(weights.Weights(params, dict(name='mlp_mixer', **SIZES), 8, 'softmax_xent', None, ''), tmp_path / 'names.npz')
   with np.load(tmp_path / 'names.npz') as named:
     wanted = formula(named, x)
   got = ours(weights.load(tmp_path / f'w.{suffix}'), x)

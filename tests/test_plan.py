@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -17,11 +18,15 @@ import pytest
 
 from conftest import ROOT
 from configs import appendix_a
+from configs import evaluate_imagenet
 from configs import mixer_b16_i1k
 from configs import mixer_digits
+from configs import mixer_finetune
 from configs import mixer_jft_subset
+from configs import vtab
 import golden
 from mixer import accelerators
+from mixer import configuration
 from mixer.datasets import sources
 from tools.planning import arithmetic
 from tools.planning import compiler
@@ -155,8 +160,69 @@ def test_what_does_not_divide_is_told(fields, message):
     small_plan(**fields)
 
 
+def configs_of_all_names():
+  """(path, names to plan beside the default one) of every config that trains. The quick plan has PLANNED ones whole."""
+  for path, _ in configuration.describe_all(str(ROOT / 'configs')):
+    stem = pathlib.Path(path).stem
+    names = {'mixer_finetune': [*(f'{model},cifar10' for model in mixer_finetune.MODELS),
+                                *(f'b16_i21k,{task}{more}' for task in mixer_finetune.TASKS for more in ('', ',448', ',dev'))],
+             'vit_finetune': [f'b16,{task}' for task in mixer_finetune.TASKS],
+             'mixer_vtab': [f'b16_i21k,{task}{dev}' for task in vtab.TASKS for dev in ('', ',dev')],
+             'vit': ['digits'], 'bit': ['digits']}.get(stem, [])
+    if stem != 'evaluate_imagenet':
+      yield stem, names
+
+
+def a_plan(stem, *name, **fields):
+  """Of a config on a small slice, as without its data; a number of images stands for one that nobody has published."""
+  config = importlib.import_module(f'configs.{stem}').get_config(*name)
+  config.data.data_dir = '/no/such/folder'
+  config.update_from_flattened_dict(fields)
+  known = config.data.dataset in arithmetic.PUBLISHED or '%' not in config.data.split and ':' in config.data.split
+  return arithmetic.Plan.of(stem, config, accelerators.slice_of('v5p:2x2x1'), None if known else 2_000)
+
+
+@pytest.mark.parametrize('stem, names', list(configs_of_all_names()))
+def test_every_config_is_planned(stem, names):
+  plan = a_plan(stem)
+  if f'{stem}.py' not in PLANS and stem not in ('vit', 'bit'):  # those are traced by the quick plan
+    assert re.search(r'^model .* [\d,]+ parameters, [\d,]+ without the head; .* GFLOPs', plan.describe(0.4))
+  for name in names:
+    assert a_plan(stem, name).model.num_classes
+
+
+@pytest.mark.parametrize('task, number, num_classes', [
+    ('cifar10', 50_000, 10), ('cifar100', 50_000, 100), ('oxford_iiit_pet', 3_680, 37), ('oxford_flowers102', 2_040, 102),
+    ('imagenet2012', 1_281_167, 1000), ('cifar10,dev', 49_000, 10), ('oxford_flowers102,dev', 1_836, 102)])
+def test_the_images_and_classes_of_a_task_of_fine_tuning_are_known(task, number, num_classes):
+  plan = a_plan('mixer_finetune', f'b16_i21k,{task}')
+  assert (plan.images.number, plan.model.num_classes) == (number, num_classes)
+
+
+def test_without_its_data_a_model_without_classes_is_planned_without_a_head():
+  plan = a_plan('mixer_finetune', 'b16_i21k,/own/images')
+  assert plan.params == plan.params_without_head == PARAMS['B/16']
+  assert f'{PARAMS["B/16"]:,} parameters, without a head, since config.model.num_classes is None; 25' in plan.describe(0.4)
+  with pytest.raises(ValueError, match='config.model.num_classes is None, and the data .* are not here; set it to compile'):
+    compiler.lower(plan, 8)
+  assert a_plan('mixer_finetune', 'b16_i21k,/own/images', **{'model.num_classes': 5}).params > plan.params
+
+
+def test_a_config_of_evaluations_alone_is_told_from_one_that_trains():
+  with pytest.raises(ValueError, match='the config has nothing to train, only config.evals: it is for .*tools.evaluate'):
+    configuration.check(evaluate_imagenet.get_config())
+
+
 @pytest.mark.parametrize('split, number', [
-    ('train', 1_281_167), ('train[:99%]', 1_268_355), ('train[99%:]', 12_812), ('train[10%:20%]', 128_116)])
+    ('train[:800]+validation[:200]', 1000), ('train[65931:66131]', 200), ('train[5:]', None), ('train[:10%]', None),
+    ('train', None), ('train[:', None), ('train[3:3]', None)])
+def test_a_part_of_a_split_counts_itself(split, number):
+  parts = [arithmetic._number_of(part, {}) for part in split.split('+')]
+  assert (None if None in parts else sum(parts)) == number
+
+
+@pytest.mark.parametrize('split, number', [
+    ('train', 1_281_167), ('train[:1000]', 1000), ('train[50%:]+validation', 690_583), ('train[:99%]', 1_268_355), ('train[99%:]', 12_812), ('train[10%:20%]', 128_116)])
 def test_parts_of_a_published_split(data_dir, split, number):
   config = mixer_b16_i1k.get_config()
   config.data.update(split=split, data_dir=data_dir)
@@ -170,7 +236,7 @@ def test_a_fraction_of_the_data(data_dir):
 
 
 @pytest.mark.parametrize('dataset, split', [('neverheard', 'train'), ('imagenet2012', 'test'),
-                                            ('imagenet2012', 'train[:1000]')])
+                                            ('neverheard', 'train[:10%]')])
 def test_unknown_images_are_told_and_may_be_counted_by_hand(data_dir, dataset, split):
   config = mixer_b16_i1k.get_config()
   config.data.update(dataset=dataset, split=split, data_dir=data_dir)

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from conftest import ROOT
 import example_images
+from mixer import class_names
 from mixer import models
 from mixer import preprocess
 from mixer import weights as weights_lib
@@ -131,10 +132,75 @@ def test_the_table_is_aligned_and_class_names_come_from_a_file(there, capsys):
   assert lines[2].startswith(' ' * len(str(there)))
 
 
+def of_imagenet(there, tmp_path):
+  """Flags that name the ten classes by the first WordNet ids of ImageNet-1k, and the words of the image's best class."""
+  ids, words = zip(*list(class_names.synonyms(1000).items())[:10])
+  (tmp_path / 'ids.txt').write_text('\n'.join(ids))
+  best = wanted(there / 'images/0.png').argmax()
+  return [there / 'images/0.png', f'--class_names={tmp_path / "ids.txt"}', '--top=1'], ids[best], words[best].split(',')[0]
+
+
+def test_classes_of_imagenet_are_shown_in_words_with_the_id_beside_them(there, tmp_path, capsys):
+  flags, wordnet_id, word = of_imagenet(there, tmp_path)
+  run(there, *flags)
+  assert f'  {word} ({wordnet_id})  ' in capsys.readouterr().out
+  run(there, *flags, '--format=csv')
+  row, = rows(capsys.readouterr().out)
+  assert (row['id'], row['name']) == (wordnet_id, word)
+  run(there, *flags, '--format=jsonl')
+  best, = json.loads(capsys.readouterr().out)['predictions']
+  assert (best['id'], best['name']) == (wordnet_id, word)
+
+
+def test_the_picture_has_words(there, tmp_path, monkeypatch):
+  flags, _, word = of_imagenet(there, tmp_path)
+  drawn = {}
+  monkeypatch.setattr(predict.pictures, 'grid', lambda images, texts, title, path: drawn.update({path: texts}))
+  run(there, *flags, '--draw=drawn.png')
+  assert re.fullmatch(rf'\d+% {word}', drawn['drawn.png'][0])
+
+
 def test_class_names_that_do_not_fit_the_model_are_refused(there, tmp_path):
   (tmp_path / 'nine.txt').write_text('name\n' * 9)
   with pytest.raises(SystemExit, match='nine.txt has 9 lines, and the model has 10 classes; it must name each class'):
     run(there, there / 'images', f'--class_names={tmp_path / "nine.txt"}')
+
+
+@pytest.mark.parametrize('draw, told', [('x.xyz', r'--draw is x\.xyz; it must end in one of .*\.png'),
+                                        ('none/x.png', '--draw is none/x.png, and there is no folder none'),
+                                        ('folder.png', '--draw is .*folder.png, which is a folder; name a file')])
+def test_a_picture_that_cannot_be_drawn_is_refused_beforehand(there, tmp_path, capsys, draw, told):
+  (tmp_path / 'folder.png').mkdir()
+  with pytest.raises(SystemExit, match=f'^ValueError: {told}'):
+    run(there, there / 'images', f'--draw={tmp_path / draw if draw == "folder.png" else draw}')
+  assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize('raised, code', [(OSError('disk full'), 'OSError: disk full'), (RuntimeError('no room'), 'RuntimeError: '
+                                          'no room'), (KeyboardInterrupt(), 130)])
+def test_errors_on_the_way_end_in_one_line(there, monkeypatch, raised, code):
+  def fails(*arguments, **fields):
+    raise raised
+  monkeypatch.setattr(predict, 'predictions', fails)
+  with pytest.raises(SystemExit) as error:
+    run(there, there / 'images')
+  assert error.value.code == code
+  with pytest.raises(type(raised)):
+    run(there, there / 'images', '--debug')
+
+
+def test_mean_and_std_are_those_of_the_flags(there, tmp_path, capsys):
+  weights_lib.timm.write(tiny().params, tmp_path / 'w.safetensors')
+  assert predict.main([f'--weights={tmp_path / "w.safetensors"}', '--mean=0', '--std=1,1,1', '--format=csv', '--top=10',
+                       '--preprocessing=paper_resize', str(there / 'images/0.png')]) == 0
+  told = capsys.readouterr()
+  assert 'pixels of mean 0, std 1 (as set)' in told.err
+  image = preprocess.EVALUATION_CROPS['paper_resize'](
+      preprocess.decode(tf.io.read_file(str(there / 'images/0.png'))), 18, 16).numpy()
+  logits = np.asarray(models.build(**tiny().model).apply({'params': tiny().params}, image[None] / np.float32(255)))[0]
+  expected = np.exp(logits) / np.exp(logits).sum()
+  got = {int(row['class']): float(row['probability']) for row in rows(told.out)}
+  np.testing.assert_allclose([got[k] for k in range(10)], expected, rtol=1e-4)
 
 
 def test_draw_makes_a_picture_of_the_images(there, tmp_path, capsys):
@@ -160,6 +226,22 @@ def test_paths_come_from_folders_and_from_stdin(there):
   assert predict.find([], Stdin('a.png\n')) == ['a.png']
 
 
+@pytest.mark.parametrize('url', ['https://x.org/a.jpg', 'HTTP://x.org/a', 'file:///a.jpg', 's3://b/a.jpg', 'data:image/png;base64,'])
+def test_a_url_is_refused_with_what_to_do(url):
+  for arguments, stdin in ([url], ''), (['-'], f'a.jpg\n{url}\n'):
+    with pytest.raises(ValueError, match=rf'^{re.escape(url)} is a URL, which is not fetched; download it first \(curl -O URL'):
+      predict.find(arguments, Stdin(stdin))
+  assert predict.find(['gs://b/a.jpg', 'C:a.jpg', 'a b: c.jpg'], Terminal()) == ['gs://b/a.jpg', 'C:a.jpg', 'a b: c.jpg']
+
+
+@pytest.mark.parametrize('content', [example_images.file(kind) for kind in ('png', 'jpeg', 'gif')] + [b'a.jpg\0b.jpg\0'])
+@pytest.mark.parametrize('errors', ['strict', 'surrogateescape'])
+def test_an_image_on_stdin_is_refused_with_what_stdin_is_for(content, errors):
+  stdin = io.TextIOWrapper(io.BytesIO(content), 'utf-8', errors)
+  with pytest.raises(ValueError, match='stdin lists paths, one a line, and these bytes are none: pass the path of an image'):
+    predict.find(['-'], stdin)
+
+
 def test_no_images_is_an_error(tmp_path):
   with pytest.raises(ValueError, match='no images: give files, folders, or - for a list of paths on stdin'):
     predict.find([], Terminal())
@@ -171,7 +253,8 @@ def test_no_images_is_an_error(tmp_path):
 
 @pytest.mark.parametrize('flag, told', [('--top=0', "'0' must be an integer of at least 1"),
                                         ('--format=xml', "invalid choice: 'xml' (choose from"),
-                                        ('--preprocessing=crop', "invalid choice: 'crop' (choose from")])
+                                        ('--preprocessing=crop', "invalid choice: 'crop' (choose from"),
+                                        ('--weigths=x', 'there is no flag --weigths; did you mean --weights?')])
 def test_wrong_flags_are_refused(there, capsys, flag, told):
   with pytest.raises(SystemExit):
     run(there, 'a.png', flag)

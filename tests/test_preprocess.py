@@ -115,6 +115,37 @@ def test_an_image_of_the_size_asked_for_stays_as_it_is():
     assert (crop(pixels, 32, 32).numpy() == pixels.numpy()).all()
 
 
+def authors_resize(image, size, method):
+  """What big_vision's resize, resize_small and inception_crop do to pixels: pp/ops_image.py."""
+  resized = tf.image.resize(image, size, method=method, antialias=False)
+  return tf.cast(tf.clip_by_value(resized, 0, 255), tf.uint8).numpy()
+
+
+@pytest.mark.parametrize('shape', [(90, 131), (131, 90), (20, 25), (64, 64), (375, 500)])
+def test_the_papers_crops_are_the_authors_pixel_for_pixel(shape):
+  pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+  centre = lambda image: image[(image.shape[0] - 32) // 2:, (image.shape[1] - 32) // 2:][:32, :32]
+  squeezed = authors_resize(pixels, (37, 37), 'bilinear')
+  np.testing.assert_array_equal(preprocess.paper_resize(tf.constant(pixels), 37, 32), centre(squeezed))
+  kept = tf.cast(tf.round(tf.cast(shape, tf.float32) * (37. / min(shape))), tf.int32)
+  np.testing.assert_array_equal(preprocess.paper_crop(tf.constant(pixels), 37, 32),
+                                centre(authors_resize(pixels, kept, 'area')))
+  encoded = tf.io.encode_png(pixels)
+  windows = [squeezed[y:y + 32, x:x + 32] for y in range(6) for x in range(6)]
+  for seed in range(3):
+    crop = preprocess.random_crop(encoded, 37, 32, [0, seed]).numpy()
+    assert any(np.array_equal(crop, window) for window in windows)
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG'])
+def test_inception_crops_are_cut_to_whole_levels_as_the_authors_are(kind, monkeypatch):
+  encoded, parts, resize = encode(image(90, 131), kind), [], tf.image.resize
+  monkeypatch.setattr(tf.image, 'resize', lambda part, *rest, **fields: parts.append(part) or resize(part, *rest, **fields))
+  got = preprocess.inception_crop(encoded, 32, 0.05, 0, [0, 1]).numpy()
+  monkeypatch.undo()
+  np.testing.assert_array_equal(got, authors_resize(tf.cast(parts[0], tf.uint8), (32, 32), 'bilinear'))
+
+
 # The margins of 2.5 pixels beside each crop's shorter side become 2, and of (35, 37) those of 3.5 become 4.
 @pytest.mark.parametrize('shape', [(90, 131), (131, 90), (20, 25), (64, 64), (32, 40), (35, 37), (41, 32)])
 def test_timm_is_what_pillow_and_torchvision_do(shape):

@@ -5,6 +5,9 @@ import re
 import numpy as np
 import pytest
 
+from configs import bit
+from configs import mixer_b16_i1k
+from configs import vit
 from mixer import schedules
 
 
@@ -46,7 +49,24 @@ def test_without_a_warmup_it_starts_at_the_peak_and_ends_at_zero(name):
   np.testing.assert_allclose(at(rate, [0, 5, 10]), [0.8, 0.4, 0], atol=1e-6)
 
 
+@pytest.mark.parametrize('ends, last', [(dict(end=1e-5), 1e-5), (dict(end_factor=1e-5), 2e-8), (dict(), 0)])
+def test_the_end_of_a_linear_schedule_is_a_rate_or_a_part_of_the_peak(ends, last):
+  rate = schedules.linear(peak=2e-3, total_steps=10, warmup_steps=4, **ends)
+  np.testing.assert_allclose(at(rate, [4, 7, 10, 20]), [2e-3, (2e-3 + last) / 2, last, last], rtol=1e-4)
+
+
+def test_both_ends_of_a_linear_schedule_are_refused():
+  with pytest.raises(ValueError, match='end is 1e-05 and end_factor is 0.1, which is 0.2 .*set one of them'):
+    schedules.linear(peak=2., total_steps=10, end=1e-5, end_factor=0.1)
+
+
 def test_the_papers_pretraining():
-  """10k steps of warmup to 1e-3, then straight down (section 3); 1e-5 at the end as in the authors' code."""
-  rate = schedules.SCHEDULES['linear'](peak=1e-3, total_steps=93_000, warmup_steps=10_000, end=1e-5)
-  np.testing.assert_allclose(at(rate, [0, 5_000, 10_000, 30_750, 93_000]), [0, 5e-4, 1e-3, 7.525e-4, 1e-5], rtol=1e-4)
+  """10k steps of warmup to 1e-3, then straight down (section 3), to 1e-5 of it as in the authors' released config."""
+  fields = dict(mixer_b16_i1k.get_config().optimizer.schedule)
+  rate = schedules.SCHEDULES[fields.pop('name')](peak=1e-3, total_steps=93_000, **fields)
+  np.testing.assert_allclose(at(rate, [0, 5_000, 10_000, 51_500, 93_000]), [0, 5e-4, 1e-3, 5e-4, 1e-8], rtol=1e-3)
+
+
+@pytest.mark.parametrize('config', [vit.get_config('l16_jft'), vit.get_config('l16_i21k_90'), bit.get_config('r50x1_jft')])
+def test_the_vit_papers_pretraining_ends_at_a_rate(config):
+  assert dict(config.optimizer.schedule) == dict(name='linear', warmup_steps=10_000, end=1e-5)

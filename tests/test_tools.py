@@ -1,5 +1,6 @@
 """The commands for people, as people run them."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -12,8 +13,10 @@ import pytest
 
 from configs import mixer_digits
 from conftest import ROOT
+import example_runs
 from mixer import command_line
 from tools import bench_input
+from tools import evaluate
 from tools import show_batch
 
 
@@ -109,3 +112,39 @@ def test_nothing_is_printed_before_the_first_line_of_our_own(data_dir, arguments
 def test_programs_that_import_tensorflow_themselves_import_mixer_before(path):
   text = path.read_text()
   assert 0 < text.index('\nimport mixer ') < text.index('\nimport tensorflow ')
+
+
+def test_the_tools_are_listed_with_a_line_each(capsys):
+  listed = importlib.import_module('tools.__main__')
+  assert listed.main([]) == 0
+  page = capsys.readouterr().out
+  assert re.search(r'^  predict +Tells what a model sees in images', page, re.M)
+  names = re.findall(r'^  (\w+) +\S', page, re.M)
+  commands = {path.stem for path in (ROOT / 'tools').glob('*.py') if path.stem[0] != '_' and path.stem != 'weights_flags'}
+  assert set(names) == commands and names == sorted(names)
+
+
+@pytest.mark.parametrize('name, told', [
+    ('predct', "'predct' is not a tool; python -m tools.predict --help"),
+    ('predict', "'predict' is started as python -m tools.predict --help"),
+    ('tools.zzz', "'zzz' is not a tool; python -m tools.NAME --help")])
+def test_a_name_of_no_tool_is_answered_with_the_list(capsys, name, told):
+  assert importlib.import_module('tools.__main__').main([name]) == 2
+  shown = capsys.readouterr().err
+  assert shown.startswith(told + '\n') and '\n  predict ' in shown
+
+
+CONFIG = '--config=configs/evaluate_imagenet.py'
+
+
+@pytest.mark.parametrize('arguments, config', [
+    (['--weights={run}'], '{run}/config.json'),
+    (['--weights', '{run}', '--config.evals.test.batch_size=8'], '{run}/config.json'),
+    (['--weights={run}/checkpoints/100', '--bench'], '{run}/config.json'),
+    (['--weights={run}', CONFIG], None), ([CONFIG, '--weights={run}'], None),
+    (['--weights=imagenet1k/Mixer-B_16'], None), (['--weights={run}/x.npz'], None), ([], None)])
+def test_weights_of_a_run_are_evaluated_by_its_own_config(tmp_path, arguments, config):
+  run_dir = example_runs.write(tmp_path / 'run', example_runs.DIGITS, [])
+  arguments = ['evaluate', *(argument.format(run=run_dir) for argument in arguments)]
+  own = [f'--config={config.format(run=run_dir)}'] if config else []
+  assert evaluate.with_config(arguments) == [arguments[0], *own, *arguments[1:]]

@@ -201,13 +201,13 @@ def test_another_seed_is_another_run(whole, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize('path, value, text', [
-    ('data.reslution', 8, r'nothing reads config.data.reslution. Did you mean config.data.resolution\?'),
-    ('model.depth', 8, 'nothing reads config.model.depth. Fields there: '),
-    ('optimizer.schedule.warm', 8, 'nothing reads config.optimizer.schedule.warm'),
-    ('optimizer.momentum', 0.9, 'nothing reads config.optimizer.momentum'),
+    ('data.reslution', 8, r'unknown field config.data.reslution. Did you mean config.data.resolution\?'),
+    ('model.depth', 8, 'unknown field config.model.depth. Valid fields: '),
+    ('optimizer.schedule.warm', 8, 'unknown field config.optimizer.schedule.warm'),
+    ('optimizer.momentum', 0.9, 'unknown field config.optimizer.momentum'),
     ('step.loss', 'mse', "config.step.loss is 'mse'; it must be one of 'softmax_xent', 'sigmoid_xent'"),
-    ('checkpoint.best_of', 8, 'nothing reads config.checkpoint.best_of'),
-    ('batch_size', 8, 'nothing reads config.batch_size'),
+    ('checkpoint.best_of', 8, 'unknown field config.checkpoint.best_of'),
+    ('batch_size', 8, 'unknown field config.batch_size'),
     ('model.dropout_rate', 'much', "config.model.dropout_rate is 'much', of type str; it must be float"),
     ('data.batch_size', 36, r'config.data.batch_size is 36; it must be a multiple of the 8 devices here \(32 or 40\)'),
     ('step.accumulate', 3, r'config.step.accumulate is 3; it must divide the 4 images a device'),
@@ -327,7 +327,7 @@ def test_the_demo_killed_in_the_middle_goes_on_also_on_other_devices(data_dir, t
 
 @pytest.mark.parametrize('arguments, text', [
     ([], '--config is missing: --config=configs/mixer_digits.py; python train.py --list names them all'),
-    (['--config=configs/mixer_digits.py', 'total_epochs=3'], 'nothing reads total_epochs=3; a field of the config is set'),
+    (['--config=configs/mixer_digits.py', 'total_epochs=3'], 'unexpected argument total_epochs=3; a field of the config is set'),
 ])
 def test_usage_errors(arguments, text):
   done = subprocess.run([sys.executable, 'train.py', *arguments], cwd=ROOT, capture_output=True, text=True)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mixer import configuration
 from mixer.devices import settle
 from mixer import models
 from mixer import optim
@@ -150,7 +151,7 @@ def test_metrics_are_those_of_the_whole_batch():
   assert norm > 0.1
   # The first learning rate of a warmup is zero, so both steps see the same parameters.
   for values, rate in zip(metrics, [0, 0.02]):
-    assert set(values) == {'loss', 'grad_norm', 'learning_rate'}
+    assert set(values) == {'loss', 'top1', 'grad_norm', 'learning_rate'}
     assert values['loss'] == pytest.approx(value, rel=1e-5)
     assert values['grad_norm'] == pytest.approx(norm, rel=1e-5)
     assert values['learning_rate'] == pytest.approx(rate, abs=1e-8)
@@ -158,6 +159,24 @@ def test_metrics_are_those_of_the_whole_batch():
   expected = jax.tree.map(lambda w, g: w - 0.02 * 1.9 * 1e-3 / norm * g, before, grads)
   assert_same(after, expected, atol=1e-7)
   assert largest_difference(after, before) > 1e-6
+
+
+@pytest.mark.parametrize('devices, accumulate', [(1, 1), (2, 1), (2, 4)])
+def test_the_accuracy_is_that_of_the_whole_batch(devices, accumulate):
+  model, batch = a_model(), a_batch(0)
+  pixels = batch['image'] / np.float32(255) * 2 - 1
+  params = start(model, an_optimizer()[0]).params
+  logits = jax.jit(model.apply, compiler_options=FAST)({'params': params}, pixels)
+  expected = (np.asarray(logits).argmax(1) == batch['label']).mean()
+  assert 0 < expected < 1
+  _, metrics = take(model, [batch], devices, accumulate=accumulate)
+  assert metrics[0]['top1'] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('batch, mixup', [(a_batch(0), 0.5), (a_batch(0, labels=3), 0.)], ids=['mixed', 'several labels'])
+def test_there_is_no_accuracy_of_mixed_images_or_of_several_labels(batch, mixup):
+  _, metrics = take(Noise(), [batch], 1, mixup=mixup, loss='sigmoid_xent')
+  assert set(metrics[0]) == {'loss', 'grad_norm', 'learning_rate'}
 
 
 def test_several_labels():
@@ -177,11 +196,19 @@ def test_wrong_loss():
     take(a_model(), [a_batch(0)], 1, loss='xent')
 
 
-@pytest.mark.parametrize('accumulate', [0, 3])
-def test_wrong_accumulate(accumulate):
-  message = rf'config\.step\.accumulate is {accumulate}; it must divide the 16 images a device'
+def test_wrong_accumulate():
+  with pytest.raises(ValueError, match=r'config\.step\.accumulate is 3; it must divide the 16 images a device'):
+    take(a_model(), [a_batch(0)], 1, accumulate=3)
+
+
+@pytest.mark.parametrize('fields, message', [
+    (dict(accumulate=0), '^config.step.accumulate is 0; it must be at least 1$'),
+    (dict(mixup=-0.1), '^config.step.mixup is -0.1; it must be at least 0$'),
+    (dict(mixup=float('nan')), '^config.step.mixup is nan; it must be a finite number, at least 0$')])
+def test_a_number_out_of_its_range_is_refused_by_name(fields, message):
   with pytest.raises(ValueError, match=message):
-    take(a_model(), [a_batch(0)], 1, accumulate=accumulate)
+    configuration.call(train_step.parallel, 'step', dict(loss='softmax_xent', **fields), model=None, optimizer=None,
+                       learning_rate=None, seed=0)
 
 
 def planned(accumulate=1, **fields):

@@ -93,9 +93,8 @@ def test_the_probe_is_told_with_the_evaluations(runs):
 def test_evaluation_export_and_prediction_agree_with_the_run(runs, pngs, tmp_path, data_dir, capsys):
   root, tuned, _ = runs
   folder, labels = pngs
-  config = ['--config=configs/mixer_digits_transfer.py', f'--config.evals.test.data_dir={data_dir}']
   printed = subprocess.run(
-      [sys.executable, '-m', 'tools.evaluate', f'--weights={root / "tuned"}', *config, '--bench',
+      [sys.executable, '-m', 'tools.evaluate', f'--weights={root / "tuned"}', '--bench',  # by its own config
        f'--out={tmp_path / "results.json"}'], cwd=ROOT, check=True, capture_output=True, text=True).stdout
   assert '10 classes, 16 x 16 pixels: step 40 of the run' in printed
   assert 'of the forward pass alone' in printed

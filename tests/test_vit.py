@@ -249,6 +249,15 @@ def test_all_forms_have_the_same_parameters_noise_and_gradients(form):
     np.testing.assert_allclose(got[name], x, rtol=0, atol=3e-5 * largest, err_msg=name)
 
 
+def test_a_scan_shows_what_its_modules_compute():
+  (plain, params, images), scanned = small_model(), small_model(scan=True)[0]
+  shown = lambda model: model.apply({'params': params}, images, capture_intermediates=True, mutable=['intermediates'])
+  wanted, got = shown(plain), shown(scanned)
+  assert 'encoderblock_2' in got[1]['intermediates']['Transformer']
+  assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, wanted)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, wanted)
+
+
 def test_a_scan_holds_one_block_and_counts_as_all():
   model, params, images = small_model()
   text = lambda **form: jax.jit(model.clone(**form).apply).lower({'params': params}, images).as_text()
@@ -269,9 +278,9 @@ def test_an_example_has_the_same_noise_wherever_it_is_computed():
     (dict(patch_size=5), r'the images are 8 x 12 pixels, which patches of 5 x 5 do not tile; choose data\.resolution'),
     (dict(mlp_dim=0), r'config\.model\.mlp_dim is 0; it must be at least 1'),
     (dict(representation_size=0), r'config\.model\.representation_size is 0; it must be at least 1'),
-    (dict(stochastic_depth=1.), r'config\.model\.stochastic_depth is 1\.0; it must be at least 0, and below 1'),
+    (dict(stochastic_depth=1.), r'config\.model\.stochastic_depth is 1\.0; it must be at least 0 and below 1'),
     (dict(pool='max'), r"config\.model\.pool is 'max'; it must be one of 'token', 'mean'"),
-    (dict(tokens_mlp_dim=8), r'nothing reads config\.model\.tokens_mlp_dim'),
+    (dict(tokens_mlp_dim=8), r'unknown field config\.model\.tokens_mlp_dim'),
     (dict(variant='S/16'), r"config\.model\.variant is 'S/16'; of a ViT it must be one of the sizes B, L, H, a slash"),
 ])
 def test_wrong_fields_are_named(fields, message):

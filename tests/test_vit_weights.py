@@ -100,7 +100,7 @@ def test_what_is_written_for_timm_has_timms_names_and_axes(tmp_path):
   np.testing.assert_array_equal(there['blocks.1.attn.proj.weight'][:, 4 + 2], attention['out']['kernel'][1, 2])
   np.testing.assert_array_equal(there['blocks.1.norm2.weight'], block['LayerNorm_2']['scale'])
   with safetensors.safe_open(tmp_path / 'w.safetensors', framework='np') as file:
-    assert file.metadata() == {'format': 'pt', 'num_heads': '3'}
+    assert {'format': 'pt', 'num_heads': '3'}.items() <= file.metadata().items()
 
 
 @pytest.mark.parametrize('metadata, message', [
@@ -141,7 +141,7 @@ def test_a_file_is_read_as_the_kind_that_most_of_its_names_are_of(tmp_path):
 
 def test_a_vit_of_images_that_are_not_square_is_refused(tmp_path):
   shapes = test_vit.param_shapes(models.build(name='vit', **FIELDS), (8, 12, 3))
-  weights.save(as_weights({}, test_vit.filled(shapes)), tmp_path / 'w.npz')
+  weights.npz.write(test_vit.filled(shapes), tmp_path / 'w.npz')
   with pytest.raises(ValueError, match=r'w\.npz: the position embeddings are of 6 patches, which is no'):
     weights.load(tmp_path / 'w.npz')
 

@@ -1,5 +1,6 @@
 """Weights of any origin: what is known of them, and errors that name the file and both sides."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -22,7 +23,9 @@ from mixer import train_step
 from mixer import trees
 from mixer import weights
 from mixer.convert import npz
+from mixer.convert import timm
 from mixer.models import mlp_mixer
+from tools import convert
 
 MODEL = dict(name='mlp_mixer', **example_weights.FIELDS)
 RUN = {'model': {**MODEL, 'stochastic_depth': 0.1, 'head_bias_init': -6.9, 'dtype': 'bfloat16'},
@@ -121,7 +124,63 @@ def test_a_saved_file_loads_as_it_was(tmp_path, suffix):
   assert here.describe() == (
       'Mixer of patch_size 4, num_blocks 2, hidden_dim 12, tokens_mlp_dim 6, channels_mlp_dim 20, 5 classes, 8 x 8 '
       f'pixels: {tmp_path}/w.{suffix}')
-  assert [path.name for path in tmp_path.iterdir()] == [f'w.{suffix}']
+  assert {path.name for path in tmp_path.iterdir()} == {f'w.{suffix}'} | ({'w.npz.json'} if suffix == 'npz' else set())
+
+
+@pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
+def test_all_that_is_known_of_weights_is_in_their_file(tmp_path, suffix):
+  there = weights.Weights(params=example_weights.params(), model={**MODEL, 'dtype': 'bfloat16'}, resolution=8,
+                          loss='sigmoid_xent', class_names=['red', 'é', '', 'a b', 'n01440764'], source='a run',
+                          crop='paper_crop', resize=11, permutation='patches')
+  assert all(getattr(there, field.name) != field.default for field in dataclasses.fields(there))
+  weights.save(there, tmp_path / f'w.{suffix}')
+  here = weights.load(tmp_path / f'w.{suffix}')
+  assert example_weights.equal(here.params, there.params)
+  assert here == dataclasses.replace(there, params=here.params, source=f'{tmp_path}/w.{suffix}, converted from a run')
+  with pytest.raises(ValueError, match=r"w\.\w+.* says that w\.\w+ takes pixels in \[-1, 1\]; leave out mean and std"):
+    weights.load(tmp_path / f'w.{suffix}', mean=0, std=1)
+
+
+def test_the_record_of_the_file_before_does_not_outlive_it(tmp_path, monkeypatch):
+  there = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
+  weights.save(there, tmp_path / 'w.npz')
+  monkeypatch.setattr(weights.storage, 'write', lambda path, content: None)  # as if killed before it
+  weights.save(dataclasses.replace(there, class_names=list('fghij')), tmp_path / 'w.npz')
+  assert weights.load(tmp_path / 'w.npz').class_names is None
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(format=2), r'format is 2, and 1 is read here; convert the weights again with this version'),
+    (dict(loss=None), r"is not the record of weights of this version: .*config\.step\.loss is None"),
+    (dict(crop='x'), r"config\.evals\.crop is 'x'; it must be one of"),
+    (dict(resolution=12), r'w\.npz does not fit .*w\.npz\.json, here:\n  resolution: 8 there, 12 here'),
+    (dict(resolution='8'), r"resolution is '8'; it must be a number of pixels"),
+    (dict(resize=7), r'--resize is 7, smaller than the crop'),
+    (dict(resize=9.5), r'resize is 9\.5; it must be a number of pixels'),
+    (dict(permutation='x'), r"permutation is 'x'; it must be one of \('patches', 'pixels'\), or null"),
+    (dict(class_names=['a']), r'w\.npz\.json: class_names has 1 lines, and the model 5 classes'),
+    (dict(class_names=[1, 2, 3, 4, 5]), r'class_names is \[1, 2, 3, 4, 5\]; it must be a list of strings, or null'),
+    (dict(class_names='abcde'), r"class_names is 'abcde'; it must be a list of strings, or null"),
+    (dict(source=7), r'source is 7; it must be a string'),
+    (dict(model={**MODEL, 'num_classes': 6}), r'does not fit .*:\n  num_classes: 5 there, 6 here'),
+    (dict(model={**MODEL, 'wings': 2}), r'nothing reads config\.model\.wings'),
+    (dict(model=7), r'is not the record of weights of this version'),
+])
+def test_a_record_of_anything_is_told(tmp_path, change, message):
+  weights.save(weights.Weights(example_weights.params(), MODEL, 8, 'softmax_xent', None, ''), tmp_path / 'w.npz')
+  path = tmp_path / 'w.npz.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+  with pytest.raises(ValueError, match=message) as error:
+    weights.load(tmp_path / 'w.npz')
+  assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"format": 1}', '{' * 100_000])
+def test_a_record_of_no_json_is_named(tmp_path, content):
+  weights.save(weights.Weights(example_weights.params(), MODEL, 8, 'softmax_xent', None, ''), tmp_path / 'w.npz')
+  (tmp_path / 'w.npz.json').write_text(content)
+  with pytest.raises(ValueError, match=r'w\.npz\.json: '):
+    weights.load(tmp_path / 'w.npz')
 
 
 def test_what_is_loaded_builds_the_model_that_takes_it(tmp_path):
@@ -135,7 +194,7 @@ def test_what_is_loaded_builds_the_model_that_takes_it(tmp_path):
 
 @pytest.mark.parametrize('folder, num_classes, loss, first', [
     ('imagenet1k', 1000, 'softmax_xent', 'n01440764'), ('own', 1000, 'softmax_xent', None),
-    ('imagenet21k', 21843, 'sigmoid_xent', None), ('own', 21843, 'sigmoid_xent', None)])
+    ('imagenet21k', 21843, 'sigmoid_xent', 'n00004475'), ('own', 21843, 'sigmoid_xent', None)])
 def test_the_number_of_classes_and_the_published_name_say_what_logits_mean(tmp_path, folder, num_classes, loss, first):
   path = tmp_path / folder / 'Mixer-B_16.npz'
   path.parent.mkdir()
@@ -143,7 +202,7 @@ def test_the_number_of_classes_and_the_published_name_say_what_logits_mean(tmp_p
   loaded = weights.load(path)
   assert loaded.loss == loss
   assert loaded.class_names is None if first is None else (
-      loaded.class_names[0] == first and len(set(loaded.class_names)) == 1000
+      loaded.class_names[0] == first and len(set(loaded.class_names)) == num_classes
       and loaded.class_names == sorted(loaded.class_names))
   assert ('trained' in loaded.source) == (folder != 'own')
 
@@ -201,6 +260,8 @@ def bit():
 
 def test_a_model_of_images_of_any_size_is_taken_for_those_of_its_root(tmp_path):
   weights.save(weights.Weights(bit(), BIT, 8, 'softmax_xent', None, ''), tmp_path / 'w.npz')
+  assert weights.load(tmp_path / 'w.npz').resolution == 8
+  (tmp_path / 'w.npz.json').unlink()
   loaded = weights.load(tmp_path / 'w.npz')
   assert example_weights.equal(loaded.params, bit())
   assert (loaded.model, loaded.resolution) == (BIT, 32)
@@ -295,7 +356,7 @@ def test_class_names_lie_beside_the_config(tmp_path):
 
 @pytest.mark.parametrize('change, message', [
     (dict(num_classes=9), r'checkpoints/1 does not fit its config\.json, here:\n  num_classes: 5 there, 9 here'),
-    (dict(wings=2), r'config\.json is not the config of a run of this version: .*nothing reads config\.model\.wings'),
+    (dict(wings=2), r'config\.json is not the config of a run of this version: .*unknown field config\.model\.wings'),
 ])
 def test_a_config_that_does_not_fit_its_checkpoint_is_told(tmp_path, change, message):
   make_run(tmp_path, [1])
@@ -343,18 +404,62 @@ def test_parameters_of_a_run_that_are_not_finite_are_refused(tmp_path):
 # The command
 
 
-def convert(*arguments, code=0):
-  done = subprocess.run([sys.executable, '-m', 'tools.convert', *map(str, arguments)], cwd=ROOT, capture_output=True,
-                        text=True)
-  assert done.returncode == code, done.stdout + done.stderr
-  return done.stdout
-
-
-def test_convert_writes_a_run_as_a_file_and_overwrites_none(run, tmp_path):
+def test_convert_writes_a_run_as_a_file_and_overwrites_none(run, tmp_path, capsys):
   out = tmp_path / 'w.safetensors'
-  told = convert(run, out)
-  assert f': step 2 of the run in {run}\nwritten: {out}. It holds the parameters alone, ' in told
-  assert example_weights.equal(weights.load(out).params, weights.load(run).params)
+  convert.main([str(run), str(out)])
+  assert f': step 2 of the run in {run}\nwritten: {out}\n' in capsys.readouterr().out
+  loaded = weights.load(out)
+  assert example_weights.equal(loaded.params, weights.load(run).params)
+  assert (loaded.loss, loaded.crop, loaded.resize) == ('sigmoid_xent', 'paper_crop', 9)
   out.write_text('kept')
-  assert f'{out} is there already; give --overwrite' in convert(run, out, code=1)
+  with pytest.raises(SystemExit, match=f'FileExistsError: {out} exists already; pass --overwrite, or another name'):
+    convert.main([str(run), str(out)])
   assert out.read_text() == 'kept'
+  convert.main([str(run), str(out), '--overwrite'])
+  assert example_weights.equal(weights.load(out).params, loaded.params)
+
+
+def test_convert_does_not_overwrite_what_lies_beside_a_file(run, tmp_path):
+  (tmp_path / 'w.npz.json').write_text('kept')
+  with pytest.raises(SystemExit, match=r'w\.npz\.json exists already; pass --overwrite'):
+    convert.main([str(run), str(tmp_path / 'w.npz')])
+  (tmp_path / 'config.json').write_text('{"model": 1}')
+  with pytest.raises(SystemExit, match=r'config\.json is not of timm, and model\.safetensors gets one of its own beside it'):
+    convert.main([str(run), str(tmp_path / 'model.safetensors'), '--overwrite'])
+  assert (tmp_path / 'config.json').read_text() == '{"model": 1}'
+
+
+@pytest.mark.parametrize('arguments, code, message', [
+    (['IN'], 2, 'the following arguments are required: out'),
+    (['IN', 'w.npz', '--overwritee'], 2, 'there is no flag --overwritee; did you mean --overwrite? (--help lists the flags)'),
+    (['IN', 'w.npz', '--mean=a'], 2, "--mean: 'a' must be one number, or three with commas between them"),
+    (['IN', 'w.npz', '--mean=0.5'], 1, 'ValueError: mean is [0.5], and std is None; set both or neither'),
+    (['IN', 'w.npz', '--mean=0', '--std=1'], 1, 'is a run, whose model takes pixels in [-1, 1]; leave out mean and std'),
+    (['IN', 'w.pth'], 1, "w.pth has the suffix '.pth'; weights are written as .npz or .safetensors"),
+    (['IN', 'none/w.npz'], 1, 'FileNotFoundError: there is no folder'),
+    (['IN', '/dev/null/w.npz'], 1, 'there is no folder /dev/null'),
+    (['none.npz', 'w.npz'], 1, 'FileNotFoundError: there is no none.npz, and no published file of that name'),
+])
+def test_errors_of_convert_are_one_line(run, tmp_path, monkeypatch, capsys, arguments, code, message):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit) as error:
+    convert.main([str(run) if argument == 'IN' else argument for argument in arguments])
+  told = capsys.readouterr().err if code == 2 else f'{error.value.code}\n'
+  assert error.value.code == 2 if code == 2 else isinstance(error.value.code, str)
+  assert message in told and told.count('\n') == 1
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(run, tmp_path, monkeypatch, suffix):
+  (tmp_path / f'w.{suffix}').mkdir()  # a folder of that name
+  with pytest.raises(SystemExit, match=rf'Error: .*w\.{suffix}'):
+    convert.main([str(run), str(tmp_path / f'w.{suffix}'), '--overwrite'])
+  assert [path.name for path in tmp_path.iterdir()] == [f'w.{suffix}']
+  with pytest.raises(IsADirectoryError):
+    convert.main([str(run), str(tmp_path / f'w.{suffix}'), '--overwrite', '--debug'])
+
+
+def test_an_unwritable_safetensors_file_is_an_os_error(tmp_path):
+  with pytest.raises(OSError, match=r'none/w\.safetensors cannot be written: '):
+    timm.write(example_weights.params(), tmp_path / 'none/w.safetensors')

@@ -2,37 +2,40 @@
 
   python -m tools.convert imagenet21k/Mixer-B_16 mixer_b16_i21k.safetensors
   python -m tools.convert runs/b16 b16.npz
+  python -m tools.convert --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 deit.safetensors deit.npz
+
+Class names, what the logits mean and how images are prepared come along: in the metadata of a .safetensors file, and
+beside OUT.npz in OUT.npz.json. Named model.safetensors, the file gets a config.json beside it, with which
+timm.create_model('local-dir:FOLDER') loads it. All of them take pixels in [-1, 1], mean 0.5 and std 0.5.
+
+Exit code 1 for files that cannot be read or written, 2 for wrong flags.
 """
 
 import pathlib
-
-from absl import app
-from absl import flags
-from absl import logging
+import sys
 
 from mixer import weights
+from mixer.convert import record
+from tools import weights_flags
 
-OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Write the file though there is one already.')
 
-
-def main(arguments):
-  if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)
-  if len(arguments) != 3:
-    raise app.UsageError(f'IN and OUT are wanted, and {arguments[1:]} given: python -m tools.convert IN OUT')
-  out = pathlib.Path(arguments[2]).expanduser()
-  if out.exists() and not OVERWRITE.value:
-    print(f'{out} is there already; give --overwrite, or another name')
-    return 1
-  try:
-    loaded = weights.load(arguments[1])
+def main(arguments: list[str] | None = None):
+  parser = weights_flags.Parser(__doc__)
+  weights_flags.add(parser, 'weights')
+  parser.add_argument('out', type=pathlib.Path, help='the file: NAME.npz or NAME.safetensors')
+  parser.add_argument('--overwrite', action='store_true', help='write the file though it exists already')
+  flags = parser.parse_args(arguments)
+  out = flags.out.expanduser()
+  with weights_flags.errors_in_short(flags.debug):
+    weights.check_can_save(out)
+    for path in (out, record.beside(out)) if out.suffix == '.npz' else (out,):
+      if path.exists() and not flags.overwrite:
+        raise FileExistsError(f'{path} exists already; pass --overwrite, or another name')
+    loaded = weights_flags.load(flags)
     print(loaded.describe())
-    weights.save(loaded, out)
-  except (ValueError, OSError) as error:
-    print(error)
-    return 1
-  print(f'written: {out}. It holds the parameters alone, neither class names nor what the logits mean')
+    written = weights.save(loaded, out)
+  print(f'written: {" and ".join(map(str, written))}')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.exit(main())

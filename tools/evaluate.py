@@ -1,7 +1,7 @@
 """Scores weights by a config's evaluations and few-shot probes.
 
   python -m tools.evaluate --weights=imagenet1k/Mixer-B_16 --config=configs/evaluate_imagenet.py
-  python -m tools.evaluate --weights=runs/digits --config=configs/mixer_digits.py --bench
+  python -m tools.evaluate --weights=runs/digits --bench     # of a run, by its own config unless --config is there
 
 Images are taken at the resolution of the weights, whatever the config's.
 """
@@ -12,6 +12,7 @@ import time
 
 from absl import app
 from absl import flags
+from etils import epath
 import flax.jax_utils
 import jax
 
@@ -28,6 +29,8 @@ from mixer import weights
 
 WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .safetensors file, a work directory or a '
                               'checkpoint in one.', required=True)
+MEAN, STD = (flags.DEFINE_list(name, None, f'The {name} of the pixels in [0, 1] that a file of timm takes, one number or '
+                               'three with commas, where no config.json beside it says so.') for name in ('mean', 'std'))
 PREPROCESSING = flags.DEFINE_enum('preprocessing', None, list(preprocess.EVALUATION_CROPS),
                                   "(i) or (ii) of the paper's App. C, or timm's; by default what the config says.")
 RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default in the proportion to '
@@ -87,10 +90,27 @@ def bench(scorer, params, batches) -> str:
   return f'{whole:,.1f} images/s, {whole / alone:.0%} of the forward pass alone ({alone:,.1f} images/s)'
 
 
+def with_config(arguments: list[str]) -> list[str]:
+  """The command line with the config of the run that --weights names, or a checkpoint in one, unless it has a config."""
+  values = flags.FlagValues()
+  flags.DEFINE_string('weights', '', '', values)
+  flags.DEFINE_string('config', None, '', values)
+  values(arguments[:1] + [word for word in arguments[1:] if not word.startswith(('--config.', '--noconfig.'))],
+         known_only=True)
+  path = epath.Path(values.weights).expanduser()
+  if path.name.isdecimal() and not (path / 'config.json').exists():
+    path = path.parent.parent
+  own = [] if values.config or not (path / 'config.json').exists() else [f'--config={path / "config.json"}']
+  return arguments[:1] + own + arguments[1:]
+
+
 def main(arguments):
+  if command_line.CONFIG.value is None:
+    raise app.UsageError(f'--config is missing, and --weights={WEIGHTS.value} has no config.json of a run to take: '
+                         '--config=configs/evaluate_imagenet.py')
   config = command_line.config(arguments)
   devices.start()
-  loaded = weights.load(WEIGHTS.value)
+  loaded = weights.load(WEIGHTS.value, *(flag.value and [float(x) for x in flag.value] for flag in (MEAN, STD)))
   print(loaded.describe())
   loaded.check_head(WEIGHTS.value)
   if OUT.value and not pathlib.Path(OUT.value).parent.is_dir():
@@ -126,4 +146,4 @@ def main(arguments):
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  command_line.run(main, prepare=with_config)

@@ -28,6 +28,7 @@ import tqdm
 
 from mixer import records
 from mixer import storage
+from mixer import user_errors
 from tools import sweep
 
 METRICS = {'other/5shot': 'linear 5-shot top-1 on the digits 5 to 9', 'val/top1': 'top-1 on the digits 0 to 4'}
@@ -239,7 +240,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   return flags
 
 
-def main(arguments: list[str] | None = None):
+@user_errors.in_one_line
+def main(arguments: list[str]):
   flags = parse(arguments)
   root = (flags.workdir or pathlib.Path(f'runs/experiments/{flags.name}_{flags.dataset}')).expanduser()
   if flags.dry_run:
@@ -251,8 +253,8 @@ def main(arguments: list[str] | None = None):
   except sweep.Stopped as stopped:
     print(stopped, file=sys.stderr)
     sys.exit(stopped.code)
-  except (ValueError, OSError, subprocess.CalledProcessError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  except subprocess.CalledProcessError as error:
+    sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

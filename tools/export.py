@@ -7,11 +7,11 @@
 NAME.stablehlo holds the parameters, the preprocessing and the model as StableHLO (jax.export), for CPU, CUDA and TPU.
 It takes a batch of images of one size, whatever it is, [b, h, w, 3] uint8, and gives [b, K] probabilities; each new
 size is compiled anew. NAME.onnx (pip install -r requirements-onnx.txt) holds no preprocessing: it takes [b, R, R, 3]
-uint8. Class names, where they are known, come beside it, as NAME.classes.json.
+uint8. Class names, where they are known, come beside it, as NAME.classes.json: 'tench (n01440764)' for ImageNet's.
 """
 
-import argparse
 import contextlib
+import inspect
 import json
 import pathlib
 import sys
@@ -20,23 +20,31 @@ import jax
 from jax import export
 import numpy as np
 
+from mixer import class_names as class_names_lib
 from mixer import crops
+from mixer import image_headers
 from mixer import losses
 from mixer import models
-from mixer import weights as weights_lib
+from mixer import storage
+from mixer.datasets import encoded
+from tools import weights_flags
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 SCRIPT = """\
 import json
+import struct
 import sys
 from jax import export
 import numpy as np
 import PIL.Image
 
+{functions}
 with open({model!r}, 'rb') as file:
   model = export.deserialize(bytearray(file.read()))
-image = np.asarray(PIL.Image.open(sys.argv[1]).convert('RGB'))
+image = PIL.Image.open(sys.argv[1])
+image.load()
+image = np.asarray(rgb(image, orientation(image.info.get('exif', b''))))
 probabilities = np.asarray(model.call(image[None]))[0]
 names = {names}
 for k in probabilities.argsort()[::-1][:5]:
@@ -68,12 +76,13 @@ def _probabilities(weights, crop):
 def script(model: pathlib.Path, class_names: pathlib.Path | None) -> str:
   """A Python program that prints an image's five best classes, with a model exported as StableHLO."""
   names = f'json.load(open({str(class_names.resolve())!r}))' if class_names else 'range(len(probabilities))'
-  return SCRIPT.format(model=str(model.resolve()), names=names)
+  functions = '\n'.join(map(inspect.getsource, (image_headers.orientation, encoded.rgb)))  # as tools.predict reads it
+  return SCRIPT.format(functions=functions, model=str(model.resolve()), names=names)
 
 
 def main(arguments: list[str] | None = None):
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
+  parser = weights_flags.Parser(__doc__)
+  weights_flags.add(parser)
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the file: NAME.stablehlo or NAME.onnx')
   parser.add_argument('--preprocessing', choices=crops.CROPS, help="of NAME.stablehlo; default: that of the "
                       "weights' run, or paper_resize")
@@ -87,13 +96,18 @@ def main(arguments: list[str] | None = None):
     parser.error(f'--out is {flags.out}, and there is no directory {flags.out.parent}; make it first')
   if flags.out.suffix == '.onnx' and (flags.preprocessing or flags.resize):
     parser.error(f'{flags.out} holds no preprocessing; drop --preprocessing and --resize, or export .stablehlo')
-  try:
-    weights = weights_lib.load(flags.weights)
-    weights.check_head(flags.weights)
-    weights.check_images(flags.weights)
-    resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
-  except (ValueError, OSError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  if flags.out.is_dir():
+    parser.error(f'--out is {flags.out}, which is a directory; name a file')
+  with weights_flags.errors_in_short(flags.debug):
+    write(flags)
+
+
+def write(flags):
+  """Writes the files, and prints what they are."""
+  weights = weights_flags.load(flags)
+  weights.check_head(flags.weights)
+  weights.check_images(flags.weights)
+  resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
 
   if flags.out.suffix == '.onnx':
     try:
@@ -105,11 +119,11 @@ def main(arguments: list[str] | None = None):
     preprocessing = flags.preprocessing or weights.crop
     exported = program(weights, preprocessing, resize).serialize()
     takes = f'[b, h, w, 3] uint8, then {preprocessing} from {resize}'
-  flags.out.write_bytes(exported)
+  storage.write(storage.path_of(flags.out), exported)
   names = None
   if weights.class_names:
     names = flags.out.with_suffix('.classes.json')
-    names.write_text(json.dumps(weights.class_names))
+    names.write_text(json.dumps(class_names_lib.labels(weights.class_names)))
   print(f'# {weights.describe()}\n# {flags.out}: {len(exported) / 2**20:,.1f} MiB; it takes {takes}')
   if flags.out.suffix == '.stablehlo':
     print(script(flags.out, names), end='')

@@ -12,7 +12,6 @@ made from what is kept.
 """
 
 import pathlib
-import sys
 
 from absl import app
 from absl import flags
@@ -41,13 +40,10 @@ def main(arguments):
   jax.config.update('jax_platforms', 'cpu')  # whatever is here: nothing is run
   # A cache could not give back what was compiled for devices that are not here, and would falsify the seconds.
   jax.config.update('jax_enable_compilation_cache', False)
-  try:
-    if ALL.value:
-      _plan_all()
-    else:
-      _plan_one(command_line.config(arguments))
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(str(error))
+  if ALL.value:
+    _plan_all()
+  else:
+    _plan_one(command_line.config(arguments))
 
 
 def _plan_all():
@@ -73,7 +69,7 @@ def _plan_one(config):
     raise app.UsageError('--out is for --all; one plan goes to stdout')
   if SWEEP.value and not COMPILE.value:
     raise app.UsageError('--sweep compiles for each batch: give --compile, too')
-  name = flags.FLAGS['config'].config_filename
+  name = command_line.CONFIG.value
   topology = TOPOLOGY.value
   if topology is None:
     named = pages.named_slice(pathlib.Path(name.partition('.py:')[0].removesuffix('.py') + '.py'))

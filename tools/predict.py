@@ -5,7 +5,7 @@
   find photos -name '*.png' | python -m tools.predict --weights=model.npz --draw=predictions.png
 
 Predictions go to stdout, in the order of the images; all else goes to stderr. A file that cannot be decoded is named
-there and left out, and the exit code is then 1.
+there and left out, and the exit code is then 1, as for weights that cannot be read; 2 for wrong flags.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import sys
 
 import jax
@@ -21,29 +22,31 @@ import numpy as np
 import tqdm
 
 import input_pipeline
+from mixer import class_names
 from mixer import crops
 from mixer import devices
 from mixer import losses
 from mixer import models
 from mixer import pictures
-from mixer import weights as weights_lib
 from mixer.datasets import folders
+from tools import weights_flags
 
 DRAWN = 96  # images at most in the picture
+READ = ('gs',)  # schemes of addresses that are read as files are
 
 
 def find(arguments: list[str], stdin) -> list[str]:
   """The paths of images: files as they are, of folders all images below them, sorted, and of '-' the lines of stdin.
 
   Raises:
-    ValueError: if there are none, or none in one of the folders.
+    ValueError: if there are none, or none in one of the folders, if one is a URL, or if stdin is no list of paths.
   """
   if not arguments and stdin.isatty():
     raise ValueError('no images: give files, folders, or - for a list of paths on stdin')
   paths = []
   for argument in arguments or ['-']:
     if argument == '-':
-      paths += [line for line in stdin.read().splitlines() if line.strip()]
+      paths += _listed(stdin)
     elif pathlib.Path(argument).is_dir():
       found = [str(path) for path in sorted(pathlib.Path(argument).rglob('*'))
                if path.suffix.lower() in folders.IMAGE_SUFFIXES and path.name[0] != '.' and path.is_file()]
@@ -54,7 +57,22 @@ def find(arguments: list[str], stdin) -> list[str]:
       paths.append(argument)
   if not paths:
     raise ValueError('no images: stdin lists none; give files, folders, or their paths on stdin, one a line')
+  for path in paths:
+    if (scheme := re.match(r'([a-z][a-z0-9+.-]+):', path, re.I)) and scheme[1].lower() not in READ and not os.path.exists(path):
+      raise ValueError(f'{path[:200]} is a URL, which is not fetched; download it first (curl -O URL), and pass the file')
   return paths
+
+
+def _listed(stdin):
+  """The paths that stdin lists."""
+  try:
+    text = stdin.read()
+  except UnicodeDecodeError:
+    text = '\0'
+  if '\0' in text:  # which no path has, and every image
+    raise ValueError('stdin lists paths, one a line, and these bytes are none: pass the path of an image, not its content '
+                     '(and for find -print0 use -print)')
+  return [line for line in text.splitlines() if line.strip()]
 
 
 def read_class_names(path: str, num_classes: int) -> list[str]:
@@ -89,34 +107,36 @@ class Table:
   """Aligned columns: a line for each class, the path on the first."""
 
   def __init__(self, paths, names):
-    self._path, self._name = (max(map(len, map(str, texts))) for texts in (('image', *paths), ('class', *names)))
+    self._path = max(map(len, ('image', *paths)))
+    self._name = max(map(len, ('class', *class_names.labels(names))))
 
   def header(self):
     return f'{"image":<{self._path}}  {"class":<{self._name}}  probability\n'
 
   def lines(self, path, best):
-    return ''.join(f'{path if place == 0 else "":<{self._path}}  {name:<{self._name}}  {probability:>11.2%}\n'
-                   for place, (_, name, probability) in enumerate(best))
+    return ''.join(f'{path if place == 0 else "":<{self._path}}  {class_names.label(name):<{self._name}}  '
+                   f'{probability:>11.2%}\n' for place, (_, name, probability) in enumerate(best))
 
 
 class Csv:
-  """A row for each class: image, rank, class, name, probability."""
+  """A row for each class; `class` is its number, `id` its name among the model's classes, and `name` that in words."""
 
   def __init__(self, paths, names):
     pass
 
   def header(self):
-    return 'image,rank,class,name,probability\n'
+    return 'image,rank,class,id,name,probability\n'
 
   def lines(self, path, best):
     rows = io.StringIO()
     csv.writer(rows, lineterminator='\n').writerows(
-        (path, rank, number, name, f'{probability:.6g}') for rank, (number, name, probability) in enumerate(best, 1))
+        (path, rank, number, name, class_names.words(name), f'{probability:.6g}')
+        for rank, (number, name, probability) in enumerate(best, 1))
     return rows.getvalue()
 
 
 class Jsonl:
-  """An object for each image."""
+  """An object for each image, whose predictions have the fields of Csv."""
 
   def __init__(self, paths, names):
     pass
@@ -125,8 +145,9 @@ class Jsonl:
     return ''
 
   def lines(self, path, best):
-    fields = ('class', 'name', 'probability')
-    return json.dumps({'image': path, 'predictions': [dict(zip(fields, each)) for each in best]}) + '\n'
+    predictions = [{'class': number, 'id': name, 'name': class_names.words(name), 'probability': probability}
+                   for number, name, probability in best]
+    return json.dumps({'image': path, 'predictions': predictions}) + '\n'
 
 
 FORMATS = {'table': Table, 'csv': Csv, 'jsonl': Jsonl}
@@ -142,7 +163,7 @@ def write(found, paths, names, kind: str, top: int, out) -> list[tuple]:
     with tqdm.tqdm.external_write_mode(file=out):  # a progress bar on the same terminal makes room
       out.write(layout.lines(paths[index], best))
     if len(drawn) < DRAWN:
-      drawn.append((image, '\n'.join(f'{probability:.0%} {name}' for _, name, probability in best[:2])))
+      drawn.append((image, '\n'.join(f'{probability:.0%} {class_names.words(name)}' for _, name, probability in best[:2])))
   return drawn
 
 
@@ -152,10 +173,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
       raise argparse.ArgumentTypeError(f'{text!r} must be an integer of at least 1')
     return int(text)
 
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = weights_flags.Parser(__doc__)
   parser.add_argument('images', nargs='*', help='files, folders (all images below them), or - for paths on stdin, one '
                       'a line; without any, stdin')
-  parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
+  weights_flags.add(parser)
   parser.add_argument('--top', type=positive, default=5, help='how many classes of each image; default: %(default)s')
   parser.add_argument('--format', choices=FORMATS, default='table', help='default: %(default)s')
   parser.add_argument('--preprocessing', choices=crops.CROPS,
@@ -163,7 +184,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                       "weights' run, or paper_resize")
   parser.add_argument('--resize', type=positive, metavar='PIXELS', help='the side before the crop; default: that of '
                       "the weights' run, or 8/7 of what the model takes, as in 256 for 224")
-  parser.add_argument('--class_names', metavar='FILE', help='one name a line, in the order of the classes')
+  parser.add_argument('--class_names', metavar='FILE', help='one name or WordNet id a line, in the order of the classes')
   parser.add_argument('--draw', metavar='OUT.png', help=f'draw the first {DRAWN} images with their best classes')
   parser.add_argument('--batch_size', type=positive, default=32, help='at a time; default: %(default)s')
   return parser.parse_args(arguments)
@@ -171,19 +192,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
   flags = parse(arguments)
-  devices.start()
-  try:
-    paths = find(flags.images, sys.stdin)
-    weights = weights_lib.load(flags.weights)
-    weights.check_head(flags.weights)
-    weights.check_images(flags.weights)
-    num_classes = weights.model['num_classes']
-    resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
-    if flags.draw and not pathlib.Path(flags.draw).parent.is_dir():
-      raise ValueError(f'--draw is {flags.draw}, and there is no folder {pathlib.Path(flags.draw).parent}')
-    names = read_class_names(flags.class_names, num_classes) if flags.class_names else weights.class_names
-  except (ValueError, OSError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  with weights_flags.errors_in_short(flags.debug):
+    devices.start()
+    return run(flags)
+
+
+def run(flags: argparse.Namespace) -> int:
+  """Predicts as the flags say. -> exit code."""
+  paths = find(flags.images, sys.stdin)
+  weights = weights_flags.load(flags)
+  weights.check_head(flags.weights)
+  weights.check_images(flags.weights)
+  num_classes = weights.model['num_classes']
+  resize = crops.side_before(weights.resolution, flags.resize or weights.resize)
+  if flags.draw:
+    pictures.check_path('--draw', flags.draw)
+  names = read_class_names(flags.class_names, num_classes) if flags.class_names else weights.class_names
   print(weights.describe(), file=sys.stderr)
 
   failures = []
@@ -211,7 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.stdout.reconfigure(errors='surrogateescape')  # paths need not be UTF-8
+  for stream in (sys.stdin, sys.stdout):
+    stream.reconfigure(errors='surrogateescape')  # paths need not be UTF-8
   try:
     sys.exit(main())
   except BrokenPipeError:  # of | head

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import input_pipeline
+from mixer import class_names
 from mixer import command_line
 from mixer import configuration
 from mixer import losses
@@ -34,7 +35,7 @@ def main(arguments):
     mix = jax.vmap(lambda *parts: mixup.mix(*parts, weight, 'batch'), axis_name='batch')
     images, targets = (x[0] for x in mix(images[None], targets[None]))
   images, targets = np.round(images[:IMAGES.value]).astype(np.uint8), np.asarray(targets[:IMAGES.value])
-  names = data.source.class_names or range(num_classes)
+  names = [class_names.words(name) for name in data.source.class_names or range(num_classes)]
   texts = ['\n'.join(f'{of_one[k]:.0%} {names[k]}' for k in np.argsort(-of_one, kind='stable')[:2] if of_one[k] > 0)
            for of_one in targets]
   pictures.grid(images, texts, f'{data.source.name}: step {STEP.value:,}', OUT.value)

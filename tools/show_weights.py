@@ -17,6 +17,7 @@ import tqdm
 
 from mixer import frequencies
 from mixer import pictures
+from mixer import user_errors
 from mixer import weights as weights_lib
 
 STEMS = {'mlp_mixer': 'stem', 'vit': 'embedding', 'bit_resnet': 'root_block'}  # the module of the first layer
@@ -54,19 +55,17 @@ def chosen(text: str | None, weights: weights_lib.Weights) -> list[int]:
   return list(dict.fromkeys(map(int, text.split(','))))
 
 
-def main(arguments: list[str] | None = None):
+@user_errors.in_one_line
+def main(arguments: list[str]):
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the folder for the pictures')
   parser.add_argument('--blocks', help=f'of a Mixer, from 0: 0,1,2; default: the first {SHOWN}')
   flags = parser.parse_args(arguments)
-  try:
-    weights = weights_lib.load(flags.weights)
-    blocks = chosen(flags.blocks, weights)
-    flags.out = flags.out.expanduser()
-    flags.out.mkdir(parents=True, exist_ok=True)
-  except (ValueError, OSError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  weights = weights_lib.load(flags.weights)
+  blocks = chosen(flags.blocks, weights)
+  flags.out = flags.out.expanduser()
+  flags.out.mkdir(parents=True, exist_ok=True)
   print(weights.describe(), file=sys.stderr)
   source = weights.source
   with tqdm.tqdm(total=1 + len(blocks), unit='picture', dynamic_ncols=True, disable=None) as bar:

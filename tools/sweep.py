@@ -3,7 +3,7 @@
 The paper chooses each fine-tuning's learning rate so (section 3):
   python -m tools.sweep --config=configs/mixer_finetune.py:b16_i21k,cifar10 --workdir=runs/sweep \
     --over=optimizer.learning_rate=0.003,0.01,0.03,0.06
-Several --over are combined in all ways. Each run has a folder of its own in the work directory: a sweep that was
+--config.FIELD=VALUE sets a field in all runs. Several --over are combined in all ways. Each run has a folder of its own in the work directory: a sweep that was
 stopped goes on with the same command, and passes over what is finished. The table is sweep.csv there. SIGTERM and
 Ctrl-C stop the run in hand as they stop train.py, and then the sweep with the same exit code.
 """
@@ -21,6 +21,7 @@ import sys
 from mixer import files
 from mixer import processes
 from mixer import records
+from mixer import user_errors
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -130,12 +131,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument('--config', required=True, help='of the last run, on the whole training set')
   parser.add_argument('--dev_config', help='of the runs to choose by; default: that of --config with ",dev" after it')
   parser.add_argument('--over', required=True, action='append', metavar='FIELD=VALUE,VALUE,...', help='what to try')
-  parser.add_argument('--set', default=[], action='append', metavar='FIELD=VALUE', help='what to set in all runs')
+  parser.add_argument('--set', default=[], action='append', metavar='FIELD=VALUE', help='the same as --config.FIELD=VALUE')
   parser.add_argument('--metric', help="what to choose by, the higher the better; default: the first evaluation's "
                       'top-1 or precision@1')
   parser.add_argument('--workdir', required=True, type=pathlib.Path, help='the folder of the folders of the runs')
   parser.add_argument('--dry_run', action='store_true', help='print the commands and run none')
-  return parser.parse_args(arguments)
+  flags, rest = parser.parse_known_args(arguments)
+  for word in rest:
+    if not word.startswith('--config.') or '=' not in word:
+      parser.error(f'unexpected argument {word}; a field of all runs is set by --config.FIELD=VALUE')
+    flags.set.append(word.removeprefix('--config.'))
+  return flags
 
 
 def sweep(flags: argparse.Namespace):
@@ -182,19 +188,20 @@ def sweep(flags: argparse.Namespace):
 def _assignment(text):
   field, equals, value = text.partition('=')
   if not field or not equals:
-    raise ValueError(f'--set={text} is not FIELD=VALUE: --set=seed=1')
+    raise ValueError(f'--set={text} is not FIELD=VALUE; write --config.FIELD=VALUE, such as --config.seed=1')
   return field, value
 
 
-def main(arguments: list[str] | None = None):
+@user_errors.in_one_line
+def main(arguments: list[str]):
   flags = parse(arguments)
   try:
     sweep(flags)
   except Stopped as stopped:
     print(stopped, file=sys.stderr)
     sys.exit(stopped.code)
-  except (ValueError, OSError, subprocess.CalledProcessError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  except subprocess.CalledProcessError as error:
+    sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

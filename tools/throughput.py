@@ -3,20 +3,23 @@
   python -m tools.throughput --models=mlp_mixer:B/16,vit:B/16 --resolutions=224 --dtypes=bfloat16,float32 \\
     --out=runs/throughput.jsonl
 
-Of each model the batch size is swept, and the best speed is reported, as the paper did: powers of two, until the speed
-rises by less than 2 % or memory ends. Only the forward pass is timed, to the logits of 1,000 classes, on random images
-that lie on the devices, with float32 parameters; compilation and a first pass are not. Each figure is a median of
-several repeats. Mixers at a multiple of 224 pixels have token-mixing MLPs that are widened as in App. C.
+Of each model the batch size is swept, and the best speed is reported, as the paper did: all powers of two up to
+--max-batch, or until memory ends. Only the forward pass is timed, to the logits of 1,000 classes, on random images that
+lie on the devices, with float32 parameters; compilation and a first pass are not. Each figure is a median of 5 repeats,
+or of up to 15 while their middle half spreads by more than 5 %. Mixers at a multiple of 224 pixels have token-mixing
+MLPs that are widened as in App. C.
 
 The table goes to stdout. The file gets a line of JSON for each model, after those that are there:
   {"format": 1, "kind": "throughput", "model": "mlp_mixer", "variant": "B/16", "resolution": 224, "dtype": "bfloat16",
-   "batch_size": 64, "images_per_s_per_core": ..., "gmacs": ..., "sweep": [[1, ...], [2, ...], ...], "ended": ..., ...}
-`batch_size` is that of one device, which is what JAX calls a core (one of two of a TPU v3 chip). `gmacs` are
-multiply-adds of an image, in 1e9. `ended` is why the sweep went no further. `config_hash` names the model's fields,
-resolution and dtype.
+   "batch_size": 64, "images_per_s_per_core": ..., "spread": [..., ...], "gmacs": ...,
+   "sweep": [[1, ...], [2, ...], ...], "ended": ..., ...}
+`batch_size` and the speed are those of one JAX device; on TPU v2 and v3 that is a core, one of two of a chip. `spread` is
+the slowest and the fastest repeat. `gmacs` are multiply-adds of an image, in 1e9. `ended` is why the sweep went no
+further. `config_hash` names the model's fields, resolution and dtype.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import math
@@ -30,6 +33,7 @@ import jax
 import numpy as np
 import tqdm
 
+from mixer import accelerators
 from mixer import devices
 from mixer import flops
 from mixer import models
@@ -41,8 +45,18 @@ FORMAT = 1
 CLASSES = 1000  # Table 3 is of models that were fine-tuned on ImageNet
 TRAINED_AT = 224  # pixels, of the models in Table 3
 DTYPES = ('bfloat16', 'float32')
-RISE = 1.02  # by which the speed must rise for the sweep to go on
-REPEATS = 5
+REPEATS, MOST_REPEATS = 5, 15
+STEADY = 0.05  # of the median: the width of the middle half of the repeats with which no more are needed
+MAX_BATCH, MAX_BATCH_OF_CPU = 4096, 64  # on a CPU, a thousand images take minutes
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+  """Images/s of one device: the median of some repeats, and the slowest and the fastest of them."""
+  median: float
+  slowest: float
+  fastest: float
+  repeats: int
 
 
 class NoMemory(Exception):
@@ -76,7 +90,10 @@ def planned(name: str, resolution: int, dtype: str) -> dict:
 
 
 def timer(model, resolution: int, seconds: float):
-  """A function of the batch size of a device: images/s of one device. It raises NoMemory."""
+  """A function of the batch size of a device: the Speed of one device. It raises NoMemory.
+
+  `seconds` are those of REPEATS repeats together, each of at least one pass.
+  """
   count = jax.local_device_count()
   image = np.zeros((1, resolution, resolution, 3), np.float32)
   params = flax.jax_utils.replicate(train_step.on_host(lambda: model.init(jax.random.key(0), image)['params']))
@@ -92,12 +109,16 @@ def timer(model, resolution: int, seconds: float):
     jax.block_until_ready(logits)
     return time.perf_counter() - began
 
-  def measure(batch_size: int) -> float:
+  def measure(batch_size: int) -> Speed:
     try:
       images = jax.block_until_ready(draw(jax.random.split(jax.random.key(0), count), batch_size))
       took(images, 1)  # compiles
       passes = max(1, math.ceil(seconds / REPEATS / took(images, 1)))
-      return batch_size * passes / statistics.median(took(images, passes) for _ in range(REPEATS))
+      times = [took(images, passes) for _ in range(REPEATS)]
+      while len(times) < MOST_REPEATS and not _steady(times):
+        times.append(took(images, passes))
+      speed = lambda time: batch_size * passes / time
+      return Speed(speed(statistics.median(times)), speed(max(times)), speed(min(times)), len(times))
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
       if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
         raise NoMemory from error
@@ -105,17 +126,20 @@ def timer(model, resolution: int, seconds: float):
   return measure
 
 
-def sweep(measure, max_batch: int, tell=lambda batch_size, speed: None) -> tuple[list[tuple[int, float]], str]:
-  """[(batch size, images/s of one device), ...], and why it ended.
+def _steady(times: list[float]) -> bool:
+  low, middle, high = statistics.quantiles(times, n=4, method='inclusive')
+  return high - low <= STEADY * middle
 
-  Batch sizes are powers of two, up to the first that does not raise the best speed so far by 2 %.
+
+def sweep(measure, max_batch: int, tell=lambda batch_size, speed: None) -> tuple[list[tuple[int, Speed]], str]:
+  """[(batch size, Speed of one device), ...], and why it ended.
 
   Args:
-    measure: of a batch size: images/s. It may raise NoMemory.
-    max_batch: the largest batch size.
-    tell: is told each.
+    measure: of a batch size: its Speed. It may raise NoMemory.
+    max_batch: the largest batch size; all powers of two up to it are measured.
+    tell: is called with each.
   """
-  found, best = [], 0.
+  found = []
   for batch_size in itertools.takewhile(lambda size: size <= max_batch, (2**k for k in itertools.count())):
     try:
       speed = measure(batch_size)
@@ -125,32 +149,31 @@ def sweep(measure, max_batch: int, tell=lambda batch_size, speed: None) -> tuple
       return found, f'batch {batch_size}: {storage.first_line(error)}'
     tell(batch_size, speed)
     found.append((batch_size, speed))
-    if speed < RISE * best:
-      return found, f'batch {batch_size} is not faster by {RISE - 1:.0%}'
-    best = speed
   return found, f'--max-batch={max_batch}'
 
 
 def record(plan: dict, found, ended: str, about: dict) -> dict:
   """The line for the file."""
-  batch_size, speed = max(found, key=lambda pair: pair[1])
+  batch_size, speed = max(found, key=lambda pair: pair[1].median)
   fields = plan['fields']
   return {'format': FORMAT, 'kind': 'throughput', 'model': fields['name'], 'variant': fields['variant'],
           'resolution': plan['resolution'], 'dtype': plan['dtype'], 'batch_size': batch_size,
-          'images_per_s_per_core': round(speed, 3), 'gmacs': round(plan['gmacs'], 4), **about,
+          'images_per_s_per_core': round(speed.median, 3), 'spread': [round(speed.slowest, 3), round(speed.fastest, 3)],
+          'repeats': speed.repeats, 'gmacs': round(plan['gmacs'], 4), **about,
           'config_hash': provenance.digest({**fields, 'resolution': plan['resolution']}),
           'time': provenance.now(),
-          'sweep': [[size, round(speed, 3)] for size, speed in found], 'ended': ended}
+          'sweep': [[size, round(speed.median, 3)] for size, speed in found], 'ended': ended}
 
 
-def table(records: list[dict]) -> str:
-  """Markdown, in the order of the records."""
-  lines = ['| model | resolution | dtype | images/s/core | batch of a core | GMACs | TMAC/s | the sweep ended by |',
-           '| --- | --- | --- | --- | --- | --- | --- | --- |']
+def table(records: list[dict], noun: str) -> str:
+  """Markdown, in the order of the records. `noun` is what a device is called: `accelerators.noun`."""
+  lines = [f'| model | resolution | dtype | images/s/{noun} | slowest to fastest repeat | batch of a {noun} | GMACs | '
+           'TMAC/s | the sweep ended by |', '| --- | --- | --- | --- | --- | --- | --- | --- | --- |']
   for found in records:
     speed = found['images_per_s_per_core']
     lines.append(f'| {found["model"]} {found["variant"]} | {found["resolution"]} | {found["dtype"]} | {speed:,.4g} | '
-                 f'{found["batch_size"]:,} | {found["gmacs"]:,.4g} | {speed * found["gmacs"] / 1e3:.3g} | '
+                 f'{found["spread"][0]:,.4g} to {found["spread"][1]:,.4g} | {found["batch_size"]:,} | '
+                 f'{found["gmacs"]:,.4g} | {speed * found["gmacs"] / 1e3:.3g} | '
                  f'{found["ended"]} |')
   return '\n'.join(lines)
 
@@ -162,8 +185,10 @@ def parse(arguments) -> argparse.Namespace:
   parser.add_argument('--resolutions', default=str(TRAINED_AT), help='in pixels, default: %(default)s')
   parser.add_argument('--dtypes', default=DTYPES[0], help=f'to compute in: {", ".join(DTYPES)}; default: %(default)s')
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the JSON lines, which are added to those there')
-  parser.add_argument('--max-batch', type=int, default=4096, help='of a device; default: %(default)s')
-  parser.add_argument('--seconds', type=float, default=3., help='for each batch size; default: %(default)s')
+  parser.add_argument('--max-batch', type=int, default=MAX_BATCH_OF_CPU if devices.computes_on_cpu() else MAX_BATCH,
+                      help='of a device; default: %(default)s here')
+  parser.add_argument('--seconds', type=float, default=3., help='for the first 5 repeats of each batch size; default: '
+                      '%(default)s')
   flags = parser.parse_args(arguments)
   for name, least in (('max_batch', 1), ('seconds', 1e-3)):
     if not getattr(flags, name) >= least:
@@ -191,7 +216,7 @@ def main(arguments: list[str] | None = None):
   flags = parse(arguments)
   about = dict(device=jax.devices()[0].device_kind, devices=jax.local_device_count(), machine=provenance.machine(),
                versions=provenance.versions(), commit=provenance.commit())
-  records = []
+  records, noun = [], accelerators.noun(about['device'])
   with tqdm.tqdm(flags.plans, unit='model', dynamic_ncols=True, disable=None) as bar:
     for plan in bar:
       bar.set_description(plan['label'])
@@ -202,14 +227,16 @@ def main(arguments: list[str] | None = None):
         found, ended = [], f'the parameters: {storage.first_line(error)}'
       else:
         found, ended = sweep(measure, flags.max_batch,
-                             lambda size, speed: tell(f'batch {size:,}, {speed:,.4g} images/s/core'))
+                             lambda size, speed: tell(
+                                 f'batch {size:,}, {speed.median:,.4g} images/s/{noun} ({speed.slowest:,.4g} to '
+                                 f'{speed.fastest:,.4g} in {speed.repeats} repeats)'))
       if not found:
         tell(f'nothing was measured, and no line written: {ended}')
         continue
       records.append(record(plan, found, ended, about))
       storage.append(storage.path_of(flags.out), json.dumps(records[-1]))
       tell(f'ended by {ended}')
-  print(table(records))
+  print(table(records, noun))
   return 0 if len(records) == len(flags.plans) else 1
 
 

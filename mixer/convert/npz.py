@@ -24,15 +24,17 @@ OLDER = [  # (pattern, ours) of the older names; the LayerNorms are numbered aft
     (r'Mixer/encoderblock_(\d+)/(token|channel)_mixing_phase_0/(kernel|bias)2', r'MixerBlock_\1/\2_mixing/Dense_1/\3'),
     (r'Mixer/encoderblock_(\d+)/(LayerNorm_\d+/\w+)', r'MixerBlock_\1/\2'),
 ]
+FIRST_LAYER = r'(stem|embedding)/kernel|resnet/root_block/standardized_conv2d(_\d+)?/kernel'
 
 
 def read(path) -> dict:
   """Nested parameters of an .npz file on this machine or in a bucket (gs://), as float32. Nothing is unpickled.
 
   Raises:
-    FileNotFoundError, ValueError: as `files.arrays` does, or if an array holds other things than finite numbers.
+    FileNotFoundError, ValueError: as `files.arrays` and `arrays.without_prefix` do, or if an array holds other things than
+      finite numbers.
   """
-  found = arrays.float32(files.arrays(path), path)
+  found = arrays.float32(arrays.without_prefix(files.arrays(path), FIRST_LAYER, path), path)
   try:
     return trees.nested(bit_npz.ours(found) if bit_npz.is_published(found) else _renamed(found))
   except ValueError as error:

@@ -31,31 +31,28 @@ def names(num_blocks: int) -> dict[str, str]:
   return weights | {f'{ours}/bias': f'{theirs}.bias' for ours, theirs in (norms | others).items()}
 
 
+def metadata(path) -> dict[str, str]:
+  """The strings that a .safetensors file has beside its arrays. Errors are those of `read`."""
+  return _open(path, lambda file: file.metadata() or {})
+
+
 def read(path) -> dict:
   """Nested parameters of a .safetensors file, as float32 whatever its floating-point type.
 
-  Arrays whose names are not those of timm's MlpMixer or VisionTransformer keep their names.
+  Arrays whose names are not those of timm's MlpMixer or VisionTransformer keep their names; a prefix of all is dropped.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: naming the file, if it is no .safetensors file, cut off, holds other things than finite numbers, or is
-      of a ViT of an unknown number of heads.
+    ValueError: naming the file, if it is no .safetensors file, cut off, holds other things than finite numbers,
+      several models, or is of a ViT of an unknown number of heads.
   """
-  try:
-    with safetensors.safe_open(os.fspath(path), framework='np') as file:
-      found, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-  except FileNotFoundError:
-    raise
-  except (safetensors.SafetensorError, OSError) as error:
-    raise ValueError(f'{path} is no .safetensors file, or it is cut off ({error}); get it anew') from error
-  except (AttributeError, TypeError, ValueError) as error:  # a type or a shape that NumPy does not have
-    raise ValueError(f'{path} holds arrays of a type or a shape that is not read: {error}') from error
-  found = arrays.float32(found, path)
+  found, told = _open(path, lambda file: ({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}))
+  found = arrays.float32(arrays.without_prefix(found, r'(stem|patch_embed)\.proj\.weight', path), path)
   try:
     of_vit = timm_vit.is_timms(found)
     if of_vit:
       width = found['pos_embed'].shape[-1] if found['pos_embed'].ndim else 0
-      found = timm_vit.attention_to_ours(found, timm_vit.heads_of(width, metadata.get('num_heads')))
+      found = timm_vit.attention_to_ours(found, timm_vit.heads_of(width, told.get('num_heads')))
     count = _count(found, r'blocks\.(\d+)\.')
     ours = {theirs: name for name, theirs in (timm_vit.names(count) if of_vit else names(count)).items()}
     params = {ours.get(name, name): array for name, array in found.items()}
@@ -65,13 +62,26 @@ def read(path) -> dict:
     raise ValueError(f'{path}: {error}') from error
 
 
-def write(params: dict, path):
-  """Writes nested parameters as float32, so that timm's model of the same sizes loads them.
+def _open(path, get):
+  try:
+    with safetensors.safe_open(os.fspath(path), framework='np') as file:
+      return get(file)
+  except FileNotFoundError:
+    raise
+  except (safetensors.SafetensorError, OSError) as error:
+    raise ValueError(f'{path} is no .safetensors file, or it is cut off ({error}); get it anew') from error
+  except (AttributeError, TypeError, ValueError) as error:  # a type or a shape that NumPy does not have
+    raise ValueError(f'{path} holds arrays of a type or a shape that is not read: {error}') from error
+
+
+def write(params: dict, path, metadata: dict[str, str] | None = None):
+  """Writes nested parameters as float32, so that timm's model of the same sizes loads them, and strings beside them.
 
   Raises:
+    OSError: naming the file, if it cannot be written.
     ValueError: naming the arrays that timm's models have no place for.
   """
-  found, metadata = trees.flat(params), {'format': 'pt'}
+  found, metadata = trees.flat(params), {'format': 'pt', **(metadata or {})}
   theirs = names(_count(found, r'MixerBlock_(\d+)/'))
   if 'Transformer/posembed_input/pos_embedding' in found:
     theirs = timm_vit.names(_count(found, r'Transformer/encoderblock_(\d+)/'))
@@ -81,9 +91,12 @@ def write(params: dict, path):
   if unknown := [name for name in found if name not in theirs]:
     more = ' and others' if unknown[3:] else ''
     raise ValueError(f"timm's model has no place for {', '.join(unknown[:3])}{more}; write an .npz file")
-  safetensors.numpy.save_file(
-      {theirs[name]: _transposed(name, np.asarray(array, np.float32, order='C'), (3, 2, 0, 1))
-       for name, array in found.items()}, os.fspath(path), metadata=metadata)
+  try:
+    safetensors.numpy.save_file(
+        {theirs[name]: _transposed(name, np.asarray(array, np.float32, order='C'), (3, 2, 0, 1))
+         for name, array in found.items()}, os.fspath(path), metadata=metadata)
+  except safetensors.SafetensorError as error:
+    raise OSError(f'{path} cannot be written: {error}') from error
 
 
 def _count(found, block):

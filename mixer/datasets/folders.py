@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mixer.datasets import encoded
+
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp')
 
 
@@ -55,8 +57,12 @@ class FolderSource:
   def read(self, indices):
     return tf.map_fn(tf.io.read_file, tf.gather(self.paths, indices), fn_output_signature=tf.string)
 
+  def stored(self, record, index):
+    del index
+    return record
+
   def parse(self, record, index):
-    return record, {'label': tf.cast(tf.gather(self.classes, index), tf.int32)}
+    return encoded.normalize(record), {'label': tf.cast(tf.gather(self.classes, index), tf.int32)}
 
   def locate(self, index):
     return self.paths[index]

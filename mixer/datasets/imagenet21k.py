@@ -272,7 +272,7 @@ def _example(split, wnids, file_name, content):
   """Of files of one content. -> example or None, {count: by how much it grows}, (file, copies, reason) or None."""
   counts = {'files': len(wnids)}
   try:
-    jpeg = encoded.as_jpeg(content)
+    jpeg = encoded.as_jpeg(content, upright=False)
   except encoded.Unreadable as error:
     return None, counts | {'unreadable': len(wnids)}, (file_name, len(wnids), str(error))
   labels = sorted(set(wnids))

@@ -126,6 +126,9 @@ class _Tfds:
   def fingerprint(self):
     return f'{self.contents}, split {self.split}'
 
+  def stored(self, record, index):
+    return self.parse(record, index)[0]
+
   def parse(self, record, index):
     del index  # the record says it all
     example = self.features.deserialize_example(record, decoders={'image': tfds.decode.SkipDecoding()})

@@ -8,6 +8,7 @@
   class_names               a list, or None where the source has no classes of its own
   labels                    {'label': (shape, type), ...} of one example; 'weight' has the shape of 'label'
   parse([] string, [] int)  -> ([] string, {'label', ...}): a record's encoded image and its labels, in a graph
+  stored(...)               -> [] string: the encoded image as it lies in the file, by which `subset` chooses
   locate(int)               -> where the example lies, for a message
   folder, split             where it lies
   fingerprint               changes whenever its images or their order do

@@ -84,7 +84,7 @@ def content_hashes(source) -> np.ndarray:
 
 def _hash(source):
   records = reading.records(source, tf.data.Dataset.range(source.num_examples))
-  images = records.map(lambda i, record: source.parse(record, i)[0], num_parallel_calls=2)
+  images = records.map(lambda i, record: source.stored(record, i), num_parallel_calls=2)
   hashes = (int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), 'big')
             for image in reading.untuned(images.prefetch(reading.READ_AT_ONCE)).as_numpy_iterator())
   return np.fromiter(tqdm.tqdm(hashes, total=source.num_examples, unit='image', desc='content hashes'), np.uint64,

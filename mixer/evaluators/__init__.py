@@ -12,6 +12,7 @@ class Evaluators:
 
   Attributes:
     metrics: the names of what is the better the higher, 'test/top1' and the like.
+    samples: of each evaluation by its name, the examples to draw: of the last call that was to keep them.
   """
 
   def __init__(self, model, loss: str, evals: dict, probes: dict, settings: dict, prefetch: Callable):
@@ -25,21 +26,26 @@ class Evaluators:
       prefetch: sends batches to the devices.
     """
     self._evals, self._probes, self._prefetch = evals, probes, prefetch
-    self.scorer = classification.Scorer(model, loss)
+    self.scorer, self.samples = classification.Scorer(model, loss), {}
     self._probe = {name: _probe(name, settings[name], train.source, test.source, model)
                    for name, (train, test) in probes.items()}
     self.metrics = [f'{name}/{metric}' for name, batches in evals.items()
-                    for metric in classification.metric_names(batches.source)]
+                    for metric in classification.metric_names(batches.source, model.num_classes)]
     self.metrics += [f'{name}/{metric}' for name, probe in self._probe.items() for metric in probe.metrics]
 
-  def __call__(self, params) -> dict[str, float]:
-    """{'test/top1': ..., 'test/examples': ..., 'imagenet/5shot': ...}. Raises what the evaluators do."""
-    return {name: value for found in self.each(params) for name, value in found.items()}
+  def __call__(self, params, keep: bool = False) -> dict[str, float]:
+    """{'test/top1': ..., 'test/examples': ..., 'imagenet/5shot': ...}. Raises what the evaluators do.
 
-  def each(self, params) -> Iterator[dict[str, float]]:
+    With `keep`, `samples` are those of this call.
+    """
+    return {name: value for found in self.each(params, keep) for name, value in found.items()}
+
+  def each(self, params, keep: bool = False) -> Iterator[dict[str, float]]:
     """The same of one evaluation or probe after the other."""
     for name, batches in self._evals.items():
-      yield _under(name, self.scorer(params, self._prefetch(batches), batches.source.num_examples))
+      yield _under(name, self.scorer(params, self._prefetch(batches), batches.source.num_examples, keep))
+      if keep:
+        self.samples[name] = self.scorer.sample
     for name, (train, test) in self._probes.items():
       yield _under(name, self._probe[name](params, self._prefetch(train), self._prefetch(test),
                                            num_train=train.source.num_examples, num_test=test.source.num_examples))

@@ -1,7 +1,7 @@
 """Accuracy and loss over a split, each example counted once.
 
 Where examples have one class each, the metrics are top-1 and top-5; where they have any number, precision@1 and
-recall@5, over the examples that have a class at all.
+recall@5, and these and the loss are over the examples that have a class at all: ReaL leaves out the others.
 """
 
 from collections.abc import Iterable
@@ -14,6 +14,7 @@ from mixer import devices
 from mixer import losses
 from mixer import metrics
 from mixer import models
+from mixer.evaluators import sample
 
 OF_ONE_CLASS = {'top1': lambda logits, batch, targets: metrics.top_k_hit(logits, batch['label'], 1),
                 'top5': lambda logits, batch, targets: metrics.top_k_hit(logits, batch['label'], 5)}
@@ -21,10 +22,16 @@ OF_CLASSES = {'precision_at_1': lambda logits, batch, targets: metrics.precision
               'recall_at_5': lambda logits, batch, targets: metrics.recall_at_5(logits, targets)}
 
 
-def metric_names(source) -> list[str]:
+def metric_names(source, num_classes: int) -> list[str]:
   """The metrics of a source's examples that are the better the higher, the main one first."""
   shape, _ = source.labels['label']
-  return list(OF_CLASSES if shape else OF_ONE_CLASS)
+  return list(_hits(several=bool(shape), num_classes=num_classes))
+
+
+def _hits(several: bool, num_classes: int) -> dict:
+  """OF_CLASSES or OF_ONE_CLASS; of up to five classes without what the five highest would always reach."""
+  main, of_five = (OF_CLASSES if several else OF_ONE_CLASS).items()
+  return dict([main, of_five] if num_classes > 5 else [main])
 
 
 class Scorer:
@@ -32,47 +39,61 @@ class Scorer:
 
   Batches are {'image': [D, b, H, W, 3] uint8, 'label': [D, b] or [D, b, L], 'mask': [D, b]}, D devices of b examples,
   and may have 'weight': [D, b, L].
+
+  Attributes:
+    sample: of the split that was scored last, if it was to be kept.
   """
 
   def __init__(self, model, loss: str):
     loss_function, probabilities = losses.LOSSES[loss], losses.PROBABILITIES[loss]
+    self.sample: sample.Sample | None = None
 
     def score(params, batch):
       logits = model.apply({'params': params}, models.scale(batch['image']))
       targets = losses.targets(batch, logits.shape[-1])
       classified = batch['mask'] * (targets > 0).any(axis=1)
-      hits = OF_ONE_CLASS if batch['label'].ndim == 1 else OF_CLASSES
+      several = batch['label'].ndim > 1
+      hits = {name: hit(logits, batch, targets) for name, hit in _hits(several, logits.shape[-1]).items()}
       sums = {'examples': batch['mask'].sum(), 'classified': classified.sum(),
-              'loss': jnp.vdot(batch['mask'], loss_function(logits, targets)),
-              **{name: jnp.vdot(classified, hit(logits, batch, targets)) for name, hit in hits.items()}}
-      return jax.lax.psum(sums, 'batch'), probabilities(logits)
+              'of_class': classified @ (targets > 0).astype('float32'),
+              'loss': jnp.vdot(classified if several else batch['mask'], loss_function(logits, targets)),
+              **{name: jnp.vdot(classified, hit) for name, hit in hits.items()}}
+      seen = {'hit': next(iter(hits.values())), 'classified': classified, 'guess': logits.argmax(-1),
+              'probability': probabilities(logits).max(-1)}
+      return jax.lax.psum(sums, 'batch'), seen
 
     self._score = jax.pmap(score, axis_name='batch', out_axes=(None, 0))
 
-  def __call__(self, params, batches: Iterable[dict], num_examples: int) -> dict[str, float]:
+  def __call__(self, params, batches: Iterable[dict], num_examples: int, keep: bool = False) -> dict[str, float]:
     """{'top1', 'top5', 'loss', 'examples'}, or {'precision_at_1', 'recall_at_5', 'loss', 'examples', 'classified'}.
 
-    They are sums over all batches, divided once: the loss by the number of examples, the others by the number of those
-    that have a class.
+    They are sums over all batches, divided once, by the number of examples that have a class; the loss of examples with
+    one class each by the number of all. A model of up to five classes has no 'top5' and no 'recall_at_5'.
+
+    Args:
+      keep: whether to keep a `sample` of the split.
 
     Raises:
       RuntimeError: if another number of examples was scored than `num_examples`, the split's, or none has a class.
     """
-    totals = {}
-    for sums in devices.one_ahead(self._score(params, batch)[0] for batch in batches):
+    totals, sampler = {}, sample.Sampler() if keep else None
+    scored = ((*self._score(params, batch), batch if keep else None) for batch in batches)
+    for sums, seen, batch in devices.one_ahead(scored):
       for name, value in jax.device_get(sums).items():
-        totals[name] = totals.get(name, 0.) + float(value)
-    examples, classified = (round(totals.pop(name, 0)) for name in ('examples', 'classified'))
+        totals[name] = totals.get(name, 0.) + np.asarray(value, np.float64)
+      if keep:
+        sampler.add(batch, seen)
+    of_class = totals.pop('of_class', np.zeros(1))
+    examples, classified = (round(float(totals.pop(name, 0))) for name in ('examples', 'classified'))
     if examples != num_examples:
       raise RuntimeError(f'the evaluation scored {examples} examples, and the split has {num_examples}')
     if not classified:
       raise RuntimeError(f'none of the {examples} examples of the split has a class to score by')
-    scores = {name: total / (examples if name == 'loss' else classified) for name, total in totals.items()}
-    return {**scores, 'examples': examples, **({} if 'top1' in scores else {'classified': classified})}
-
-  def predictions(self, params, batch: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """This host's (images, labels, probabilities of the classes) of one batch, without the filling."""
-    _, probabilities = self._score(params, batch)
-    real = np.asarray(batch['mask']).reshape(-1) > 0
-    flat = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[real]
-    return flat(batch['image']), flat(batch['label']), flat(probabilities)
+    of_several = 'top1' not in totals
+    scores = {name: float(total) / (examples if name == 'loss' and not of_several else classified)
+              for name, total in totals.items()}
+    if keep:
+      hits = next(total for name, total in totals.items() if name in ('top1', 'precision_at_1'))
+      self.sample = sampler.sample(wrong=classified - round(float(hits)), classified=classified,
+                                   most_frequent=round(float(of_class.max())))
+    return {**scores, 'examples': examples, **({'classified': classified} if of_several else {})}

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import jax
 import numpy as np
 
+from mixer import arguments
 from mixer import devices
 from mixer import models
 
@@ -81,16 +82,17 @@ class Probe:
     Args:
       model: its head, and so its number of classes, does not matter.
       num_classes: of the splits.
-      shots: how many examples of each class to learn from, several numbers.
-      seeds: how many choices of these examples to average over.
-      l2: the penalty.
+      shots: how many examples of each class to learn from, several numbers, each at least 1.
+      seeds: how many choices of these examples to average over; at least 1.
+      l2: the penalty of the ridge regression; above 0.
 
     Raises:
-      ValueError: if one of these has no sense.
+      arguments.ArgumentError: if one of these is out of its range.
     """
-    if isinstance(shots, int) or not shots or any(k != int(k) or k < 1 for k in shots) or seeds < 1 or l2 <= 0:
-      raise ValueError(f'a probe with shots={shots}, seeds={seeds}, l2={l2}: shots must be a list of integers of at '
-                       'least 1, with at least 1 seed, and l2 above 0')
+    if not isinstance(shots, Sequence) or not shots or not all(isinstance(k, int) and k >= 1 for k in shots):
+      raise arguments.ArgumentError(f'shots is {shots}; it must be one or more integers, each at least 1: (1, 5)')
+    arguments.check(dict(seeds=seeds), at_least=1)
+    arguments.check(dict(l2=l2), above=0)
     self._num_classes, self._shots, self._seeds, self._l2 = num_classes, shots, seeds, l2
     self.metrics = [f'{number}shot' for number in shots]
     headless = model.clone(num_classes=None)

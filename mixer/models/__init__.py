@@ -62,7 +62,7 @@ def build(*, name: str, variant: str | None = None, platform: str | None = None,
   """A model whose `apply` maps images and keys to logits. [B, H, W, 3] in [-1, 1], [B] keys or None -> [B, K].
 
   Args:
-    name: one of MODELS.
+    name: of the model: one of MODELS, such as 'mlp_mixer', 'vit' or 'bit_resnet'.
     variant: 'B/16' and the like: fills in the sizes of the paper's Table 1, or of the model's own paper. Without it,
       `fields` give them.
     platform: what it is to run on: 'cpu', 'tpu', 'gpu', or 'any' for all of them; by default JAX's own. It decides on

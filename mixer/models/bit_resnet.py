@@ -29,6 +29,7 @@ import jax.numpy as jnp
 
 from mixer import configuration
 from mixer import trees
+from mixer.models import checks
 
 FloatType = typing.Literal['float32', 'bfloat16']
 
@@ -176,8 +177,8 @@ class BitResNet(nn.Module):
     return found
 
   def _check(self):
-    if self.num_classes is not None and self.num_classes < 1:
-      raise ValueError(f'config.model.num_classes is {self.num_classes}; it must be at least 1')
+    checks.at_least_one(self, 'num_classes')
+    checks.finite(self, 'head_bias_init', 'width_factor')
     lists = isinstance(self.units, tuple) and self.units
     if not lists or not all(isinstance(number, int) and number > 0 for number in self.units):
       raise ValueError(f'config.model.units is {self.units}; it must have at least one block, and each block at least '

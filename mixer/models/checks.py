@@ -1,18 +1,27 @@
 """What holds for the fields of several models. Each raises a ValueError that names the field of the config."""
 
+from mixer import arguments
+from mixer import configuration
+
 
 def at_least_one(model, *fields: str):
   """Where they are not None."""
-  for field in fields:
-    if getattr(model, field) is not None and getattr(model, field) < 1:
-      raise ValueError(f'config.model.{field} is {getattr(model, field)}; it must be at least 1')
+  _in_range(model, fields, at_least=1)
 
 
 def probabilities(model, *fields: str):
   """Of dropping something, which may not be everything."""
-  for field in fields:
-    if not 0 <= getattr(model, field) < 1:
-      raise ValueError(f'config.model.{field} is {getattr(model, field)}; it must be at least 0, and below 1')
+  _in_range(model, fields, at_least=0, below=1)
+
+
+def finite(model, *fields: str):
+  """Numbers of any size."""
+  _in_range(model, fields)
+
+
+def _in_range(model, fields, **bounds):
+  with configuration.named('config.model'):
+    arguments.check({field: getattr(model, field) for field in fields}, **bounds)
 
 
 def patches_tile(model, height: int, width: int):

@@ -112,9 +112,13 @@ class MlpMixer(nn.Module):
   """Images to logits. [B, H, W, 3] in [-1, 1], [B] keys or None -> [B, K] float32; [B, C] where num_classes is None.
 
   Attributes:
-    num_classes: K, or None for the features before the head (the mean over tokens).
-    patch_size: P; it must divide H and W.
-    num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim: L, C, D_S and D_C of Table 1.
+    num_classes: K, or None for the features before the head (the mean over tokens); in a config, None is as many as the
+      training data have.
+    patch_size: P, the side of a patch in pixels; it must divide H and W.
+    num_blocks: the number of layers of Table 1.
+    hidden_dim: C of Table 1, the channels of a token.
+    tokens_mlp_dim: D_S of Table 1, the width of the token-mixing MLPs.
+    channels_mlp_dim: D_C of Table 1, the width of the channel-mixing MLPs.
     tiles: K of App. C: the token-mixing MLPs are K^2 times as wide as tokens_mlp_dim, for images of K times the
       resolution.
     dropout_rate: of both layers of every MLP; 0 in all of the paper's runs (Table 4).
@@ -127,6 +131,9 @@ class MlpMixer(nn.Module):
     remat: 'block' keeps of each block only its input for the backward pass, which computes the rest again. To save
       memory on a CPU it needs `scan`.
     platform: what it is to run on: 'cpu' has a form of its own, of equal results (on_cpu.py).
+
+  With `capture_intermediates` (or the collection 'intermediates' mutable) it runs module by module, whatever `platform`
+  and `scan` say, so that all of its modules' outputs are there.
   """
   num_classes: int | None
   patch_size: int
@@ -149,11 +156,12 @@ class MlpMixer(nn.Module):
   def __call__(self, images, keys=None):
     checks.at_least_one(self, 'num_classes', 'patch_size', 'tiles', *SIZES['B'])
     checks.probabilities(self, 'dropout_rate', 'stochastic_depth')
+    checks.finite(self, 'head_bias_init')
     checks.patches_tile(self, *images.shape[1:3])
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     rates = drop_rates(self.stochastic_depth_rule, self.stochastic_depth, self.num_blocks)
 
-    if self.platform == 'cpu' and not self.is_initializing():
+    if self.platform == 'cpu' and not self._records:
       features = on_cpu.features(self, self.variables['params'], images, keys, rates)
     else:
       x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='stem', **dtypes)(images)
@@ -168,7 +176,7 @@ class MlpMixer(nn.Module):
 
   def _blocks(self, x, keys, rates, dtypes):
     sizes = (self.tiles**2 * self.tokens_mlp_dim, self.channels_mlp_dim, self.dropout_rate, self.rescales)
-    if self.scan and not self.is_initializing():
+    if self.scan and not self._records:
       one = MixerBlock(*sizes, **dtypes, parent=None)
       block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
       return depth.scan(block, self.blocks_of(self.variables['params']), x, rates, self.remat == 'block')
@@ -176,6 +184,11 @@ class MlpMixer(nn.Module):
     for i in range(self.num_blocks):
       x = block(*sizes, **dtypes, name=f'MixerBlock_{i}')(x, stochastic.fold(keys, i), rates[i])
     return x
+
+  @property
+  def _records(self) -> bool:
+    """Whether the submodules themselves must run: to make parameters, or because their intermediates are asked for."""
+    return self.is_initializing() or self.is_mutable_collection('intermediates')
 
   @property
   def rescales(self) -> bool:

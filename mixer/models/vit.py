@@ -129,7 +129,8 @@ class Encoder(nn.Module):
 
   def _blocks(self, x, keys, rates, dtypes):
     sizes = (self.mlp_dim, self.num_heads, self.dropout_rate)
-    if self.scan and not self.is_initializing():
+    # Intermediates that are asked for are those of the modules.
+    if self.scan and not self.is_initializing() and not self.is_mutable_collection('intermediates'):
       one = EncoderBlock(*sizes, **dtypes, parent=None)
       block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
       params = [self.variables['params'][f'encoderblock_{i}'] for i in range(self.num_blocks)]
@@ -144,9 +145,12 @@ class VisionTransformer(nn.Module):
   """Images to logits. [B, H, W, 3] in [-1, 1], [B] keys or None -> [B, K] float32; [B, F] where num_classes is None.
 
   Attributes:
-    num_classes: K, or None for the features before the head.
-    patch_size: P; it must divide H and W.
-    num_blocks, hidden_dim, mlp_dim, num_heads: layers, C, D and heads of ViT's Table 1.
+    num_classes: K, or None for the features before the head; in a config, None is as many as the training data have.
+    patch_size: P, the side of a patch in pixels; it must divide H and W.
+    num_blocks: the number of layers of ViT's Table 1.
+    hidden_dim: C, the channels of a token.
+    mlp_dim: D, the width of the MLPs.
+    num_heads: of the attention; it must divide hidden_dim.
     pool: 'token' for the class token's features, 'mean' for the mean over patches, without a class token.
     representation_size: of the head's hidden layer, which ViT has in pre-training alone, as wide as C; None without.
     dropout_rate: after the position embeddings and after every dense layer but those of Q, K and V (ViT, App. B.1).
@@ -200,6 +204,7 @@ class VisionTransformer(nn.Module):
   def _check(self, height, width):
     checks.at_least_one(self, 'num_classes', 'patch_size', 'representation_size', *SIZES['B'])
     checks.probabilities(self, 'dropout_rate', 'stochastic_depth')
+    checks.finite(self, 'head_bias_init')
     if self.hidden_dim % self.num_heads:
       raise ValueError(f'config.model.num_heads is {self.num_heads}; it must divide config.model.hidden_dim, which is '
                        f'{self.hidden_dim}')

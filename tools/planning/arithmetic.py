@@ -27,10 +27,11 @@ EPOCHS_OF_TABLE_2 = {('imagenet21k', 'ViT-L/16'): 90, ('imagenet21k', 'BiT-R152x
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-  """The images of training: how many, who says so, and the labels of one as in `sources.open_split`."""
+  """The images of training: how many, who says so, the labels of one as in `sources.open_split`, and their classes."""
   number: int
   said_by: str
   labels: dict
+  num_classes: int | None = None
 
 
 _ONE_LABEL = {'label': ((), 'int32')}
@@ -45,7 +46,12 @@ PUBLISHED = {
     'imagenet21k': ({'train': 14_197_122}, 'image-net.org, release of fall 2011, all images', _LABELS),
     'multilabel': ({'train': 303_000_000}, 'JFT-300M: Dosovitskiy et al., arXiv 2010.11929', _WEIGHTED_LABELS),
     'fake': ({'train': 1_281_167}, 'mixer/datasets/sources.py', _ONE_LABEL),
+    **{name: ({'train': 50_000, 'test': 10_000}, 'Krizhevsky, 2009', _ONE_LABEL) for name in ('cifar10', 'cifar100')},
+    'oxford_iiit_pet': ({'train': 3_680, 'test': 3_669}, 'Parkhi et al., 2012', _ONE_LABEL),
+    'oxford_flowers102': ({'train': 1_020, 'validation': 1_020, 'test': 6_149}, 'Nilsback and Zisserman, 2008', _ONE_LABEL),
 }
+CLASSES = {'imagenet2012': 1000, 'fake': 1000, 'cifar10': 10, 'cifar100': 100, 'oxford_iiit_pet': 37,
+           'oxford_flowers102': 102}
 
 
 def images_of(config, num_examples: int | None = None) -> Images:
@@ -56,20 +62,31 @@ def images_of(config, num_examples: int | None = None) -> Images:
   """
   data = config.data
   part = data.fraction if 'fraction' in data else 1.
-  splits, source, labels = PUBLISHED.get(data.dataset, ({}, '', _ONE_LABEL))
+  splits, source, labels = PUBLISHED.get(data.dataset, ({}, f'its split, {data.split}', _ONE_LABEL))
+  num_classes = CLASSES.get(data.dataset)
   if num_examples:
-    return Images(round(num_examples * part), '--num_examples', labels)
+    return Images(round(num_examples * part), '--num_examples', labels, num_classes)
   found = _opened(config, must_be_here=data.dataset not in PUBLISHED)
   if found:
-    return Images(found.num_examples, found.name, found.labels)
-  split = re.fullmatch(r'(\w+)(?:\[(?:(\d+)%)?:(?:(\d+)%)?\])?', data.split)
-  if not split or split[1] not in splits:
+    return Images(found.num_examples, found.name, found.labels, len(found.class_names) if found.class_names else None)
+  numbers = [_number_of(split, splits) for split in data.split.split('+')]
+  if None in numbers:
     known = ', '.join(f'{name} {split}' for name, (splits, *_) in PUBLISHED.items() for split in splits)
     raise ValueError(f'dataset {data.dataset!r}, split {data.split!r}, is not here, and its number of images is not '
                      f'among the published ones ({known}; and parts of them in percent); give --num_examples=')
-  whole = splits[split[1]]
-  first, last = (round(whole * int(percent) / 100) for percent in (split[2] or 0, split[3] or 100))  # as TFDS rounds
-  return Images(round((last - first) * part), source, labels)
+  return Images(round(sum(numbers) * part), source, labels, num_classes)
+
+
+def _number_of(split: str, splits: dict[str, int]) -> int | None:
+  """The images of a split as TFDS writes it: 'train', 'train[:99%]' or 'train[800:1000]'; None where it is not known."""
+  match = re.fullmatch(r'(?P<name>\w+)(?:\[(?P<first>\d+%?)?:(?P<last>\d+%?)?\])?', split)
+  if not match:
+    return None
+  whole, first, last = splits.get(match['name']), match['first'] or '0', match['last'] or '100%'
+  if whole is None and (last.endswith('%') or first.endswith('%')):
+    return None
+  place = lambda text: round(whole * int(text[:-1]) / 100) if text.endswith('%') else int(text)  # as TFDS rounds
+  return max(place(last) - place(first), 0) or None
 
 
 def _opened(config, must_be_here):
@@ -109,6 +126,8 @@ class Plan:
       raise ValueError(f'config.data.batch_size is {size}; it must be a multiple of the {cores} cores of {slice_} '
                        f'({below} or {below + cores}), or choose another --topology')
     images = images_of(config, num_examples)
+    if images.num_classes:
+      config = configuration.with_classes(config, range(images.num_classes))
     config = configuration.in_steps(config, images.number / size)
     model = configuration.call(models.build, 'model', config.model, platform='tpu')
     optimizer, learning_rate = configuration.call(optim.build, 'optimizer', config.optimizer,
@@ -144,7 +163,7 @@ class Plan:
   @property
   def params_without_head(self) -> int:
     """As Table 1 counts them."""
-    return self.params - _count(self.state.params['head'])
+    return self.params - _count(self.state.params.get('head', {}))
 
   @functools.cached_property
   def flops_per_image(self) -> float:
@@ -221,8 +240,10 @@ class Plan:
     core, gib = self.slice.generation, lambda size: f'{size / GIB:.3g}'
     days = self.core_days(utilisation)
     rows = {
-        'model': f'{type(self.model).__name__}, {self.params:,} parameters, {self.params_without_head:,} without the '
-                 f'head; {self.flops_per_image / 1e9:.3g} GFLOPs an image forward, {3 * self.flops_per_image / 1e9:.3g} in '
+        'model': f'{type(self.model).__name__}, {self.params:,} parameters, '
+                 + (f'{self.params_without_head:,} without the head' if self.model.num_classes else 'without a head, since '
+                    'config.model.num_classes is None')
+                 + f'; {self.flops_per_image / 1e9:.3g} GFLOPs an image forward, {3 * self.flops_per_image / 1e9:.3g} in '
                  'training',
         'data': f'{self.config.data.dataset}: {self.images.number:,} images ({self.images.said_by})',
         'slice': f'{self.slice}: {self.slice.cores} cores; a core has {core.memory:g} GiB, {core.usable:g} of them for a '

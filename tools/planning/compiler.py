@@ -20,8 +20,10 @@ def lower(plan: arithmetic.Plan, images_per_core: int):
   """The training step as train.py builds it, for the slice, not yet compiled.
 
   Raises:
-    ValueError: as `devices_of` does.
+    ValueError: as `devices_of` does, and if the model has no head.
   """
+  if plan.model.num_classes is None:
+    raise ValueError('config.model.num_classes is None, and the data that would give it are not here; set it to compile')
   cores, side = plan.slice.cores, plan.config.data.resolution
   update = configuration.call(
       train_step.parallel, 'step', plan.config.step, model=plan.model, optimizer=plan.optimizer,

@@ -1,0 +1,25 @@
+"""The ranges of numbers that a caller chooses."""
+
+import math
+
+
+class ArgumentError(ValueError):
+  """A value that a function does not take. The text begins with the argument's name, for a path to be put before it."""
+
+
+def check(values: dict, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None,
+          below: float | None = None):
+  """Raises an ArgumentError unless each number of {name: value}, where it is not None, is finite and in the range."""
+  bounds = [(at_least, 'at least', lambda value: value >= at_least), (above, 'above', lambda value: value > above),
+            (at_most, 'at most', lambda value: value <= at_most), (below, 'below', lambda value: value < below)]
+  bounds = [(f'{words} {_show(bound)}', holds) for bound, words, holds in bounds if bound is not None]
+  for name, value in values.items():
+    if value is not None and not (-math.inf < value < math.inf and all(holds(value) for _, holds in bounds)):
+      expected = ' and '.join(words for words, _ in bounds)
+      finite = '' if -math.inf < value < math.inf and bounds else 'a finite number' + ', ' * bool(bounds)
+      raise ArgumentError(f'{name} is {value}; it must be {finite}{expected}')
+
+
+def _show(bound):
+  exponent = bound.bit_length() - 1 if isinstance(bound, int) and bound >= 2**31 else 0
+  return f'2**{exponent}' if exponent and bound == 2**exponent else f'{bound:g}'

@@ -1,0 +1,97 @@
+"""What --help and docs/config.md say of a config's fields: as much as the signatures and docstrings do, and in time."""
+
+import ast
+import importlib
+import pathlib
+import re
+
+import pytest
+
+from configs import mixer_b16_jft
+from configs import mixer_digits
+from configs import mixer_digits_transfer
+from conftest import ROOT
+from mixer import config_fields
+from mixer import configuration
+from mixer import models
+from mixer import optim
+from mixer import schedules
+from tools import config_page
+
+
+def lines(path, config):
+  """{'config.seed': (value, rest of its line)} of the fields that are there, and of those that may be added."""
+  there, more = config_fields.describe(path, config).split('Fields that may be added, with their defaults:')
+  row = lambda text: {name: (value, rest) for name, value, rest in
+                      re.findall(r'^  --(config\.[\w.]+)=(.*?)  +(.*)$', text, re.M)}
+  return row(there), row(more)
+
+
+def test_every_field_has_its_value_type_and_a_meaning():
+  config = mixer_digits.get_config()
+  there, _ = lines('configs/mixer_digits.py', config)
+  assert set(there) == {f'config.{path}' for path in configuration.flat(config)}
+  assert {name.removeprefix('config.'): value for name, (value, _) in there.items()} == {
+      path: str(value) for path, value in configuration.flat(config).items()}
+  assert all(len(rest.split()) > 3 for _, rest in there.values())
+  assert re.search(r'^float +the highest one; above 0\.$', there['config.optimizer.learning_rate'][1])
+  assert re.search(r'^float +at least 0, and fewer than the run has\.$', there['config.optimizer.schedule.warmup_epochs'][1])
+
+
+def test_what_may_be_added_has_its_default_and_is_not_there_already():
+  there, more = lines('configs/mixer_digits.py', mixer_digits.get_config())
+  assert not set(there) & set(more)
+  assert more['config.optimizer.b2'][0] == '0.999' and 'config.optimizer.momentum' not in more
+  assert more['config.start_from.weights'][0] == 'required'
+  assert not any(name.endswith('total_steps') or 'warmup_steps' in name for name in more)  # they are in epochs
+  transfer, more = lines('configs/mixer_digits_transfer.py', mixer_digits_transfer.get_config())
+  assert transfer['config.start_from.head'][0] == 'fresh' and not any('start_from' in name for name in more)
+  _, more = lines('configs/mixer_b16_jft.py', mixer_b16_jft.get_config())
+  assert 'config.model.hidden_dim' not in more  # the variant has it
+  assert more['config.probes.imagenet.l2'][0] == '1024.0' and 'config.probes.imagenet.train.label' in more
+
+
+def test_the_docstring_comes_first():
+  text = config_fields.describe('configs/mixer_digits.py', mixer_digits.get_config())
+  assert text.startswith(ast.get_docstring(ast.parse((ROOT / 'configs/mixer_digits.py').read_text())))
+
+
+@pytest.mark.parametrize('stem', [pathlib.Path(path).stem for path, _ in configuration.describe_all(str(ROOT / 'configs'))])
+def test_every_config_is_described(stem):
+  text = config_fields.describe(f'{ROOT}/configs/{stem}.py', importlib.import_module(f'configs.{stem}').get_config())
+  assert 'unknown field' not in text and 'config.evals' in text
+
+
+def test_a_field_that_no_section_has_is_marked():
+  config = mixer_digits.get_config()
+  config.data.reslution = 8
+  assert re.search(r'--config\.data\.reslution=8 .* unknown field$', config_fields.describe('configs/mixer_digits.py', config),
+                   re.M)
+
+
+def test_every_field_of_the_table_is_explained():
+  """The tables of each model, optimizer and schedule, too."""
+  tables = [config_fields.RUN, config_fields.DATA, config_fields.EVALUATION, config_fields.STEP, config_fields.CHECKPOINT,
+            config_fields.PROBE, config_fields.START, *map(config_fields.of_model, models.MODELS),
+            *map(config_fields.of_optimizer, optim.ALGORITHMS), *map(config_fields.of_schedule, schedules.SCHEDULES)]
+  assert not [field for table in tables for field in table.values() if len(field.meaning) < 10 or not field.type]
+  assert not [field.meaning for table in tables for field in table.values() if field.meaning.endswith(' App.')]
+
+
+def test_the_first_sentence_on_each_of_several_arguments():
+  def function(a, b, c):
+    """Something.
+
+    Args:
+      a, b: of both, as in
+        App. C of the paper. More of it.
+      c: 'x' or 'y': one of them.
+    """
+  assert {name: field.meaning for name, field in config_fields.fields_of(function).items()} == {
+      'a': 'of both, as in App. C of the paper.', 'b': 'of both, as in App. C of the paper.', 'c': "'x' or 'y': one of them."}
+
+
+def test_the_page_is_up_to_date(tmp_path):
+  config_page.main([f'--out={tmp_path / "config.md"}'])
+  assert (ROOT / 'docs/config.md').read_text() == (tmp_path / 'config.md').read_text(), (
+      f'{config_page.COMMAND} makes it anew')
