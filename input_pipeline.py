@@ -199,11 +199,12 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
     threads: that decode and augment; by default one a core. The batches are the same.
   """
   hosts.check('config.data.batch_size', batch_size)
-  limits.check('data', resolution=resolution, resize=resize, pad=pad, randaugment_magnitude=randaugment_magnitude,
+  with configuration.named('config'):
+    limits.check(seed=seed)
+  limits.check(resolution=resolution, resize=resize, pad=pad, randaugment_magnitude=randaugment_magnitude,
                randaugment_layers=randaugment_layers, permutation_patch=permutation_patch, threads=threads,
                permutation_seed=permutation_seed, max_labels=max_labels)
-  limits.check('', seed=seed)
-  limits.check_crop('data', resize=resize, min_area=min_area, pad=pad)
+  limits.check_crop(resize=resize, min_area=min_area, pad=pad)
   if resize is None:
     crop = functools.partial(preprocess.inception_crop, min_area=0.05 if min_area is None else min_area, pad=pad)
   else:
@@ -308,7 +309,7 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
   """
   hosts.check(f'config.{where}.batch_size', batch_size)
   configuration.choose(where, 'crop', crop, preprocess.EVALUATION_CROPS)
-  limits.check(where, resolution=resolution, resize=resize, permutation_patch=permutation_patch, threads=threads,
+  limits.check(resolution=resolution, resize=resize, permutation_patch=permutation_patch, threads=threads,
                permutation_seed=permutation_seed, max_labels=max_labels)
   resize = resize or crops.side_before(resolution, None, crop)
   source = sources.open_split(dataset, split, data_dir, label, max_labels, of_model.names)

@@ -133,7 +133,7 @@ def main(arguments):
   config = command_line.config(arguments)
   devices.start(lambda: processes.join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value,
                                        join_timeout=JOIN_TIMEOUT.value, lost_timeout=LOST_TIMEOUT.value))
-  workdir = WORKDIR.value or command_line.default_workdir(command_line.CONFIG.value)
+  workdir = WORKDIR.value or command_line.default_workdir()
   try:
     described = report.describe(results := train(config, workdir))
   except processes.Interrupted:

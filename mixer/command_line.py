@@ -171,7 +171,7 @@ def _with_tuples(value):
   return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def default_workdir(config: str) -> str:
-  """runs/NAME_OF_CONFIG, of the path of a config; of a run's own config.json, the folder in which it lies."""
-  path = pathlib.Path(config)
+def default_workdir(path: str | None = None) -> str:
+  """runs/NAME_OF_CONFIG of the path of a config, or that of --config; of a run's config.json, where it lies."""
+  path = pathlib.Path(path or CONFIG.value)
   return str(path.parent) if path.suffix == '.json' else f'runs/{path.stem}'

@@ -4,7 +4,6 @@ finished.json in the work directory holds the config as it was asked for, before
 """
 
 import json
-import pathlib
 
 from absl import flags
 import jax
@@ -19,10 +18,7 @@ FILE, FORMAT = 'finished.json', 1
 
 
 def record(workdir, config, results: dict, described: str):
-  """Writes that the run of a config, as it was asked for, is complete, with its results also in words.
-
-  Only the first process does.
-  """
+  """Writes, once for all processes, that the run of a config is complete, with its results also in words."""
   if jax.process_index():
     return
   storage.write(storage.path_of(workdir) / FILE, json.dumps(
@@ -50,13 +46,13 @@ def results_asked_for(arguments: list[str]) -> str | None:
   """What to print of the complete run that a command line asks for; None for any other, and with any other flags."""
   values = flags.FlagValues()
   flags.DEFINE_string('workdir', None, '', flag_values=values)
-  path, fields = command_line.define(values)
+  command_line.define(values)
   try:
     if len(command_line.parse(arguments, values)) > 1:
       return None
-    config = command_line.load(path.value)
-    configuration.set_fields(config, fields.value)
-    workdir = values.workdir or command_line.default_workdir(path.value)
+    config = command_line.load(values.config)
+    configuration.set_fields(config, values.config_field)
+    workdir = values.workdir or command_line.default_workdir(values.config)
     found = results_of(workdir, config)
     return found and f'{found}\nrecords, checkpoints and pictures: {workdir}'
   except Exception:  # whatever is wrong, the program itself tells it

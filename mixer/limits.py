@@ -1,5 +1,7 @@
 """Which numbers the fields of a config's `data`, `evals` and `probes` may have."""
 
+from mixer import arguments
+
 INT64 = 2**63
 MAX_SIDE = 8192  # pixels; an image of MAX_SIDE x MAX_SIDE has nearly as many as preprocess.MAX_PIXELS
 MAX_THREADS = 1024  # each of them holds an image
@@ -10,25 +12,21 @@ LIMITS = {'seed': (-INT64, INT64 - 1), 'resolution': (1, MAX_SIDE), 'resize': (1
           'permutation_patch': (1, MAX_SIDE), 'permutation_seed': (0, INT64 - 1), 'threads': (1, MAX_THREADS)}
 
 
-def check(section: str, **fields):
-  """Raises a ValueError that names the field unless each number is within its limits; None always is.
+def check(**fields):
+  """Raises an ArgumentError that names the field unless each number is within its limits; None always is.
 
   The side before a crop, `resize`, must also be at least that of the crop, `resolution`.
   """
   for name, value in fields.items():
     least, most = LIMITS[name]
-    if value is not None and not least <= value <= most:  # so also a NaN
-      path = '.'.join(filter(None, ('config', section, name)))
-      raise ValueError(f'{path} is {value}; it must be from {least:,} to {most:,}')
+    arguments.check({name: value}, at_least=least, at_most=most)
   if (resize := fields.get('resize')) is not None and resize < fields['resolution']:
-    raise ValueError(f'config.{section}.resize is {resize}, smaller than the crop: resolution is '
-                     f'{fields["resolution"]}')
+    raise arguments.ArgumentError(f'resize is {resize}, smaller than the crop: resolution is {fields["resolution"]}')
 
 
-def check_crop(section: str, *, resize: int | None, min_area: float | None, pad: int):
-  """Raises a ValueError unless the fields of a training crop go together: `input_pipeline.train_batches`."""
+def check_crop(*, resize: int | None, min_area: float | None, pad: int):
+  """Raises an ArgumentError unless the fields of a training crop go together: `input_pipeline.train_batches`."""
   if resize is not None and (min_area is not None or pad):
-    raise ValueError(f'config.{section}.resize is {resize}, and min_area or pad are set, which Inception crops alone '
-                     'have; drop the one or the others')
-  if min_area is not None and not 0 < min_area <= 1:
-    raise ValueError(f'config.{section}.min_area is {min_area}; it must be above 0 and at most 1, the whole image')
+    raise arguments.ArgumentError(f'resize is {resize}, and min_area or pad are set, which Inception crops alone have; '
+                                  'drop the one or the others')
+  arguments.check(dict(min_area=min_area), above=0, at_most=1)

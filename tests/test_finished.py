@@ -39,7 +39,7 @@ def test_a_complete_run_is_told_with_its_results_and_its_folder(workdir):
   done = subprocess.run([sys.executable, '-X', 'importtime', 'train.py', f'--config={CONFIG}', f'--workdir={workdir}'],
                         cwd=ROOT, capture_output=True, text=True, check=True)
   assert done.stdout == told + '\n'
-  for slow in ('tensorflow', 'orbax.checkpoint', 'matplotlib'):
+  for slow in ('flax', 'tensorflow', 'orbax.checkpoint', 'matplotlib'):
     assert not re.search(rf'\| +{slow}$', done.stderr, re.M) and re.search(r'\| +mixer\.finished$', done.stderr, re.M)
 
 
