@@ -21,5 +21,8 @@ def check(values: dict, *, at_least: float | None = None, above: float | None = 
 
 
 def _show(bound):
-  exponent = bound.bit_length() - 1 if isinstance(bound, int) and bound >= 2**31 else 0
-  return f'2**{exponent}' if exponent and bound == 2**exponent else f'{bound:g}'
+  """A number for people: 2**63 - 1 rather than 19 digits."""
+  for beyond in (0, 1):
+    if isinstance(bound, int) and abs(bound) >= 2**31 - 1 and (size := abs(bound) + beyond) & (size - 1) == 0:
+      return f'{"-" * (bound < 0)}2**{size.bit_length() - 1}' + ' - 1' * beyond
+  return str(bound) if isinstance(bound, int) else f'{bound:g}'

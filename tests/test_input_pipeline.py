@@ -11,6 +11,7 @@ import tensorflow as tf
 import example_images
 import input_pipeline
 from input_pipeline import Hosts
+from mixer import configuration
 from mixer import preprocess
 from mixer.datasets import digits
 from mixer.datasets import prepared
@@ -148,25 +149,33 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(data_dir):
 
 
 @pytest.mark.parametrize('field, values, allowed', [
-    ('threads', (-5, 0, 1025), 'from 1 to 1,024'), ('resolution', (-8, 0, 10**6), 'from 1 to 8,192'),
-    ('resize', (-1, 0, 10**6), 'from 1 to 8,192'), ('permutation_patch', (-2, 0), 'from 1 to 8,192'),
-    ('permutation_seed', (-1, 2**64), 'from 0 to 9,223,372,036,854,775,807'), ('max_labels', (-1, 0), 'from 1 to 100,000'),
-    ('pad', (-1, 10**6), 'from 0 to 8,192'), ('randaugment_magnitude', (-0.5, np.nan, np.inf), 'from 0 to 100'),
-    ('randaugment_layers', (-1, 101), 'from 0 to 100'), ('min_area', (-0.1, 0., 1.1, np.nan), 'above 0 and at most 1'),
+    ('threads', (-5, 0, 1025), 'at least 1 and at most 1024'), ('resolution', (-8, 0, 10**6), 'at least 1 and at most 8192'),
+    ('resize', (-1, 0, 10**6), 'at least 1 and at most 8192'), ('permutation_patch', (-2, 0), 'at least 1 and at most 8192'),
+    ('permutation_seed', (-1, 2**64), r'at least 0 and at most 2\*\*63 - 1'),
+    ('max_labels', (-1, 0), 'at least 1 and at most 100000'), ('pad', (-1, 10**6), 'at least 0 and at most 8192'),
+    ('randaugment_magnitude', (-0.5, np.nan, np.inf), '.*at least 0 and at most 100'),
+    ('randaugment_layers', (-1, 101), 'at least 0 and at most 100'),
+    ('min_area', (-0.1, 0., 1.1, np.nan), '.*above 0 and at most 1'),
     ('fraction', (-0.1, 0., 1.1, np.nan, 1e-9), 'above 0, at most 1'),
     ('batch_size', (-8, 0), r'a multiple of the 1 devices here \(1\)'),
 ])
 def test_a_number_out_of_its_limits_is_named_with_what_is_allowed(data_dir, field, values, allowed):
   for value in values:
-    with pytest.raises(ValueError, match=f'^config.data.{field} is {value}; it must be {allowed}'):
+    with pytest.raises(ValueError, match=rf'^(config\.data\.)?{field} is {value}; it must be {allowed}'):
       train(data_dir, **{'min_area': None, field: value})
     if field in ('threads', 'resolution', 'resize', 'permutation_patch', 'permutation_seed', 'max_labels', 'batch_size'):
-      with pytest.raises(ValueError, match=f'^config.evals.test.{field} is {value}; it must be {allowed}'):
+      with pytest.raises(ValueError, match=rf'^(config\.evals\.test\.)?{field} is {value}; it must be {allowed}'):
         evaluation(data_dir, **{'where': 'evals.test', field: value})
 
 
+def test_the_config_says_of_which_section_such_a_number_is(data_dir):
+  section = dict(dataset='digits', split='test', data_dir=data_dir, batch_size=8, resolution=8, threads=-5)
+  with pytest.raises(ValueError, match='^config.evals.test.threads is -5; it must be at least 1 and at most 1024'):
+    configuration.call(input_pipeline.eval_batches, 'evals.test', section, hosts=Hosts(0, 1, 1), where='evals.test')
+
+
 def test_a_seed_that_has_more_than_64_bits_is_named(data_dir):
-  with pytest.raises(ValueError, match='^config.seed is 18446744073709551616; it must be from -9,223,372,036,854,775,808'):
+  with pytest.raises(ValueError, match=r'^config.seed is 18446744073709551616; it must be at least -2\*\*63 and at most'):
     train(data_dir, seed=2**64)
 
 
@@ -300,7 +309,7 @@ def test_random_crops_of_resized_images_take_no_fields_of_inceptions(data_dir):
   one, = take(train(data_dir, **fields), 1)
   assert not equal([one], take(train(data_dir, **{**fields, 'resize': 8}), 1))
   assert equal([one], take(train(data_dir, **fields, threads=3), 1))
-  with pytest.raises(ValueError, match='config.data.resize is 10, and min_area or pad are set, which Inception crops al'):
+  with pytest.raises(ValueError, match='resize is 10, and min_area or pad are set, which Inception crops al'):
     train(data_dir, **{**fields, 'min_area': 0.5})
   with pytest.raises(ValueError, match='config.data.resize is 6, smaller than the crop: resolution is 8'):
     train(data_dir, **{**fields, 'resize': 6})
