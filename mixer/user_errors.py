@@ -1,6 +1,9 @@
 """Which errors are the user's to fix, and end in one line, and which are bugs, and keep their traceback."""
 
+import argparse
+import difflib
 import functools
+import itertools
 import linecache
 import sys
 import traceback
@@ -32,15 +35,46 @@ def line_of(error: BaseException) -> str | None:
   return f'error: {error}' if DEBUG not in sys.argv and is_users(error) else None
 
 
+class ArgumentParser(argparse.ArgumentParser):
+  """A command line whose errors are one line, and name misspelt flags before missing ones."""
+
+  def __init__(self, description: str):
+    super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    self.add_argument(DEBUG, action='store_true', help='show the traceback of an error')  # taken by in_one_line
+
+  def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
+    known = list(self._option_string_actions)
+    for argument in itertools.takewhile(lambda x: x != '--', sys.argv[1:] if arguments is None else arguments):
+      flag = argument.split('=')[0]
+      if flag.startswith('--') and not any(name.startswith(flag) for name in known):
+        near = difflib.get_close_matches(flag, known, n=1)
+        self.error(f'there is no flag {flag}' + (f'; did you mean {near[0]}?' if near else ''))
+    return super().parse_args(arguments)
+
+  def error(self, message: str):
+    self.exit(2, f'{self.prog}: error: {message} (--help lists the flags)\n')
+
+
 def in_one_line(main):
-  """A decorator of the main function of a program whose flags are argparse's: it takes --debug, too."""
+  """A decorator of the main function of a program whose flags are argparse's: it takes --debug, too.
+
+  An error of the user's ends it with one line and the exit code 1, Ctrl-C with 130.
+  """
   @functools.wraps(main)
   def guarded(arguments: list[str] | None = None):
     arguments = sys.argv[1:] if arguments is None else arguments
+    debug = DEBUG in arguments
     try:
       return main([argument for argument in arguments if argument != DEBUG])
+    except BrokenPipeError:  # of | head
+      raise
     except Exception as error:
-      if (line := line_of(error)) is None:
+      if debug or not is_users(error):
         raise
-      sys.exit(line)
+      sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+      if debug:
+        raise
+      print('interrupted', file=sys.stderr)
+      sys.exit(130)
   return guarded

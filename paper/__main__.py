@@ -16,7 +16,6 @@ from mixer import storage
 from paper import command_line
 from paper import entries
 from paper import figures
-from paper import reading
 from paper import render
 from paper import tables
 

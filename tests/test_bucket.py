@@ -6,9 +6,7 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
 
 from conftest import ROOT
 from mixer import checkpoint_reading

@@ -1,8 +1,5 @@
 """The command line of train.py and the tools: fields of a config, its file, and how errors of the user's end."""
 
-import json
-import os
-import pathlib
 import re
 import subprocess
 import sys

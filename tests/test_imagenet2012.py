@@ -1,7 +1,6 @@
 """TFDS's ImageNet builders, prepared by our command from small tars of the true layout, and read as the configs do."""
 
 import io
-import itertools
 import json
 import tarfile
 

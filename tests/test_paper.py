@@ -1,6 +1,5 @@
 """The paper's tables and figures: what is published, which of our runs stand beside it, and what is passed over."""
 
-import csv
 import html.parser
 import json
 import pathlib

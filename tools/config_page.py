@@ -3,7 +3,6 @@
   python -m tools.config_page --out=docs/config.md
 """
 
-import argparse
 import pathlib
 
 from mixer import config_fields
@@ -14,7 +13,7 @@ COMMAND = 'python -m tools.config_page --out=docs/config.md'
 
 @user_errors.in_one_line
 def main(arguments: list[str]):
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the page to write')
   flags = parser.parse_args(arguments)
   flags.out.write_text(config_fields.page(COMMAND))

@@ -14,26 +14,27 @@ Exit code 1 for files that cannot be read or written, 2 for wrong flags.
 import pathlib
 import sys
 
+from mixer import user_errors
 from mixer import weights
 from mixer.convert import record
 from tools import weights_flags
 
 
+@user_errors.in_one_line
 def main(arguments: list[str] | None = None):
-  parser = weights_flags.Parser(__doc__)
+  parser = user_errors.ArgumentParser(__doc__)
   weights_flags.add(parser, 'weights')
   parser.add_argument('out', type=pathlib.Path, help='the file: NAME.npz or NAME.safetensors')
   parser.add_argument('--overwrite', action='store_true', help='write the file though it exists already')
   flags = parser.parse_args(arguments)
   out = flags.out.expanduser()
-  with weights_flags.errors_in_short(flags.debug):
-    weights.check_can_save(out)
-    for path in (out, record.beside(out)) if out.suffix == '.npz' else (out,):
-      if path.exists() and not flags.overwrite:
-        raise FileExistsError(f'{path} exists already; pass --overwrite, or another name')
-    loaded = weights_flags.load(flags)
-    print(loaded.describe())
-    written = weights.save(loaded, out)
+  weights.check_can_save(out)
+  for path in (out, record.beside(out)) if out.suffix == '.npz' else (out,):
+    if path.exists() and not flags.overwrite:
+      raise FileExistsError(f'{path} exists already; pass --overwrite, or another name')
+  loaded = weights_flags.load(flags)
+  print(loaded.describe())
+  written = weights.save(loaded, out)
   print(f'written: {" and ".join(map(str, written))}')
 
 

@@ -4,7 +4,6 @@
   python -m tools.prepare multilabel --manual_dir=OUT_DIR
 """
 
-import argparse
 import base64
 import io
 import json
@@ -14,6 +13,7 @@ import numpy as np
 import PIL.Image
 import sklearn.datasets
 
+from mixer import user_errors
 from mixer.datasets import digits
 
 NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
@@ -53,8 +53,9 @@ def write(folder: pathlib.Path, embed: bool):
         manifest.write(json.dumps({**image, 'labels': list(weights), **rest}) + '\n')
 
 
+@user_errors.in_one_line
 def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('out_dir', help='where to write; then the --manual_dir of tools.prepare', type=pathlib.Path)
   parser.add_argument('--embed', help='images as base64 inside the manifests, instead of files', action='store_true')
   flags = parser.parse_args()

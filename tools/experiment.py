@@ -226,7 +226,7 @@ def train_all(name: str, dataset: str, seeds: int, root: pathlib.Path):
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('name', choices=EXPERIMENTS)
   parser.add_argument('--dataset', choices=('digits', 'mnist5k'), default='digits', help='mnist5k needs '
                       'requirements-mnist.txt; default: digits')

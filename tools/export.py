@@ -26,6 +26,7 @@ from mixer import image_headers
 from mixer import losses
 from mixer import models
 from mixer import storage
+from mixer import user_errors
 from mixer.datasets import encoded
 from tools import weights_flags
 
@@ -80,8 +81,9 @@ def script(model: pathlib.Path, class_names: pathlib.Path | None) -> str:
   return SCRIPT.format(functions=functions, model=str(model.resolve()), names=names)
 
 
+@user_errors.in_one_line
 def main(arguments: list[str] | None = None):
-  parser = weights_flags.Parser(__doc__)
+  parser = user_errors.ArgumentParser(__doc__)
   weights_flags.add(parser)
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the file: NAME.stablehlo or NAME.onnx')
   parser.add_argument('--preprocessing', choices=crops.CROPS, help="of NAME.stablehlo; default: that of the "
@@ -98,12 +100,6 @@ def main(arguments: list[str] | None = None):
     parser.error(f'{flags.out} holds no preprocessing; drop --preprocessing and --resize, or export .stablehlo')
   if flags.out.is_dir():
     parser.error(f'--out is {flags.out}, which is a directory; name a file')
-  with weights_flags.errors_in_short(flags.debug):
-    write(flags)
-
-
-def write(flags):
-  """Writes the files, and prints what they are."""
   weights = weights_flags.load(flags).with_crop(flags.preprocessing, flags.resize)
   weights.check_head(flags.weights)
   weights.check_images(flags.weights)

@@ -28,6 +28,7 @@ from mixer import devices
 from mixer import losses
 from mixer import models
 from mixer import pictures
+from mixer import user_errors
 from mixer.datasets import folders
 from tools import weights_flags
 
@@ -174,7 +175,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
       raise argparse.ArgumentTypeError(f'{text!r} must be an integer of at least 1')
     return int(text)
 
-  parser = weights_flags.Parser(__doc__)
+  parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('images', nargs='*', help='files, folders (all images below them), or - for paths on stdin, one '
                       'a line; without any, stdin')
   weights_flags.add(parser)
@@ -192,15 +193,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
+@user_errors.in_one_line
 def main(arguments: list[str] | None = None) -> int:
   flags = parse(arguments)
-  with weights_flags.errors_in_short(flags.debug):
-    devices.start()
-    return run(flags)
-
-
-def run(flags: argparse.Namespace) -> int:
-  """Predicts as the flags say. -> exit code."""
+  devices.start()
   paths = find(flags.images, sys.stdin)
   weights = weights_flags.load(flags).with_crop(flags.preprocessing, flags.resize)
   weights.check_head(flags.weights)

@@ -7,11 +7,9 @@
   python -m tools.prepare /data/imagenet2012/5.1.0 --out=/data/by_index/imagenet2012/5.1.0
 """
 
-import argparse
 import json
 import pathlib
 import shutil
-import sys
 
 import mixer  # before TensorFlow: it sets how much that prints
 
@@ -22,6 +20,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from mixer import files
+from mixer import user_errors
 from mixer.datasets import prepared
 from mixer.datasets import sources
 
@@ -132,8 +131,9 @@ def rewrite(copy: epath.Path, out: pathlib.Path):
   partial.rename(out)
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@user_errors.in_one_line
+def main(arguments: list[str] | None = None):
+  parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('dataset', help="a TFDS name, or the directory of a prepared copy")
   parser.add_argument('--data_dir', help='where TFDS keeps its datasets; by default its own default')
   parser.add_argument('--manual_dir', help='where files lie that TFDS cannot download')
@@ -142,7 +142,7 @@ def main():
   parser.add_argument('--beam', help='prepare with Apache Beam, with these options: runner=DataflowRunner,project=...')
   parser.add_argument('--partial', help='take fewer examples, or synsets of ImageNet-21k, than were published', action='store_true')
   parser.add_argument('--out', help='where to rewrite a copy; a directory that is not there yet', type=pathlib.Path)
-  flags = parser.parse_args()
+  flags = parser.parse_args(arguments)
   copy = epath.Path(flags.dataset).expanduser()
   if (copy / 'dataset_info.json').exists():
     if not flags.out:
@@ -153,8 +153,8 @@ def main():
       path = flags.out
     else:
       path = prepare(flags.dataset, flags.data_dir, flags.manual_dir, flags.beam, flags.partial, flags.images)
-  except (ValueError, AssertionError) as error:  # the latter is TFDS's
-    sys.exit(f'{type(error).__name__}: {error}')
+  except (ValueError, AssertionError) as error:  # TFDS raises both for files that are missing
+    raise ValueError(str(error)) from error
   print(f'prepared: {path}')
 
 

@@ -8,7 +8,6 @@ Mixers, have the hidden units of a block's token-mixing MLP, the rows of W1 in e
 by frequency and each followed by its nearest inverse (Figures 5 and 6). mixer/frequencies.py says what that means.
 """
 
-import argparse
 import pathlib
 import sys
 
@@ -57,7 +56,7 @@ def chosen(text: str | None, weights: weights_lib.Weights) -> list[int]:
 
 @user_errors.in_one_line
 def main(arguments: list[str]):
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the folder for the pictures')
   parser.add_argument('--blocks', help=f'of a Mixer, from 0: 0,1,2; default: the first {SHOWN}')

@@ -127,7 +127,7 @@ def exit_code(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('--config', required=True, help='of the last run, on the whole training set')
   parser.add_argument('--dev_config', help='of the runs to choose by; default: that of --config with ",dev" after it')
   parser.add_argument('--over', required=True, action='append', metavar='FIELD=VALUE,VALUE,...', help='what to try')

@@ -40,6 +40,7 @@ from mixer import models
 from mixer import provenance
 from mixer import storage
 from mixer import train_step
+from mixer import user_errors
 
 FORMAT = 1
 CLASSES = 1000  # Table 3 is of models that were fine-tuned on ImageNet
@@ -180,7 +181,7 @@ def table(records: list[dict], noun: str) -> str:
 
 def parse(arguments) -> argparse.Namespace:
   """The flags; a wrong one ends the program and is named."""
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('--models', required=True, help='NAME:VARIANT,...: what models.build takes')
   parser.add_argument('--resolutions', default=str(TRAINED_AT), help='in pixels, default: %(default)s')
   parser.add_argument('--dtypes', default=DTYPES[0], help=f'to compute in: {", ".join(DTYPES)}; default: %(default)s')
@@ -211,6 +212,7 @@ def parse(arguments) -> argparse.Namespace:
   return flags
 
 
+@user_errors.in_one_line
 def main(arguments: list[str] | None = None):
   devices.start()  # first of all: the plans ask JAX for devices
   flags = parse(arguments)

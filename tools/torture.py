@@ -43,6 +43,7 @@ import orbax.checkpoint as ocp
 from mixer import checkpoint_reading
 from mixer import processes
 from mixer import trees
+from mixer import user_errors
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS, EVAL_EVERY = 58, 3
@@ -461,7 +462,7 @@ def torture(folder: pathlib.Path, aims: Iterator[Aim], minutes: float, number: i
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('--minutes', required=True, type=float, help='how long; the run in hand is finished')
   parser.add_argument('--workdir', type=pathlib.Path, help='a new folder; default: one among the temporary files')
   parser.add_argument('--seed', type=int, default=0, help='of the instants aimed at')
@@ -477,6 +478,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   return flags
 
 
+@user_errors.in_one_line
 def main(arguments: list[str] | None = None):
   flags = parse(arguments)
   jax.config.update('jax_platforms', 'cpu')  # here, too, where checkpoints are read

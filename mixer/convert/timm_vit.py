@@ -9,7 +9,6 @@ import re
 
 import numpy as np
 
-from mixer import trees
 
 # Channels: heads. timm/models/vision_transformer.py, the models vit_{tiny,small,medium,base,large,huge,giant,gigantic}.
 HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
