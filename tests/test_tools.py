@@ -76,7 +76,7 @@ def test_a_tool_without_a_config_says_how(capsys):
     (['-c', 'from mixer.datasets import digits\nimport tensorflow as tf\nprint(tf.constant(1).dtype)'], "<dtype: 'int32'>"),
     (['-c', 'import jax\nimport input_pipeline\nimport os\nprint(os.environ["TF_CPP_MIN_LOG_LEVEL"])'], '2'),
     (['-m', 'tools.check_data', '--config=configs/mixer_digits.py'], 'there    data: digits/1.0.0'),
-    (['train.py', '--config=configs/mixer_digits.py', '--config.data.batch_size=-1'], 'ValueError'),
+    (['train.py', '--config=configs/mixer_digits.py', '--config.data.batch_size=-1'], 'error: config.data.batch_size is -1'),
 ], ids=['datasets', 'jax first', 'check_data', 'train'])
 def test_nothing_is_printed_before_the_first_line_of_our_own(data_dir, arguments, first):
   environment = {name: value for name, value in os.environ.items() if name != 'TF_CPP_MIN_LOG_LEVEL'}
