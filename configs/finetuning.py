@@ -76,7 +76,7 @@ def hyperrule(row: dict, dev: bool, resize: int, resolution: int, **data):
 
 
 def parse(file: str, which: str, models, side: str = 'SIDE') -> tuple[str, str, int | None, bool]:
-  """The parts of MODEL,TASK[,SIDE][,dev]: model, task, resolution if any, whether on the dev split.
+  """The parts of MODEL,TASK[,SIDE][,dev], the options in any order: model, task, resolution if any, whether on the dev split.
 
   Args:
     file: of the config, for messages.
@@ -86,12 +86,12 @@ def parse(file: str, which: str, models, side: str = 'SIDE') -> tuple[str, str, 
   Raises:
     ValueError: if they are none; it says what there is.
   """
-  parts = which.split(',')
-  dev = parts[-1] == 'dev'
-  model, task, *sides = [*parts[:len(parts) - dev], '', ''][:max(2, len(parts) - dev)]
-  known = model in models and (task in TASKS or '/' in task) and len(sides) < 2
+  model, _, rest = which.partition(',')
+  task, *options = rest.split(',')
+  sides = [option for option in options if option != 'dev']
+  known = model in models and (task in TASKS or '/' in task) and len(sides) < 2 and options.count('dev') < 2
   if not known or any(one != side if side != 'SIDE' else not one.isdecimal() or int(one) == 0 for one in sides):
     pixels = '; SIDE a number of pixels' if side == 'SIDE' else ''
     raise ValueError(f'{file}:{which} is not MODEL,TASK[,{side}][,dev]: MODEL is one of {", ".join(models)}; TASK one of '
                      f'{", ".join(TASKS)}, or the path of an image folder, with a slash and no comma in it{pixels}')
-  return model, task, int(sides[0]) if sides else None, dev
+  return model, task, int(sides[0]) if sides else None, 'dev' in options

@@ -98,6 +98,12 @@ def test_every_published_model_can_be_fine_tuned_at_both_resolutions(model):
     assert str(built.patch_size) == name.split('_')[-1] and name in published.TABLE
 
 
+def test_the_options_of_a_fine_tuning_may_stand_in_any_order():
+  assert mixer_finetune.get_config('b16_i21k,cifar10,dev,448') == mixer_finetune.get_config('b16_i21k,cifar10,448,dev')
+  with pytest.raises(ValueError, match='dev,dev is not MODEL,TASK'):
+    mixer_finetune.get_config('b16_i21k,cifar10,dev,dev')
+
+
 @pytest.mark.parametrize('task', finetuning.TASKS)
 def test_the_learning_rate_is_chosen_without_the_test_split(task):
   config = mixer_finetune.get_config(f'b16_i21k,{task},dev')
