@@ -58,7 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   configuration.check(config)
   data, evals, probes = input_pipeline.open_all(config, input_pipeline.Hosts.here())
   config = configuration.with_classes(config, data.source.class_names)
-  config = configuration.in_steps(config, data.source.num_examples / data.batch_size)
+  config = configuration.in_steps(config, data.source.num_examples / data.batch_size, processes.tell)
   total_steps = config.total_steps
   run = {**config.to_dict(), **data.identity}
   processes.check_same({**run, 'workdir': workdir})

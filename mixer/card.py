@@ -40,9 +40,11 @@ def leave(workdir, *, run: dict, source, evals: dict, params, results: dict, sam
     return
   folder = storage.path_of(workdir)
   lines = list(records.read(folder / 'records.jsonl'))
-  warnings = sanity.warnings(lines, results, samples, loss=run['step']['loss'], num_classes=run['model']['num_classes'],
-                             pretrained='start_from' in run)
-  parts = {'learning_curves.png': lambda path: pictures.learning_curves(lines, path)}
+  warnings = []
+  parts = {'warnings': lambda path: warnings.extend(sanity.warnings(
+      lines, results, samples, loss=run['step']['loss'], num_classes=run['model']['num_classes'],
+      pretrained='start_from' in run))}
+  parts |= {'learning_curves.png': lambda path: pictures.learning_curves(lines, path)}
   for name, sample in samples.items():
     parts[f'predictions_{name}.png'] = (
         lambda path, name=name, sample=sample: pictures.predictions(sample, evals[name].source.class_names, path))
@@ -79,7 +81,7 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
       f'{kind}, {parameters:,} parameters, {model["num_classes"]:,} classes, {config["data"]["resolution"]} x '
       f'{config["data"]["resolution"]} pixels; {_started(config)}, trained for {counted(config["total_steps"], "step")} of '
       f'{counted(batch, "image")}, {epochs:,.1f} epochs.',
-      *(f'**Warning:** {warning}' for warning in warnings),
+      *(f'{sanity.ON_CARD}{warning}' for warning in warnings),
       '## Results', _table(('evaluation', 'metric', 'value', 'examples'), _scores(results)),
       f'After step {config["total_steps"]:,}, the last; all others are in [records.jsonl](records.jsonl).',
       '![Learning curves](learning_curves.png)',

@@ -25,6 +25,7 @@ from mixer import arguments
 from mixer import checkpoint_reading
 from mixer import configuration
 from mixer import files
+from mixer import processes
 from mixer import storage
 from mixer import trees
 
@@ -85,6 +86,9 @@ def _wait_for_all(name):
 def _same_run(workdir, there, here):
   fields = configuration.differences(there, here)
   if not fields:
+    if 'contents_sample' in here and 'contents_sample' not in there:
+      processes.tell(f'the run in {workdir} was begun by an earlier version: from here on RandAugment and the rounding of '
+                     "resized pixels are those of the authors' code, which that version had otherwise")
     return
   listed = ''.join(f'\n  {line}' for line in fields)
   advice = 'Choose another --workdir, or go back to these values to go on with that run.'

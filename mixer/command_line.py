@@ -97,7 +97,7 @@ def config(arguments: list[str]) -> ml_collections.ConfigDict:
 
   Raises:
     app.UsageError: if there is none, or `arguments`, what is left of the command line, holds more than its name.
-    OSError, ValueError: as `load` and `configuration.set_fields` do.
+    OSError, ValueError: as `load` and `configuration.set_fields` do, or for a field of the config that is unknown.
   """
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
@@ -113,6 +113,7 @@ def chosen() -> ml_collections.ConfigDict:
     raise app.UsageError('--config is missing: --config=configs/mixer_digits.py; python train.py --list names them all')
   loaded = load(CONFIG.value)
   configuration.set_fields(loaded, FIELDS.value)
+  configuration.check_fields(loaded)
   return loaded
 
 

@@ -14,7 +14,6 @@ import math
 import os
 import pathlib
 import re
-import sys
 import types
 import typing
 
@@ -26,6 +25,7 @@ from mixer import arguments
 FIELDS = ('seed', 'total_steps', 'log_every_steps', 'eval_every_steps', 'model', 'data', 'step', 'optimizer',
           'checkpoint', 'evals')
 OPTIONAL_FIELDS = ('start_from', 'probes')
+DURATIONS = {field: field.removesuffix('steps') + 'epochs' for field in FIELDS if field.endswith('_steps')}
 TOTALS = ('total_steps', 'total_epochs')
 SHORTENED_FROM = 'shortened_from'  # holds the total of a config whose total the command line has replaced
 NOT_FIELDS = ('contents', 'contents_sample')  # what a run's config.json holds besides
@@ -45,14 +45,12 @@ def check(config: ml_collections.ConfigDict):
   for section in ('evals', 'probes'):
     for name, part in config[section].items() if section in config else ():
       _check_section(f'config.{section}.{name}', part)
-  durations = {field: field.removesuffix('steps') + 'epochs' for field in FIELDS if field.endswith('_steps')}
-  check_names('', {name: None for name in config if name != SHORTENED_FROM},
-              (*FIELDS, *OPTIONAL_FIELDS, *durations.values()))
+  check_fields(config)
   for field in FIELDS:
-    if field not in config and durations.get(field) not in config:
-      also = f' (or config.{durations[field]})' if field in durations else ''
+    if field not in config and DURATIONS.get(field) not in config:
+      also = f' (or config.{DURATIONS[field]})' if field in DURATIONS else ''
       raise ValueError(f'config.{field}{also} is missing')
-  for field, in_epochs in durations.items():
+  for field, in_epochs in DURATIONS.items():
     if in_epochs in config:
       _check_type(f'config.{in_epochs}', config[in_epochs], float)
     if field in config:
@@ -75,6 +73,12 @@ def check(config: ml_collections.ConfigDict):
   for name in set(config.evals) & set(probes):
     raise ValueError(f'config.evals.{name} and config.probes.{name} have one name, and so would their results; choose '
                      'another for one')
+
+
+def check_fields(config: ml_collections.ConfigDict):
+  """Raises a ValueError if the config itself, outside of its sections, has a field that is unknown."""
+  check_names('', {name: None for name in config if name != SHORTENED_FROM},
+              (*FIELDS, *OPTIONAL_FIELDS, *DURATIONS.values()))
 
 
 def _check_section(path, value):
@@ -154,11 +158,11 @@ def check_names(section: str, fields, known):
       raise ValueError(f'unknown field {path(name)}. {hint}Valid fields: {", ".join(sorted(known))}')
 
 
-def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float) -> ml_collections.ConfigDict:
+def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float, say=print) -> ml_collections.ConfigDict:
   """A copy in which every duration is in steps: each field `x_epochs` has become `x_steps`, rounded up.
 
   This is the one place where epochs become steps. Where the command line has shortened the run, the warmup of its
-  schedule is shortened in proportion, and stderr says so.
+  schedule is shortened in proportion, and `say` is called with a line about it.
 
   Raises:
     ValueError: if a section gives a duration both ways, one that is no number, or one of less than a step; a warmup may
@@ -176,8 +180,8 @@ def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float) -> ml_co
     return resolved
   if planned and total < planned:
     schedule.warmup_steps = warmup * total // planned
-    print(f'warmup shortened to {schedule.warmup_steps:,} of {warmup:,} steps, as the run was to {total:,} of {planned:,}; '
-          f'--config.optimizer.schedule.warmup_steps={warmup} keeps it', file=sys.stderr)
+    say(f'warmup shortened to {schedule.warmup_steps:,} of {warmup:,} steps, as the run was to {total:,} of {planned:,}; '
+        f'--config.optimizer.schedule.warmup_steps={warmup} keeps it')
   if schedule.warmup_steps >= total:
     name = 'warmup_epochs' if 'warmup_epochs' in config.optimizer.schedule else 'warmup_steps'
     total_name = next(name for name in TOTALS if name in config)

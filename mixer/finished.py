@@ -12,6 +12,7 @@ from mixer import command_line
 from mixer import configuration
 from mixer import files
 from mixer import records
+from mixer import sanity
 from mixer import storage
 
 FILE, FORMAT = 'finished.json', 1
@@ -39,7 +40,11 @@ def results_of(workdir, config) -> str | None:
            f'checkpoints/{total}/default/manifest.ocdbt']
   whole = last['step'] == total and kept['results'].items() <= last.items() and all(
       (folder / part).exists() for part in parts)
-  return f'all {total:,} steps are done\n{kept["described"]}' if whole else None
+  if not whole:
+    return None
+  warnings = [line.removeprefix(sanity.ON_CARD) for line in (folder / 'card.md').read_text().splitlines()
+              if line.startswith(sanity.ON_CARD)]
+  return '\n'.join([f'all {total:,} steps are done', *(f'WARNING: {line}' for line in warnings), kept['described']])
 
 
 def results_asked_for(arguments: list[str]) -> str | None:

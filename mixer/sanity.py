@@ -7,6 +7,7 @@ LOWER = ('Lower the learning rate (config.optimizer.learning_rate), lengthen the
          '(config.optimizer.schedule.warmup_epochs) or clip the gradients (config.optimizer.clip_norm)')
 LOOK = ('Look at the training images and labels with python -m tools.show_batch, train for more steps or with another '
         'learning rate')
+ON_CARD = '**Warning:** '  # before each sentence
 NOISE = 1.1  # by how much a loss varies: that of a run that started from weights begins low, and may have risen by it
 
 

@@ -6,7 +6,6 @@ import difflib
 import json
 import os
 import pathlib
-import sys
 import typing
 import uuid
 
@@ -20,6 +19,7 @@ from mixer import files
 from mixer import losses
 from mixer import models
 from mixer import permutations
+from mixer import processes
 from mixer import storage
 from mixer import trees
 from mixer.convert import arrays
@@ -278,7 +278,7 @@ def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] 
     head, token_mixing: `convert.start.start`.
   """
   loaded = load(weights, mean, std)
-  print(f'starts from {loaded.describe()}', file=sys.stderr)
+  processes.tell(f'starts from {loaded.describe()}')
   return starting.start(loaded.params, wanted, head=head, token_mixing=token_mixing)
 
 

@@ -205,7 +205,7 @@ def test_what_no_variant_is_called(variant):
 
 @pytest.mark.parametrize('fields, message', [
     (dict(num_classes=0), 'num_classes is 0; it must be at least 1'),
-    (dict(units=3), 'units is 3; it must have at least one block'),
+    (dict(units=3), 'units is 3, of type int; it must be a sequence'),
     (dict(units=()), r'units is \(\); it must have at least one block'),
     (dict(units=(1, 0)), r'units is \(1, 0\); .*each block at least one unit'),
     (dict(width_factor=0.75), r'width_factor is 0.75, which makes 48 channels; 32 groups .* a multiple of 0.5'),

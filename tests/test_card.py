@@ -118,7 +118,7 @@ def test_the_commands_to_train_are_of_configs_that_train(finished):
           'weights': str(workdir), 'head': 'fresh'}
       assert f'; started from {workdir}, trained' in (workdir.parent / 'a run_tuned/card.md').read_text()
     else:
-      assert {**config.to_dict(), 'contents': own['contents']} == own
+      assert {**config.to_dict(), **{name: own[name] for name in configuration.NOT_FIELDS}} == own
 
 
 def test_the_command_to_evaluate_finds_what_the_card_says(finished):
@@ -194,6 +194,14 @@ def test_a_run_that_has_not_learned_says_so_on_its_card_and_in_its_last_lines(da
   line = re.search(r'^WARNING: (The training loss is .* at the end, above the .* of the beginning. Lower the learning rate .*)$',
                    capsys.readouterr().err, re.M)
   assert f'**Warning:** {line[1]}\n' in (tmp_path / 'run/card.md').read_text()
+
+
+def test_a_run_is_complete_whatever_goes_wrong_when_its_learning_is_judged(data_dir, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(card.sanity, 'warnings', lambda *arguments, **fields: 1 / 0)
+  given = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in SMALL.items()),
+           f'--config.data.data_dir={data_dir}', f'--config.evals.test.data_dir={data_dir}']
+  train.train(config_of(parsed(given)), str(tmp_path / 'run'))
+  assert 'could not be made: ZeroDivisionError' in capsys.readouterr().err and (tmp_path / 'run/card.md').exists()
 
 
 def test_work_that_is_not_known_is_not_claimed(arguments):

@@ -400,6 +400,14 @@ def test_a_changed_batch_size_is_refused_with_the_way_out(tmp_path):
     checkpoint.claim(tmp_path, {**CONFIG, 'data': {'batch_size': 16, 'data_dir': None}})
 
 
+def test_a_run_of_an_earlier_version_goes_on_and_says_what_changed(tmp_path, capsys):
+  save(tmp_path, [1])
+  checkpoint.claim(tmp_path, CONFIG)
+  assert not capsys.readouterr().out
+  checkpoint.claim(tmp_path, {**CONFIG, 'contents_sample': 'y'})
+  assert 'was begun by an earlier version: from here on RandAugment' in capsys.readouterr().out
+
+
 def test_a_longer_run_is_refused_with_what_trains_its_weights_on(tmp_path):
   checkpoint.claim(tmp_path, {**CONFIG, 'total_steps': 10})
   save(tmp_path, [1])

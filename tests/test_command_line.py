@@ -264,3 +264,13 @@ def test_how_a_program_ends(arguments, code, out, err):
   done = run(*arguments)
   assert done.returncode == code, done.stdout + done.stderr
   assert re.search(out, done.stdout) and re.search(err, done.stderr), done.stdout + done.stderr
+
+
+def test_a_section_that_no_program_knows_is_named(monkeypatch):
+  values = flags.FlagValues()
+  path, fields = command_line.define(values)
+  command_line.parse(['program', f'--config={ROOT}/configs/mixer_digits.py', '--config.evls.test.split=test'], values)
+  monkeypatch.setattr(command_line, 'CONFIG', path)
+  monkeypatch.setattr(command_line, 'FIELDS', fields)
+  with pytest.raises(ValueError, match=r'^unknown field config.evls. Did you mean config.evals\?'):
+    command_line.chosen()

@@ -233,7 +233,7 @@ def test_a_shorter_run_has_a_shorter_warmup(capsys, total, warmup, assignments, 
   resolved = configuration.in_steps(config, 10)
   assert resolved.optimizer.schedule.to_dict() == dict(warmup_steps=steps)
   assert 'shortened_from' not in resolved
-  said = capsys.readouterr().err
+  said = capsys.readouterr().out
   assert bool(said) == (steps < 30)
   if said:
     assert re.fullmatch(rf'warmup shortened to {steps} of 50 steps, as the run was to {resolved.total_steps} of 500; '

@@ -11,6 +11,7 @@ import pytest
 from configs import mixer_digits
 from conftest import ROOT
 from mixer import finished
+from mixer import sanity
 
 DESCRIBED = 'test: top-1 98.61% on 360 images'
 CONFIG = ROOT / 'configs/mixer_digits.py'
@@ -73,3 +74,8 @@ def test_a_config_as_it_was_asked_for_is_compared_whatever_its_values(workdir):
   finished.record(workdir, config, {'test/top1': 0.98}, DESCRIBED)
   assert finished.results_of(workdir, config).endswith(DESCRIBED)
   assert json.loads((workdir / 'finished.json').read_text())['config']['probes'] == {'pets': {'shots': [1, 5]}}
+
+
+def test_that_a_complete_run_has_not_learned_is_said_again(workdir):
+  (workdir / 'card.md').write_text(f'# run\n\n{sanity.ON_CARD}The training loss is 9.\n\n## Results\n')
+  assert asked(workdir).split('\n')[:3] == ['all 562 steps are done', 'WARNING: The training loss is 9.', DESCRIBED]

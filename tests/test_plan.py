@@ -18,7 +18,9 @@ import pytest
 
 from conftest import ROOT
 from configs import appendix_a
+from configs import bit_finetune
 from configs import evaluate_imagenet
+from configs import finetuning
 from configs import mixer_b16_i1k
 from configs import mixer_digits
 from configs import mixer_finetune
@@ -165,9 +167,11 @@ def configs_of_all_names():
   for path, _ in configuration.describe_all(str(ROOT / 'configs')):
     stem = pathlib.Path(path).stem
     names = {'mixer_finetune': [*(f'{model},cifar10' for model in mixer_finetune.MODELS),
-                                *(f'b16_i21k,{task}{more}' for task in mixer_finetune.TASKS for more in ('', ',448', ',dev'))],
-             'vit_finetune': [f'b16,{task}' for task in mixer_finetune.TASKS],
+                                *(f'b16_i21k,{task}{more}' for task in finetuning.TASKS for more in ('', ',448', ',dev'))],
+             'vit_finetune': [f'b16,{task}' for task in finetuning.TASKS],
              'mixer_vtab': [f'b16_i21k,{task}{dev}' for task in vtab.TASKS for dev in ('', ',dev')],
+             'bit_finetune': [*(f'{model},cifar10' for model in bit_finetune.MODELS),
+                              *(f'r50x1,{task}{more}' for task in finetuning.TASKS for more in ('', ',224'))],
              'vit': ['digits'], 'bit': ['digits']}.get(stem, [])
     if stem != 'evaluate_imagenet':
       yield stem, names

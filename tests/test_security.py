@@ -16,7 +16,8 @@ CALLS_THAT_RUN = {'eval', 'exec', 'compile', '__import__', 'import_module', 'sys
                   'spec_from_file_location', 'py_func', 'read_pickle', 'load_model'}
 CALLS_THAT_UNPACK = {'extract', 'extractall', 'unpack_archive'}  # members to paths that an archive names
 IN_THEIR_PLACE = {'re.compile', 'update.compile', 'lowered.compile'}  # the latter are steps that JAX compiles
-KNOWN = {'mixer.processes': ['ctypes'], 'mixer.devices': ['ctypes'],  # for the C library's settings; they read no file
+KNOWN = {'mixer.command_line': ['util.spec_from_file_location'],  # the program that --config names
+         'mixer.processes': ['ctypes'], 'mixer.devices': ['ctypes'],  # for the C library's settings; they read no file
          'tools.planning.page': ['importlib.import_module'],  # this project's own configs
          'paper.tables': ['importlib.import_module'],  # the same
          'benchmarks.timm': ['torch', 'importlib.import_module', 'torch.compile']}  # models with random weights

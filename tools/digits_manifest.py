@@ -54,11 +54,11 @@ def write(folder: pathlib.Path, embed: bool):
 
 
 @user_errors.in_one_line
-def main():
+def main(arguments: list[str] | None = None):
   parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('out_dir', help='where to write; then the --manual_dir of tools.prepare', type=pathlib.Path)
   parser.add_argument('--embed', help='images as base64 inside the manifests, instead of files', action='store_true')
-  flags = parser.parse_args()
+  flags = parser.parse_args(arguments)
   write(flags.out_dir, flags.embed)
   print(f'written: {flags.out_dir}')
 
