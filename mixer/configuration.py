@@ -319,25 +319,31 @@ def differences(old, new) -> list[str]:
   passed = [*FREE_FIELDS]
   if _same_images(old, new):
     passed += ['data.dataset', 'contents_sample']
-  elif not same('contents') or 'contents_sample' not in old:
+  elif not same('contents') or old.get('contents_sample') is None:
     passed.append('contents_sample')
   free = lambda path: any(path == field or path.startswith(field + '.') for field in passed)
   show = lambda side, path: repr(side[path]) if path in side else 'not set'
-  note = lambda path: '; bring back the same file names, a good image under the name of a bad one' if path == 'contents' else ''
-  return [f'{path}: {show(old, path)} there, {show(new, path)} here{note(path)}' for path in sorted(old.keys() | new.keys())
-          if not free(path) and not same(path)]
+  notes = {'contents': '; bring back the same file names, a good image under the name of a bad one',
+           'contents_sample': '; the images differ, or how they are stored: name the copy that the run began on'}
+  return [f'{path}: {show(old, path)} there, {show(new, path)} here{notes.get(path, "")}'
+          for path in sorted(old.keys() | new.keys()) if not free(path) and not same(path)]
 
 
 def _same_images(old: dict, new: dict) -> bool:
   """Whether two runs' training images are the same ones, by their flat configs.
 
-  In one place they are where their `contents` are the same, since a bad image may have been replaced. Elsewhere their
-  `contents_sample` must be, too, which runs from before it was kept do not have.
+  Their `contents` must be the same, and their `contents_sample`. Runs from before it was kept have none, and go by the
+  place. So does an image folder, since a bad image in it may have been replaced: in one place its sample may differ.
+  Of a TFDS dataset the name is no place, as `data.data_dir` and TFDS's default say where it lies.
   """
+  if old.get('contents') is None or old['contents'] != new.get('contents'):
+    return False
   place = lambda side: os.path.abspath(os.path.expanduser(str(side.get('data.dataset'))))
-  sample = old.get('contents_sample')
-  alike = place(old) == place(new) or sample is not None and sample == new.get('contents_sample')
-  return alike and old.get('contents') is not None and old['contents'] == new.get('contents')
+  samples = old.get('contents_sample'), new.get('contents_sample')
+  may_be_mended = ' files, ' in str(old['contents'])  # as `folders.FolderSource` says it of itself
+  if None in samples or may_be_mended and samples[0] != samples[1]:
+    return place(old) == place(new)
+  return samples[0] == samples[1]
 
 
 def describe_all(folder: str) -> list[tuple[str, str]]:

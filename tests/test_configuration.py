@@ -293,17 +293,39 @@ def test_fields_that_may_change_when_a_run_goes_on(path, free):
   assert configuration.differences(old, new) == ([] if free else [f'{path}: 1 there, 2 here'])
 
 
+FILES = '2 files, sha256 of their names a'
+OTHER_IMAGES = ("contents_sample: 'other' there, 'abc' here; the images differ, or how they are stored: name the copy that "
+                'the run began on')
+
+
+def with_data(dataset, contents=FILES, data_dir=None, **fields):
+  return dict(data=dict(dataset=dataset, data_dir=data_dir), contents=contents, **fields)
+
+
 def test_the_same_images_may_lie_elsewhere():
-  run = lambda dataset, contents='2 files', **fields: dict(data=dict(dataset=dataset), contents=contents, **fields)
+  run = with_data
   here = run('root', contents_sample='abc')
   for there in (run('root/'), run('./root'), run(f'{os.getcwd()}/root', contents_sample='other'),
                 run('/moved', contents_sample='abc')):
     assert configuration.differences(there, here) == configuration.differences(here, there) == []
   assert configuration.differences(run('/moved'), here) == ["data.dataset: '/moved' there, 'root' here"]
   assert configuration.differences(run('/moved', contents_sample='other'), here) == [
-      "contents_sample: 'other' there, 'abc' here", "data.dataset: '/moved' there, 'root' here"]
+      OTHER_IMAGES, "data.dataset: '/moved' there, 'root' here"]
   assert configuration.differences(run('root', '3 files', contents_sample='abc'), here) == [
-      "contents: '3 files' there, '2 files' here; bring back the same file names, a good image under the name of a bad one"]
+      f"contents: '3 files' there, '{FILES}' here; bring back the same file names, a good image under the name of a bad one"]
+
+
+@pytest.mark.parametrize('dataset, other', [('imagenet2012', 'imagenet2012'), ('/a/foods/1.0.0', '/a/foods/1.0.0'),
+                                            ('foods', '/b/foods/1.0.0')])
+@pytest.mark.parametrize('data_dirs', [('/a', '/b'), (None, None), ('/a', '/a')])
+def test_the_name_of_a_tfds_dataset_is_no_place(dataset, other, data_dirs):
+  run = lambda name, data_dir, **fields: with_data(name, 'foods/1.0.0, 9 examples', data_dir, **fields)
+  here = run(dataset, data_dirs[0], contents_sample='abc')
+  assert configuration.differences(run(other, data_dirs[1], contents_sample='abc'), here) == []
+  assert configuration.differences(run(other, data_dirs[1], contents_sample='other'), here)[0] == OTHER_IMAGES
+  for before in {}, {'contents_sample': None}:
+    renamed = [] if dataset == other else [f"data.dataset: '{other}' there, '{dataset}' here"]
+    assert configuration.differences(run(other, data_dirs[1], **before), here) == renamed
 
 
 # The list of configs

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -73,6 +74,51 @@ def test_a_copy_does_not_say_what_is_imported(copies, tmp_path, monkeypatch, old
   for opened in (str(copy),), ('lists', str(tmp_path / root)):
     with pytest.raises(ValueError, match="/features.json names the class 'any_code.*others may run any code. Prepare"):
       sources.open_split(opened[0], 'train', *opened[1:])
+
+
+@pytest.fixture
+def evil(copies, tmp_path, monkeypatch):
+  """A data_dir with copies whose features are of a module that leaves a mark when it is imported."""
+  (tmp_path / 'any_code.py').write_text(f'open({str(tmp_path / "ran")!r}, "w").close()\nclass Image: pass')
+  monkeypatch.syspath_prepend(tmp_path)
+  for place in ('foods/1.0.0', 'foods/cfg/1.0.0', 'digits/1.0.0', 'away/deep/1.0.0'):
+    copy = shutil.copytree(copies['array_record'], tmp_path / 'data' / place)
+    features = (copy / 'features.json').read_text().replace(IMAGE, '"pythonClassName": "any_code.Image"')
+    (copy / 'features.json').write_text(features)
+  (tmp_path / 'data/good').mkdir()
+  yield tmp_path / 'data'
+  assert not sys.modules.pop('any_code', None) and not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('name', ['foods', 'foods:1.0.0', 'foods:1.*.*', 'foods:*.*.*', 'foods/cfg', 'foods/cfg:1.0.0',
+                                  'Foods', 'Foods:1.0.0', 'FOODS/cfg:1.0.0', 'digits', 'digits:1.0.0', 'Digits:1.0.0'])
+def test_no_form_of_a_name_passes_the_check(evil, name):
+  with pytest.raises(ValueError, match='/features.json names the class .any_code.Image., and only those of tensorflow'):
+    sources.open_split(name, 'train', str(evil))
+
+
+@pytest.mark.parametrize('name', [
+    'good/../foods:1.0.0', 'good/..:1.0.0', 'good/.:1.0.0', 'foods/cfg/1.0.0', 'away/deep/1.0.0', '/foods:1.0.0',
+    '../data/foods', 'huggingface:foods', 'ns:foods/cfg', 'foods:1', 'foods:1.0.0 ', 'foods:1.0.0\n', 'foods[1]',
+    'foods:1.0.0/file_format=array_record', 'good/config=..', 'good/version=1.0.0', 'good/data_dir=evil', 'a b', '1foods'])
+def test_what_is_no_name_is_refused_in_a_line(evil, name):
+  with pytest.raises(ValueError, match='is neither a directory here nor a ') as refused:
+    sources.builder(name, str(evil))
+  assert '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize('default', ['../away/deep', '../foods', '..', 'a/b', '/etc', 1, ''])
+def test_a_default_config_leads_nowhere_else(evil, default):
+  (evil / 'good/.config').mkdir()
+  (evil / 'good/.config/metadata.json').write_text(json.dumps({'default_config_name': default}))
+  with pytest.raises(ValueError, match='metadata.json: default_config_name is .*; it must be the name of a folder in'):
+    sources.open_split('good', 'train', str(evil))
+
+
+@pytest.mark.parametrize('name', ['own_lists', 'own_lists:1.0.0', 'own_lists:1.*.*', 'OwnLists:1.0.0'])
+def test_forms_of_a_name_that_are_read(copies, tmp_path, name):
+  shutil.copytree(copies['array_record'], tmp_path / 'own_lists/1.0.0')
+  assert sources.open_split(name, 'train', str(tmp_path), label='number').num_examples == 1000
 
 
 def test_a_copy_without_features_that_were_checked_is_refused(copies, tmp_path):

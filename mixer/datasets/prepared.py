@@ -6,6 +6,7 @@ Copies in array_record files are read by index. Copies in tfrecord files cannot 
 from collections.abc import Callable
 import dataclasses
 import os
+import re
 from typing import Any
 
 from array_record.python import array_record_data_source
@@ -22,6 +23,7 @@ SHUFFLE_BUFFER = 8_192  # records of a stream, still encoded: nearly a gigabyte 
 
 FEATURES = 'features.json'
 OWN_CLASSES = 'tensorflow_datasets.core.features.'
+CONFIG = re.compile(r'[\w+-][\w+.-]*', re.ASCII)  # the name of one, and of its folder
 
 
 def open_copy(path):
@@ -34,7 +36,8 @@ def open_copy(path):
 
 
 def check_features(folder):
-  """Raises a ValueError if the copies in a folder name other classes for their features than TFDS's own.
+  """Raises a ValueError if the copies in a folder name other classes for their features than TFDS's own, or a default
+  config that is none of them.
 
   TFDS imports whatever module they are in, and so the data would say what code runs.
   """
@@ -44,6 +47,11 @@ def check_features(folder):
   for inner in (folder, *versions, *(version for config in versions for version in below(config))):
     if (path := inner / FEATURES).exists():
       _check_classes(files.object_in(path), path)
+  # TFDS opens this config where none is asked for: it must be one of the folders just checked.
+  if (path := folder / '.config' / 'metadata.json').exists():
+    default = files.object_in(path).get('default_config_name')
+    if default is not None and not (isinstance(default, str) and CONFIG.fullmatch(default)):
+      raise ValueError(f'{path}: default_config_name is {files.show(default)}; it must be the name of a folder in {folder}')
 
 
 def _check_classes(value, path):

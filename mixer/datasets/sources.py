@@ -28,6 +28,7 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 import os
+import re
 
 from etils import epath
 import numpy as np
@@ -44,6 +45,9 @@ from mixer.datasets import prepared
 SELF_PREPARING = {'digits': digits.Digits, 'few_digits': digits.FewDigits, 'other_digits': digits.OtherDigits,
                   'mnist5k': mnist5k.Mnist5k, 'few_mnist5k': mnist5k.FewMnist5k, 'other_mnist5k': mnist5k.OtherMnist5k}
 BUILDERS = {**SELF_PREPARING, 'imagenet21k': imagenet21k.Imagenet21k, 'multilabel': multilabel.Multilabel}
+
+# TFDS also takes namespaces, whose code comes from elsewhere, and keywords, such as another data_dir.
+NAME = re.compile(rf'[a-z]\w*(/{prepared.CONFIG.pattern})?(:(\d+|\*)(\.(\d+|\*)){{2}})?', re.ASCII | re.IGNORECASE)
 
 
 def open_split(dataset: str, split: str, data_dir: str | None = None, label: str = 'label',
@@ -95,11 +99,15 @@ def sample(source) -> str | None:
 def builder(name: str, data_dir: str | None = None, **given):
   """Our builder of that name, or TFDS's: of the copy that there is, or else of one that can be read by index.
 
-  `given` are what else a builder of ours takes.
+  `given` are what else a builder of ours takes. Raises a ValueError for what is no name, and as `check_features`.
   """
-  own, _, variant = name.partition('/')
+  if not NAME.fullmatch(name):
+    raise ValueError(f'dataset {name!r} is neither a directory here nor a name as TFDS has them: NAME, NAME/CONFIG, '
+                     'NAME:VERSION or NAME/CONFIG:VERSION, such as imagenet2012:5.1.0')
+  parsed, variant = tfds.core.naming.parse_builder_name_kwargs(name)  # of CamelCase, too
+  own = str(parsed)
   if own in BUILDERS:
-    make = lambda **stored: BUILDERS[own](config=variant or None, data_dir=data_dir, **given, **stored)
+    make = lambda **stored: BUILDERS[own](**{'config': None, **variant}, data_dir=data_dir, **given, **stored)
   else:
     prepared.check_features(epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / own)
     make = lambda **stored: tfds.builder(name, data_dir=data_dir, try_gcs=False, **stored)
