@@ -160,7 +160,9 @@ def _of_file(path, read, pixels) -> Weights:
     if pixels:
       raise ValueError(f'{place} says that {path.name} takes pixels in [-1, 1]; leave out mean and std')
     here = _check(said, place, 'the record of weights of this version')
-    loaded = _made(read(path), said, here, place, path)
+    params = read(path)
+    record.check_is_of(said, place, path)
+    loaded = _made(params, said, here, place, path)
     if not isinstance(said['source'], str):
       raise ValueError(f'{place}: source is {files.show(said["source"])}; it must be a string')
     return dataclasses.replace(loaded, source=', converted from '.join(filter(None, [str(path), said['source']])))
@@ -289,6 +291,8 @@ def check_can_save(path):
     raise ValueError(f'{path} has the suffix {path.suffix!r}; weights are written as .npz or .safetensors')
   if not path.parent.is_dir():
     raise FileNotFoundError(f'there is no folder {path.parent} to write {path.name} to')
+  if path.is_dir():
+    raise IsADirectoryError(f'{path} is a directory; name a file')
   if path.name == 'model.safetensors':
     pretrained_cfg.check_can_write(path)
 
@@ -298,7 +302,8 @@ def save(weights: Weights, path) -> list:
 
   `load` gives back all that is known of them (convert/record.py): a .safetensors file has it in its metadata, and its
   pretrained_cfg in the metadata of that name; for w.npz it is w.npz.json. Beside model.safetensors, of a model that timm
-  has a name for, comes the config.json of Hugging Face and timm. Files appear when they are whole.
+  has a name for, comes the config.json of Hugging Face and timm. Files appear when they are whole. After a kill between
+  the two, `load` refuses w.npz, whose record does not fit; and reads model.safetensors, which says it all itself.
   """
   path = pathlib.Path(path)
   check_can_save(path)
@@ -307,17 +312,18 @@ def save(weights: Weights, path) -> list:
   try:
     if path.suffix == '.npz':
       npz.write(weights.params, partial)
-      beside[record.beside(path)] = record.text(weights)
+      beside[record.beside(path)] = record.text(weights, partial)
+      storage.write(record.beside(path), beside[record.beside(path)])  # first: w.npz alone would be read otherwise
     else:
       config = pretrained_cfg.of_weights(weights.with_crop())
       timm.write(weights.params, partial, {record.KEY: record.text(weights),
                                            'pretrained_cfg': json.dumps(config['pretrained_cfg'])})
       if path.name == 'model.safetensors' and config['architecture']:
         beside[epath.Path(path.parent / 'config.json')] = json.dumps(config, indent=2) + '\n'
-    for other in beside:
-      other.unlink(missing_ok=True)  # that of the file before
+      for other in beside:
+        other.unlink(missing_ok=True)  # that of the file before
     os.replace(partial, path)
-    for other, text in beside.items():
+    for other, text in beside.items() if path.suffix != '.npz' else ():
       storage.write(other, text)
   finally:
     partial.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import flax.jax_utils
 import jax
@@ -141,12 +142,44 @@ def test_all_that_is_known_of_weights_is_in_their_file(tmp_path, suffix):
     weights.load(tmp_path / f'w.{suffix}', mean=0, std=1)
 
 
-def test_the_record_of_the_file_before_does_not_outlive_it(tmp_path, monkeypatch):
+OF_ANOTHER = r'w\.npz\.json is of another w\.npz; delete it, or convert the weights again'
+
+
+def test_the_record_of_another_file_is_refused(tmp_path):
   there = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
   weights.save(there, tmp_path / 'w.npz')
-  monkeypatch.setattr(weights.storage, 'write', lambda path, content: None)  # as if killed before it
-  weights.save(dataclasses.replace(there, class_names=list('fghij')), tmp_path / 'w.npz')
+  npz.write(example_weights.params(seed=1), tmp_path / 'w.npz')  # of the same sizes
+  with pytest.raises(ValueError, match=OF_ANOTHER):
+    weights.load(tmp_path / 'w.npz')
+  (tmp_path / 'w.npz.json').unlink()
   assert weights.load(tmp_path / 'w.npz').class_names is None
+
+
+@pytest.mark.parametrize('killed', ['storage.write', 'os.replace'])
+@pytest.mark.parametrize('before', [True, False])
+def test_a_kill_while_a_file_is_saved_leaves_none_that_is_read_otherwise(tmp_path, monkeypatch, killed, before):
+  there = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
+  if before:
+    weights.save(there, tmp_path / 'w.npz')
+  of, name = killed.split('.')
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(weights, of, mock.Mock(wraps=getattr(weights, of), **{f'{name}.side_effect': KeyboardInterrupt}))
+    weights.save(dataclasses.replace(there, params=example_weights.params(seed=1), class_names=None), tmp_path / 'w.npz')
+  if not before:
+    assert not (tmp_path / 'w.npz').exists()
+  elif killed == 'storage.write':
+    assert weights.load(tmp_path / 'w.npz').class_names == list('abcde')
+  else:
+    with pytest.raises(ValueError, match=OF_ANOTHER):
+      weights.load(tmp_path / 'w.npz')
+
+
+def test_a_record_from_before_it_had_a_hash_is_read(tmp_path):
+  there = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
+  weights.save(there, tmp_path / 'w.npz')
+  path = tmp_path / 'w.npz.json'
+  path.write_text(json.dumps({field: x for field, x in json.loads(path.read_text()).items() if field != 'blake2b'}))
+  assert weights.load(tmp_path / 'w.npz').class_names == list('abcde')
 
 
 @pytest.mark.parametrize('change, message', [
