@@ -284,6 +284,15 @@ def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] 
   return starting.start(loaded.params, wanted, head=head, token_mixing=token_mixing)
 
 
+def files_of(path) -> list[pathlib.Path]:
+  """The files that `save` may write for this path: itself, and what goes beside it, which it replaces, too."""
+  path = pathlib.Path(path)
+  beside = [record.beside(path)] if path.suffix == '.npz' else []
+  if path.name == 'model.safetensors':
+    beside = [path.with_name('config.json')]
+  return [path, *map(pathlib.Path, beside)]
+
+
 def check_can_save(path):
   """Raises a ValueError or FileNotFoundError if `save` could not write a file of this path, as far as can be foreseen."""
   path = pathlib.Path(path)
@@ -291,8 +300,9 @@ def check_can_save(path):
     raise ValueError(f'{path} has the suffix {path.suffix!r}; weights are written as .npz or .safetensors')
   if not path.parent.is_dir():
     raise FileNotFoundError(f'there is no folder {path.parent} to write {path.name} to')
-  if path.is_dir():
-    raise IsADirectoryError(f'{path} is a directory; name a file')
+  for file in files_of(path):
+    if file.is_dir():
+      raise IsADirectoryError(f'{file} is a directory, and a file is written there; choose another name')
   if path.name == 'model.safetensors':
     pretrained_cfg.check_can_write(path)
 
@@ -308,23 +318,22 @@ def save(weights: Weights, path) -> list:
   path = pathlib.Path(path)
   check_can_save(path)
   partial = path.with_name(f'{path.stem}.{uuid.uuid4().hex}.partial{path.suffix}')
-  beside = {}
+  _, *beside = files_of(path)
   try:
     if path.suffix == '.npz':
       npz.write(weights.params, partial)
-      beside[record.beside(path)] = record.text(weights, partial)
-      storage.write(record.beside(path), beside[record.beside(path)])  # first: w.npz alone would be read otherwise
+      storage.write(*beside, record.text(weights, partial))  # first, since w.npz alone would be read otherwise
+      os.replace(partial, path)
     else:
       config = pretrained_cfg.of_weights(weights.with_crop())
+      if beside and not config['architecture']:
+        pretrained_cfg.check_can_write(path, named=False)
+        beside = []
       timm.write(weights.params, partial, {record.KEY: record.text(weights),
                                            'pretrained_cfg': json.dumps(config['pretrained_cfg'])})
-      if path.name == 'model.safetensors' and config['architecture']:
-        beside[epath.Path(path.parent / 'config.json')] = json.dumps(config, indent=2) + '\n'
-      for other in beside:
-        other.unlink(missing_ok=True)  # that of the file before
-    os.replace(partial, path)
-    for other, text in beside.items() if path.suffix != '.npz' else ():
-      storage.write(other, text)
+      os.replace(partial, path)
+      for file in beside:
+        storage.write(file, json.dumps(config, indent=2) + '\n')
   finally:
     partial.unlink(missing_ok=True)
   return [path, *beside]

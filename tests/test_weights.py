@@ -464,6 +464,24 @@ def test_convert_does_not_overwrite_what_lies_beside_a_file(run, tmp_path):
   assert (tmp_path / 'config.json').read_text() == '{"model": 1}'
 
 
+def test_timms_config_beside_a_file_is_kept_or_replaced_with_it(run, tmp_path, monkeypatch):
+  out, config = tmp_path / 'model.safetensors', tmp_path / 'config.json'
+  config.write_text('{"pretrained_cfg": {}}')
+  with pytest.raises(SystemExit, match=f'error: {config} exists already; pass --overwrite, or another name'):
+    convert.main([str(run), str(out)])
+  with pytest.raises(SystemExit, match=f'{config} is of another model, and timm has no name for this one; write it to a '):
+    convert.main([str(run), str(out), '--overwrite'])
+  monkeypatch.setattr(weights.pretrained_cfg, '_architecture', lambda model: 'mixer_b16_224')
+  with monkeypatch.context() as patch, pytest.raises(SystemExit, match='error: full'):
+    patch.setattr(weights, 'os', mock.Mock(wraps=weights.os, **{'replace.side_effect': OSError('full')}))
+    convert.main([str(run), str(out), '--overwrite'])
+  assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+  assert config.read_text() == '{"pretrained_cfg": {}}'
+  convert.main([str(run), str(out), '--overwrite'])
+  assert json.loads(config.read_text())['architecture'] == 'mixer_b16_224'
+  assert [path.name for path in weights.files_of(out)] == ['model.safetensors', 'config.json']
+
+
 @pytest.mark.parametrize('arguments, code, message', [
     (['IN'], 2, 'the following arguments are required: out'),
     (['IN', 'w.npz', '--overwritee'], 2, 'there is no flag --overwritee; did you mean --overwrite? (--help lists the flags)'),
