@@ -89,7 +89,7 @@ class Weights:
                        'no images as they are; tools.evaluate scores it with the config of its run')
 
 
-def load(name: str, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Weights:
+def load(name: str, mean: Sequence[float] | float | None = None, std: Sequence[float] | float | None = None) -> Weights:
   """The weights that a name or a path stands for.
 
   Of files, the number of classes says what the logits mean: the 21,843 of ImageNet-21k probabilities of each class by
@@ -270,7 +270,7 @@ def _evaluated(evals, resolution):
 
 def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] = 'fresh',
           token_mixing: typing.Literal['block_diagonal', 'interpolated', None] = None,
-          mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> dict:
+          mean: Sequence[float] | float | None = None, std: Sequence[float] | float | None = None) -> dict:
   """The parameters that a run starts from: those that `weights` names, fitted to the fresh ones of its model.
 
   Args:

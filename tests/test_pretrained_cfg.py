@@ -138,6 +138,17 @@ def test_a_run_that_starts_from_them_has_the_folded_first_layer(tmp_path, capsys
     assert 'pixels of mean 0.485, 0.456, 0.406' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('mean, std', [(0.25, 1), ((0.25,), (1.,)), ((0.25,) * 3, 1.)])
+def test_a_config_takes_one_number_or_three(tmp_path, mean, std):
+  timm.write(example_weights.params(), tmp_path / 'w.safetensors')
+  fields = dict(weights=str(tmp_path / 'w.safetensors'), mean=mean, std=std, head='given')
+  started = configuration.call(weights.start, 'start_from', fields, wanted=example_weights.params(seed=1))
+  assert example_weights.equal(started, pretrained_cfg.fold(
+      example_weights.params(), 'mlp_mixer', pretrained_cfg.Pixels((0.25,) * 3, (1.,) * 3), ''))
+  with pytest.raises(ValueError, match=r"config\.start_from\.mean is 'x', of type str; it must be a sequence or float or None"):
+    configuration.call(weights.start, 'start_from', {**fields, 'mean': 'x'}, wanted={})
+
+
 @pytest.mark.parametrize('numbers, message', [
     (dict(mean=0.5), r'mean is 0\.5, and std is None; set both or neither'),
     (dict(mean=[123.7, 116.3, 103.5], std=1), r'mean is \[123\.7, .*\]; it must be three numbers, .*of pixels in \[0, 1\]'),
