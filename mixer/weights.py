@@ -89,7 +89,7 @@ class Weights:
                        'no images as they are; tools.evaluate scores it with the config of its run')
 
 
-def load(name: str, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Weights:
+def load(name: str, mean: Sequence[float] | float | None = None, std: Sequence[float] | float | None = None) -> Weights:
   """The weights that a name or a path stands for.
 
   Of files, the number of classes says what the logits mean: the 21,843 of ImageNet-21k probabilities of each class by
@@ -160,7 +160,9 @@ def _of_file(path, read, pixels) -> Weights:
     if pixels:
       raise ValueError(f'{place} says that {path.name} takes pixels in [-1, 1]; leave out mean and std')
     here = _check(said, place, 'the record of weights of this version')
-    loaded = _made(read(path), said, here, place, path)
+    params = read(path)
+    record.check_is_of(said, place, path)
+    loaded = _made(params, said, here, place, path)
     if not isinstance(said['source'], str):
       raise ValueError(f'{place}: source is {files.show(said["source"])}; it must be a string')
     return dataclasses.replace(loaded, source=', converted from '.join(filter(None, [str(path), said['source']])))
@@ -268,7 +270,7 @@ def _evaluated(evals, resolution):
 
 def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] = 'fresh',
           token_mixing: typing.Literal['block_diagonal', 'interpolated', None] = None,
-          mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> dict:
+          mean: Sequence[float] | float | None = None, std: Sequence[float] | float | None = None) -> dict:
   """The parameters that a run starts from: those that `weights` names, fitted to the fresh ones of its model.
 
   Args:
@@ -282,6 +284,15 @@ def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] 
   return starting.start(loaded.params, wanted, head=head, token_mixing=token_mixing)
 
 
+def files_of(path) -> list[pathlib.Path]:
+  """The files that `save` may write for this path: itself, and what goes beside it, which it replaces, too."""
+  path = pathlib.Path(path)
+  beside = [record.beside(path)] if path.suffix == '.npz' else []
+  if path.name == 'model.safetensors':
+    beside = [path.with_name('config.json')]
+  return [path, *map(pathlib.Path, beside)]
+
+
 def check_can_save(path):
   """Raises a ValueError or FileNotFoundError if `save` could not write a file of this path, as far as can be foreseen."""
   path = pathlib.Path(path)
@@ -289,6 +300,9 @@ def check_can_save(path):
     raise ValueError(f'{path} has the suffix {path.suffix!r}; weights are written as .npz or .safetensors')
   if not path.parent.is_dir():
     raise FileNotFoundError(f'there is no folder {path.parent} to write {path.name} to')
+  for file in files_of(path):
+    if file.is_dir():
+      raise IsADirectoryError(f'{file} is a directory, and a file is written there; choose another name')
   if path.name == 'model.safetensors':
     pretrained_cfg.check_can_write(path)
 
@@ -298,27 +312,28 @@ def save(weights: Weights, path) -> list:
 
   `load` gives back all that is known of them (convert/record.py): a .safetensors file has it in its metadata, and its
   pretrained_cfg in the metadata of that name; for w.npz it is w.npz.json. Beside model.safetensors, of a model that timm
-  has a name for, comes the config.json of Hugging Face and timm. Files appear when they are whole.
+  has a name for, comes the config.json of Hugging Face and timm. Files appear when they are whole. After a kill between
+  the two, `load` refuses w.npz, whose record does not fit; and reads model.safetensors, which says it all itself.
   """
   path = pathlib.Path(path)
   check_can_save(path)
   partial = path.with_name(f'{path.stem}.{uuid.uuid4().hex}.partial{path.suffix}')
-  beside = {}
+  _, *beside = files_of(path)
   try:
     if path.suffix == '.npz':
       npz.write(weights.params, partial)
-      beside[record.beside(path)] = record.text(weights)
+      storage.write(*beside, record.text(weights, partial))  # first, since w.npz alone would be read otherwise
+      os.replace(partial, path)
     else:
       config = pretrained_cfg.of_weights(weights.with_crop())
+      if beside and not config['architecture']:
+        pretrained_cfg.check_can_write(path, named=False)
+        beside = []
       timm.write(weights.params, partial, {record.KEY: record.text(weights),
                                            'pretrained_cfg': json.dumps(config['pretrained_cfg'])})
-      if path.name == 'model.safetensors' and config['architecture']:
-        beside[epath.Path(path.parent / 'config.json')] = json.dumps(config, indent=2) + '\n'
-    for other in beside:
-      other.unlink(missing_ok=True)  # that of the file before
-    os.replace(partial, path)
-    for other, text in beside.items():
-      storage.write(other, text)
+      os.replace(partial, path)
+      for file in beside:
+        storage.write(file, json.dumps(config, indent=2) + '\n')
   finally:
     partial.unlink(missing_ok=True)
   return [path, *beside]

@@ -105,16 +105,17 @@ def test_timms_tag_says_that_the_classes_are_imagenets(tmp_path, num_classes, ta
   assert weights.load(tmp_path / f'mixer_b16_224.{tag}.safetensors').class_names == names
 
 
-@pytest.mark.parametrize('name, said', [
-    ('mixer_b16_224.miil_in21k_ft_in1k', "mean 0, std 1 (by its name; interpolation 'bilinear' is replaced by 'bicubic')"),
-    ('mixer_b16_224_miil-9229a591', "mean 0, std 1 (by its name; interpolation 'bilinear' is replaced by 'bicubic')"),
-    ('deit_tiny_patch16_224.fb_in1k', 'mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225 (by its name)'),
-    ('mixer_b16_224.goog_in21k', 'mean 0.5, std 0.5 (assumed: no config.json beside it says it)')])
-def test_a_file_on_its_own_goes_by_timms_name_and_says_what_is_assumed(tmp_path, name, said):
+@pytest.mark.parametrize('name, said, crop', [
+    ('mixer_b16_224.miil_in21k_ft_in1k', 'mean 0, std 1 (by its name)', ('antialiased', 9)),
+    ('mixer_b16_224_miil-9229a591', 'mean 0, std 1 (by its name)', ('antialiased', 9)),
+    ('deit_tiny_patch16_224.fb_in1k', 'mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225 (by its name)', ('timm', 8)),
+    ('mixer_b16_224.goog_in21k', 'mean 0.5, std 0.5 (assumed: no config.json beside it says it)', ('antialiased', None))])
+def test_a_file_on_its_own_goes_by_timms_name_and_says_what_is_assumed(tmp_path, name, said, crop):
   timm.write(example_weights.params(), tmp_path / f'{name}.safetensors')
   loaded = weights.load(tmp_path / f'{name}.safetensors')
   assert loaded.source == f'{tmp_path}/{name}.safetensors; pixels of {said}'
   assert example_weights.equal(loaded.params, example_weights.params()) == ('assumed' in said)
+  assert (loaded.crop, loaded.resize) == crop
 
 
 @pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
@@ -135,6 +136,17 @@ def test_a_run_that_starts_from_them_has_the_folded_first_layer(tmp_path, capsys
     started = configuration.call(weights.start, 'start_from', {**fields, 'head': 'fresh'}, wanted=fresh)
     assert example_weights.equal(started, {**expected, 'head': fresh['head']})
     assert 'pixels of mean 0.485, 0.456, 0.406' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('mean, std', [(0.25, 1), ((0.25,), (1.,)), ((0.25,) * 3, 1.)])
+def test_a_config_takes_one_number_or_three(tmp_path, mean, std):
+  timm.write(example_weights.params(), tmp_path / 'w.safetensors')
+  fields = dict(weights=str(tmp_path / 'w.safetensors'), mean=mean, std=std, head='given')
+  started = configuration.call(weights.start, 'start_from', fields, wanted=example_weights.params(seed=1))
+  assert example_weights.equal(started, pretrained_cfg.fold(
+      example_weights.params(), 'mlp_mixer', pretrained_cfg.Pixels((0.25,) * 3, (1.,) * 3), ''))
+  with pytest.raises(ValueError, match=r"config\.start_from\.mean is 'x', of type str; it must be a sequence or float or None"):
+    configuration.call(weights.start, 'start_from', {**fields, 'mean': 'x'}, wanted={})
 
 
 @pytest.mark.parametrize('numbers, message', [
@@ -164,8 +176,8 @@ def test_converted_weights_carry_the_fold_and_timms_config(tmp_path):
 @pytest.mark.parametrize('resolution', [8, 31, 32, 224, 384])
 def test_the_crop_pct_that_is_written_gives_the_same_side(resolution):
   for resize in range(resolution, 2 * resolution):
-    there = weights.Weights({}, dict(name='mlp_mixer', **example_weights.FIELDS), resolution, '', None, '', crop='timm')
-    cfg = pretrained_cfg.of_weights(there, resize)['pretrained_cfg']
+    there = weights.Weights({}, dict(name='mlp_mixer', **example_weights.FIELDS), resolution, '', None, '', 'timm', resize)
+    cfg = pretrained_cfg.of_weights(there)['pretrained_cfg']
     assert int(resolution / cfg['crop_pct']) == resize
 
 
@@ -241,7 +253,7 @@ def test_models_have_timms_names(timms, kind, variant, architecture):  # noqa: F
   if kind == 'vit':
     section |= dict(pool='token', representation_size=None)
   there = weights.Weights({}, section, 224, '', None, '')
-  config = pretrained_cfg.of_weights(there, 256)
+  config = pretrained_cfg.of_weights(there.with_crop())
   assert config['architecture'] == architecture
   found = timms if kind == 'mlp_mixer' else __import__('timm.models.vision_transformer', fromlist=['x'])
   assert architecture is None or hasattr(found, architecture)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 
+from absl import flags
 import numpy as np
 import PIL.Image
 import pytest
@@ -14,7 +15,9 @@ import pytest
 from conftest import ROOT
 import example_runs
 import input_pipeline
+from mixer import user_errors
 from tools import evaluate
+from tools import weights_flags
 
 
 def run(tool, *arguments, code=0):
@@ -127,6 +130,21 @@ def test_weights_of_a_run_are_evaluated_by_its_own_config(tmp_path, arguments, c
   arguments = ['evaluate', *(argument.format(run=run_dir) for argument in arguments)]
   own = [f'--config={config.format(run=run_dir)}'] if config else []
   assert evaluate.with_config(arguments) == [arguments[0], *own, *arguments[1:]]
+
+
+@pytest.mark.parametrize('text', ['abc', '', '0.5,', '0.5 0.5 0.5'])
+@pytest.mark.parametrize('name', ['mean', 'std'])
+def test_evaluate_takes_the_numbers_of_pixels_that_the_other_tools_take(name, text, capsys):
+  flag = flags.FLAGS[name]
+  assert (flag.parser.parse('0.5'), flag.parser.parse('0,0.5,1e-1')) == ([0.5], [0, 0.5, 0.1])
+  message = f'{text!r} must be one number, or three with commas between them'
+  with pytest.raises(flags.Error, match=f'^flag --{name}={text}: {message}$'):
+    flag.parse(text)
+  parser = user_errors.ArgumentParser('')
+  weights_flags.add(parser)
+  with pytest.raises(SystemExit):
+    parser.parse_args(['--weights=w', f'--{name}={text}'])
+  assert f'argument --{name}: {message}' in capsys.readouterr().err
 
 
 def test_check_data_decodes_everything_and_names_all_bad_files(tmp_path):

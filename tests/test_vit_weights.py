@@ -77,7 +77,7 @@ def test_a_saved_file_loads_as_it_was(tmp_path, suffix, fields, name):
   assert (here.model, here.resolution) == (section, 8)
   classes = 'no head' if section['num_classes'] is None else '5 classes'
   assert here.describe() == (f'ViT of patch_size 4, num_blocks 2, hidden_dim 12, mlp_dim 20, num_heads 3, {name}, '
-                             f'{classes}, 8 x 8 pixels, antialiased from 8: {path}')
+                             f'{classes}, 8 x 8 pixels, paper_resize from 9: {path}')
 
 
 def test_an_npz_holds_the_names_and_shapes_of_the_model(tmp_path):
@@ -296,7 +296,7 @@ def test_what_no_config_is_called_lists_the_names():
 
 @pytest.mark.parametrize('which, variant, side, evaluation', [
     ('b16,cifar10', 'B/16', 224, 'test'), ('l16,/own/images,512,dev', 'L/16', 512, 'dev'),
-    ('h14,cifar100,dev', 'H/14', 224, 'dev')])
+    ('h14,cifar100,dev', 'H/14', 224, 'dev'), ('b16,cifar10,dev,384', 'B/16', 384, 'dev')])
 def test_fine_tuning_takes_the_images_of_its_resolution(which, variant, side, evaluation):
   config = vit_finetune.get_config(which)
   assert config.model.variant == variant and list(config.evals) == [evaluation]
@@ -305,7 +305,7 @@ def test_fine_tuning_takes_the_images_of_its_resolution(which, variant, side, ev
   models.build(**{**config.model, 'num_classes': 10})
 
 
-@pytest.mark.parametrize('which', ['b16', 's16,cifar10', 'b16,mnist', 'b16,cifar10,dev,384', 'b16,cifar10,0', ''])
+@pytest.mark.parametrize('which', ['b16', 's16,cifar10', 'b16,mnist', 'b16,cifar10,384,224', 'b16,cifar10,0', ''])
 def test_what_no_fine_tuning_is_called_lists_the_names(which):
   with pytest.raises(ValueError, match=r'is not MODEL,TASK\[,SIDE\]\[,dev\]: MODEL is one of b32, b16, .*SIDE'):
     vit_finetune.get_config(which)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import flax.jax_utils
 import jax
@@ -141,12 +142,44 @@ def test_all_that_is_known_of_weights_is_in_their_file(tmp_path, suffix):
     weights.load(tmp_path / f'w.{suffix}', mean=0, std=1)
 
 
-def test_the_record_of_the_file_before_does_not_outlive_it(tmp_path, monkeypatch):
+OF_ANOTHER = r'w\.npz\.json is of another w\.npz; delete it, or convert the weights again'
+
+
+def test_the_record_of_another_file_is_refused(tmp_path):
   there = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
   weights.save(there, tmp_path / 'w.npz')
-  monkeypatch.setattr(weights.storage, 'write', lambda path, content: None)  # as if killed before it
-  weights.save(dataclasses.replace(there, class_names=list('fghij')), tmp_path / 'w.npz')
+  npz.write(example_weights.params(seed=1), tmp_path / 'w.npz')  # of the same sizes
+  with pytest.raises(ValueError, match=OF_ANOTHER):
+    weights.load(tmp_path / 'w.npz')
+  (tmp_path / 'w.npz.json').unlink()
   assert weights.load(tmp_path / 'w.npz').class_names is None
+
+
+@pytest.mark.parametrize('killed', ['storage.write', 'os.replace'])
+@pytest.mark.parametrize('before', [True, False])
+def test_a_kill_while_a_file_is_saved_leaves_none_that_is_read_otherwise(tmp_path, monkeypatch, killed, before):
+  there = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
+  if before:
+    weights.save(there, tmp_path / 'w.npz')
+  of, name = killed.split('.')
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(weights, of, mock.Mock(wraps=getattr(weights, of), **{f'{name}.side_effect': KeyboardInterrupt}))
+    weights.save(dataclasses.replace(there, params=example_weights.params(seed=1), class_names=None), tmp_path / 'w.npz')
+  if not before:
+    assert not (tmp_path / 'w.npz').exists()
+  elif killed == 'storage.write':
+    assert weights.load(tmp_path / 'w.npz').class_names == list('abcde')
+  else:
+    with pytest.raises(ValueError, match=OF_ANOTHER):
+      weights.load(tmp_path / 'w.npz')
+
+
+def test_a_record_from_before_it_had_a_hash_is_read(tmp_path):
+  there = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
+  weights.save(there, tmp_path / 'w.npz')
+  path = tmp_path / 'w.npz.json'
+  path.write_text(json.dumps({field: x for field, x in json.loads(path.read_text()).items() if field != 'blake2b'}))
+  assert weights.load(tmp_path / 'w.npz').class_names == list('abcde')
 
 
 @pytest.mark.parametrize('change, message', [
@@ -429,6 +462,24 @@ def test_convert_does_not_overwrite_what_lies_beside_a_file(run, tmp_path):
   with pytest.raises(SystemExit, match=r'config\.json is not of timm, and model\.safetensors gets one of its own beside it'):
     convert.main([str(run), str(tmp_path / 'model.safetensors'), '--overwrite'])
   assert (tmp_path / 'config.json').read_text() == '{"model": 1}'
+
+
+def test_timms_config_beside_a_file_is_kept_or_replaced_with_it(run, tmp_path, monkeypatch):
+  out, config = tmp_path / 'model.safetensors', tmp_path / 'config.json'
+  config.write_text('{"pretrained_cfg": {}}')
+  with pytest.raises(SystemExit, match=f'error: {config} exists already; pass --overwrite, or another name'):
+    convert.main([str(run), str(out)])
+  with pytest.raises(SystemExit, match=f'{config} is of another model, and timm has no name for this one; write it to a '):
+    convert.main([str(run), str(out), '--overwrite'])
+  monkeypatch.setattr(weights.pretrained_cfg, '_architecture', lambda model: 'mixer_b16_224')
+  with monkeypatch.context() as patch, pytest.raises(SystemExit, match='error: full'):
+    patch.setattr(weights, 'os', mock.Mock(wraps=weights.os, **{'replace.side_effect': OSError('full')}))
+    convert.main([str(run), str(out), '--overwrite'])
+  assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+  assert config.read_text() == '{"pretrained_cfg": {}}'
+  convert.main([str(run), str(out), '--overwrite'])
+  assert json.loads(config.read_text())['architecture'] == 'mixer_b16_224'
+  assert [path.name for path in weights.files_of(out)] == ['model.safetensors', 'config.json']
 
 
 @pytest.mark.parametrize('arguments, code, message', [

@@ -16,7 +16,6 @@ import sys
 
 from mixer import user_errors
 from mixer import weights
-from mixer.convert import record
 from tools import weights_flags
 
 
@@ -29,7 +28,7 @@ def main(arguments: list[str] | None = None):
   flags = parser.parse_args(arguments)
   out = flags.out.expanduser()
   weights.check_can_save(out)
-  for path in (out, record.beside(out)) if out.suffix == '.npz' else (out,):
+  for path in weights.files_of(out):
     if path.exists() and not flags.overwrite:
       raise FileExistsError(f'{path} exists already; pass --overwrite, or another name')
   loaded = weights_flags.load(flags)

@@ -27,11 +27,12 @@ from mixer import provenance
 from mixer import report
 from mixer import weights
 from mixer.datasets import classes
+from tools import weights_flags
 
 WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .safetensors file, a work directory or a '
                               'checkpoint in one.', required=True)
-MEAN, STD = (flags.DEFINE_list(name, None, f'The {name} of the pixels in [0, 1] that a file of timm takes, one number or '
-                               'three with commas, where no config.json beside it says so.') for name in ('mean', 'std'))
+MEAN, STD = (flags.DEFINE(weights_flags.Numbers(), name, None, f'{text[0].upper()}{text[1:]}.')
+             for name, text in weights_flags.PIXELS.items())
 PREPROCESSING = flags.DEFINE_enum('preprocessing', None, list(preprocess.EVALUATION_CROPS),
                                   "(i) or (ii) of the paper's App. C, or timm's; by default what the config says.")
 RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default in the proportion to '
@@ -106,7 +107,7 @@ def main(arguments):
                          '--config=configs/evaluate_imagenet.py')
   config = command_line.config(arguments)
   devices.start()
-  loaded = weights.load(WEIGHTS.value, *(flag.value and [float(x) for x in flag.value] for flag in (MEAN, STD)))
+  loaded = weights.load(WEIGHTS.value, MEAN.value, STD.value)
   print(loaded.describe())
   loaded.check_head(WEIGHTS.value)
   if OUT.value and not pathlib.Path(OUT.value).parent.is_dir():

@@ -2,27 +2,39 @@
 
 import argparse
 
+from absl import flags as absl_flags
+
 from mixer import weights
+
+
+class NotNumbers(argparse.ArgumentTypeError, ValueError):
+  """The first is what argparse shows the text of, and the second absl."""
+
+
+class Numbers(absl_flags.ArgumentParser):
+  """Of a flag of numbers: 'R,G,B' or one for all channels. `weights.load` checks how many they are, and their range."""
+
+  def parse(self, argument: str) -> list[float]:
+    try:
+      return [float(number) for number in argument.split(',')]
+    except ValueError:
+      raise NotNumbers(f'{argument!r} must be one number, or three with commas between them') from None
+
+
+PIXELS = {  # the flags' help
+    'mean': 'of the pixels in [0, 1] that a file of timm takes, one number or three with commas, where no config.json '
+            'beside it says so',
+    'std': 'the same of their deviation'}
 
 
 def add(parser: argparse.ArgumentParser, name: str = '--weights'):
   """Adds the weights, a flag or the name of a positional argument, --mean and --std to a command line."""
   parser.add_argument(name, **({'required': True} if name.startswith('-') else {}),
                       help='a published name, .npz, .safetensors, folder of Hugging Face, or work directory')
-  of_pixels = ('of the pixels in [0, 1] that a file of timm takes, one number or three with commas, where no config.json '
-               'beside it says so')
-  parser.add_argument('--mean', type=_numbers, metavar='R,G,B', help=of_pixels)
-  parser.add_argument('--std', type=_numbers, metavar='R,G,B', help='the same of their deviation')
-
-
-def _numbers(text):
-  try:
-    return [float(number) for number in text.split(',')]
-  except ValueError:
-    raise argparse.ArgumentTypeError(f'{text!r} must be one number, or three with commas between them') from None
+  for field, text in PIXELS.items():
+    parser.add_argument(f'--{field}', type=Numbers().parse, metavar='R,G,B', help=text)
 
 
 def load(flags: argparse.Namespace) -> weights.Weights:
   """The weights that the flags name. Errors are those of `weights.load`."""
-  pixels = {field: value for field in ('mean', 'std') if (value := getattr(flags, field)) is not None}
-  return weights.load(flags.weights, **pixels)
+  return weights.load(flags.weights, **{field: getattr(flags, field) for field in PIXELS})

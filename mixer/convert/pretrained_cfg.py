@@ -161,12 +161,18 @@ def fold(params: dict, name: str, pixels: Pixels, source) -> dict:
   return {**params, LAYERS[name]: layer}
 
 
-def check_can_write(path):
-  """Raises a ValueError if the config.json beside model.safetensors is of something else, such as a run."""
+def check_can_write(path, named: bool = True):
+  """Raises a ValueError if the config.json beside model.safetensors is of something else, such as a run.
+
+  Args:
+    named: whether timm has a name for the model, as it has to for a config.json of its own.
+  """
   config = epath.Path(path).parent / 'config.json'
   if config.exists() and 'pretrained_cfg' not in files.object_in(config):
     raise ValueError(f'{config} is not of timm, and model.safetensors gets one of its own beside it; write it to a folder of '
                      'its own')
+  if config.exists() and not named:
+    raise ValueError(f'{config} is of another model, and timm has no name for this one; write it to a folder of its own')
 
 
 def of_weights(weights) -> dict:

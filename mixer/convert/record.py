@@ -1,9 +1,10 @@
 """What a converted file says of its weights beside the parameters, as one JSON object.
 
 A .safetensors file has it in its metadata, under KEY, and an .npz file, in which everything is a parameter, beside it:
-w.npz.json for w.npz. Such files are trusted no more than others.
+w.npz.json for w.npz, with a hash of w.npz, as either can be replaced alone. Such files are trusted no more than others.
 """
 
+import hashlib
 import json
 
 from etils import epath
@@ -12,6 +13,7 @@ from mixer import files
 from mixer.convert import timm
 
 KEY = 'mixer'
+HASH = 'blake2b'  # the record's field
 FORMAT = 1
 FIELDS = ('model', 'resolution', 'loss', 'class_names', 'crop', 'resize', 'permutation', 'source')
 
@@ -46,6 +48,23 @@ def read(path) -> tuple[dict | None, str]:
   return found, place
 
 
-def text(weights) -> str:
-  """The record of `weights.Weights`."""
-  return json.dumps({'format': FORMAT, **{field: getattr(weights, field) for field in FIELDS}}, ensure_ascii=False)
+def check_is_of(found: dict, place: str, path):
+  """Raises a ValueError if a record that lies beside an .npz file is of another one; older records do not say it."""
+  path = epath.Path(path)
+  if HASH in found and found[HASH] != _hash(path):
+    raise ValueError(f'{place} is of another {path.name}; delete it, or convert the weights again')
+
+
+def text(weights, file=None) -> str:
+  """The record of `weights.Weights`; to lie beside an .npz `file`, that has to be written already."""
+  of_file = {} if file is None else {HASH: _hash(file)}
+  return json.dumps({'format': FORMAT, **of_file, **{field: getattr(weights, field) for field in FIELDS}},
+                    ensure_ascii=False)
+
+
+def _hash(path):
+  with epath.Path(path).open('rb') as file:
+    digest = hashlib.blake2b(digest_size=32)
+    while part := file.read(2**20):
+      digest.update(part)
+  return digest.hexdigest()
