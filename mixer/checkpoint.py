@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+import shlex
 import shutil
 import types
 
@@ -91,13 +92,14 @@ def _same_run(workdir, there, here):
                      "resized pixels are those of the authors' code, which that version had otherwise")
     return
   listed = ''.join(f'\n  {line}' for line in fields)
-  advice = 'Choose another --workdir, or go back to these values to go on with that run.'
+  own = shlex.quote(str(storage.path_of(workdir) / 'config.json'))
+  advice = f'Choose another --workdir, or go on with that run by its own config: --config={own}'
   if any(line.startswith('data.batch_size') for line in fields):
-    advice += (' A step of another batch size would not see the same examples; to fit a smaller memory at the same '
-               'batch size, raise config.step.accumulate in a new work directory.')
+    advice += ('. A step of another batch size would not see the same examples; to fit a smaller memory at the same '
+               'batch size, raise config.step.accumulate in a new work directory')
   if here.get('total_steps', 0) > there.get('total_steps', 0) > 0:
-    advice += (' The learning rate of a run ends at its last step. To train its weights for more, in a new work directory: '
-               f'--config.start_from.weights={workdir} --config.start_from.head=given --workdir=NEW')
+    advice += ('. The learning rate of a run ends at its last step. To train its weights for more, in a new work directory: '
+               f'--config.start_from.weights={shlex.quote(str(workdir))} --config.start_from.head=given --workdir=NEW')
   raise ValueError(f'{workdir} holds the run of another config:{listed}\n{advice}')
 
 

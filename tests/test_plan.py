@@ -203,6 +203,13 @@ def test_the_images_and_classes_of_a_task_of_fine_tuning_are_known(task, number,
   assert (plan.images.number, plan.model.num_classes) == (number, num_classes)
 
 
+def test_a_config_that_leaves_the_folder_of_the_data_open_is_planned(monkeypatch, tmp_path):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  config = mixer_finetune.get_config('b16_i21k,cifar10')
+  assert config.data.data_dir is None
+  assert arithmetic.Plan.of('x', config, accelerators.slice_of('v3:4x4')).images.number == 50_000
+
+
 def test_without_its_data_a_model_without_classes_is_planned_without_a_head():
   plan = a_plan('mixer_finetune', 'b16_i21k,/own/images')
   assert plan.params == plan.params_without_head == PARAMS['B/16']

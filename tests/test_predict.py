@@ -232,6 +232,11 @@ def test_paths_come_from_folders_and_from_stdin(there):
   assert predict.find([], Stdin('a.png\n')) == ['a.png']
 
 
+def test_a_device_is_refused_since_it_may_have_no_end():
+  with pytest.raises(ValueError, match='^/dev/zero is a device or a pipe, which is not read'):
+    predict.find(['/dev/zero'], Terminal())
+
+
 @pytest.mark.parametrize('url', ['https://x.org/a.jpg', 'HTTP://x.org/a', 'file:///a.jpg', 's3://b/a.jpg', 'data:image/png;base64,'])
 def test_a_url_is_refused_with_what_to_do(url):
   for arguments, stdin in ([url], ''), (['-'], f'a.jpg\n{url}\n'):

@@ -12,6 +12,7 @@ import sklearn.datasets
 import sklearn.svm
 
 from mixer import records
+from mixer import user_errors
 from mixer.datasets import digits
 
 
@@ -31,7 +32,9 @@ def svc() -> float:
                        == labels[test]))
 
 
-def main():
+@user_errors.in_one_line
+def main(arguments: list[str] | None = None):
+  user_errors.ArgumentParser(__doc__).parse_args(arguments)  # there are no flags but --help
   scores = [mixer(seed) for seed in range(3)]
   print(f'Mixer, seeds 0 to 2: {", ".join(f"{x:.2%}" for x in scores)}; mean {statistics.mean(scores):.2%}')
   print(f'SVC: {svc():.2%}')

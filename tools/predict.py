@@ -54,6 +54,8 @@ def find(arguments: list[str], stdin) -> list[str]:
       if not found:
         raise ValueError(f'{argument} holds no images: no file below it ends in {", ".join(folders.IMAGE_SUFFIXES)}')
       paths += found
+    elif os.path.exists(argument) and not os.path.isfile(argument):
+      raise ValueError(f'{argument} is a device or a pipe, which is not read; give files, or folders of them')
     else:
       paths.append(argument)
   if not paths:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 from mixer import records
+from mixer import user_errors
 
 CONFIG = 'configs/mixer_digits_transfer.py'
 RATES = '0.03,0.1,0.3'
@@ -39,7 +40,9 @@ def score(way: str, rate: str, seed: int) -> float:
   return list(records.read(f'{workdir}/records.jsonl'))[-1]['test/top1']
 
 
-def main():
+@user_errors.in_one_line
+def main(arguments: list[str] | None = None):
+  user_errors.ArgumentParser(__doc__).parse_args(arguments)  # there are no flags but --help
   run('train.py', '--config=configs/mixer_digits_pretrain.py')
   lines = []
   for way, words in WAYS.items():

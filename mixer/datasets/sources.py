@@ -99,7 +99,7 @@ def sample(source) -> str | None:
 def builder(name: str, data_dir: str | None = None, **given):
   """Our builder of that name, or TFDS's: of the copy that there is, or else of one that can be read by index.
 
-  `given` are what else a builder of ours takes. Raises a ValueError for what is no name, and as `check_features`.
+  `given` are what else a builder of ours takes. Raises a ValueError for what is no name of a dataset, and as `check_features`.
   """
   if not NAME.fullmatch(name):
     raise ValueError(f'dataset {name!r} is neither a directory here nor a name as TFDS has them: NAME, NAME/CONFIG, '
@@ -111,7 +111,12 @@ def builder(name: str, data_dir: str | None = None, **given):
   else:
     prepared.check_features(epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / own)
     make = lambda **stored: tfds.builder(name, data_dir=data_dir, try_gcs=False, **stored)
-  there = make()
+  try:
+    there = make()
+  except tfds.core.DatasetNotFoundError as error:
+    raise ValueError(
+        f'dataset {name!r} is neither a directory here nor a dataset that TFDS {tfds.__version__} has a builder for. '
+        f'Give the directory of a prepared copy or of an image folder, or {", ".join(BUILDERS)}') from error
   return there if is_prepared(there) else make(file_format='array_record')
 
 
@@ -126,12 +131,7 @@ def _prepared_builder(name, data_dir):
   folder = data_dir or tfds.core.constants.DATA_DIR
   if os.path.expanduser(folder).startswith('~'):
     raise ValueError(f'dataset {name!r} would lie in {folder}, and this user has no home folder: HOME is not set. {advice}')
-  try:
-    found = builder(name, data_dir)
-  except tfds.core.DatasetNotFoundError as error:
-    raise ValueError(
-        f'dataset {name!r} is neither a directory here nor a dataset that TFDS {tfds.__version__} has a builder for. '
-        f'Give the directory of a prepared copy or of an image folder, or {", ".join(BUILDERS)}') from error
+  found = builder(name, data_dir)
   if not is_prepared(found) and name in SELF_PREPARING:
     try:
       found.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))

@@ -92,7 +92,7 @@ def _number_of(split: str, splits: dict[str, int]) -> int | None:
 def _opened(config, must_be_here):
   """The source of the training images, or None where they are not here."""
   data = config.data
-  folder = data.data_dir if 'data_dir' in data else os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  folder = data.get('data_dir') or os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
   places = [epath.Path(data.dataset).expanduser(), epath.Path(folder).expanduser() / data.dataset.partition('/')[0]]
   if not any(place.exists() for place in places):
     return None
