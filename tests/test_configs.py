@@ -173,7 +173,7 @@ def test_fine_tuned_models_are_scored_as_tables_2_and_3_do(load, which, side, re
     (vit_vtab.get_config, 'b16_i21k,dtd', 'vit_vtab.py:b16_i21k,dtd is not .*MODEL is one of b32, b16'),
     (bit_vtab.get_config, 'r50x1,dtd,224', r'bit_vtab.py:r50x1,dtd,224 is not MODEL,TASK\[,dev\]'),
     (bit_finetune.get_config, 'r101x1,cifar10', r'bit_finetune.py:r101x1,cifar10 is not .*MODEL is one of r50x1'),
-    (bit_finetune.get_config, 'r50x1,cifar10,dev,224', r'is not MODEL,TASK\[,SIDE\]\[,dev\].*SIDE a number of pixels'),
+    (bit_finetune.get_config, 'r50x1,cifar10,224,160', r'is not MODEL,TASK\[,SIDE\]\[,dev\].*SIDE a number of pixels'),
     (mixer_digits_transfer.get_config, 'dev', 'is none of weights; nothing'),
 ])
 def test_what_no_config_is_called_lists_the_names(load, which, message):
