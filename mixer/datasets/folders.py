@@ -87,7 +87,7 @@ class FolderSource:
     for name, first, last in parts:
       files = [(path, numbers[label]) for label, paths in images_of(name).items() for path in paths]
       if files and (first, last) != (None, None):
-        files = [files[k] for k in subset.part(of(name, files), first, last, split)]
+        files = [files[k] for k in subset.part(of(name, files), first, last)]
       chosen += files
     if not chosen:
       raise ValueError(f'split {split!r} of {root} is empty; give it a larger part')

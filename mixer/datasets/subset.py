@@ -64,18 +64,18 @@ class Subset:
     return self.whole.locate(self.indices[index])
 
 
-def part(source, first: int | None, last: int | None, split: str) -> np.ndarray:
+def part(source, first: int | None, last: int | None) -> np.ndarray:
   """The indices, rising, of the examples of an image folder at the places `first` to `last` of `spread`, as in a slice.
 
-  `split` is what the part is called, for messages. Images that also lie outside of it, by their contents, are logged.
+  Images of equal contents, of whatever classes, all have the place of the first of them, so that no image lies on both
+  sides of a cut; where there are such, a part may hold more or fewer images than its places.
   """
   hashes = content_hashes(source)
-  chosen = np.sort(spread(hashes, source.classes)[first:last])
-  twice = np.isin(hashes[chosen], np.delete(hashes, chosen)).sum()
-  if twice:
-    logging.warning('%s: %d of the %d images of %s have the contents of images outside of it', source.name, twice,
-                    len(chosen), split)
-  return chosen
+  order = spread(hashes, source.classes)
+  _, firsts, same = np.unique(hashes[order], return_index=True, return_inverse=True)
+  inside = np.zeros(len(order), bool)
+  inside[first:last] = True
+  return np.sort(order[inside[firsts[same]]])
 
 
 def spread(hashes, classes) -> np.ndarray:
