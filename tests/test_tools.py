@@ -15,8 +15,11 @@ import pytest
 from conftest import ROOT
 import example_runs
 import input_pipeline
+from mixer import crops
 from mixer import user_errors
 from tools import evaluate
+from tools import export
+from tools import predict
 from tools import weights_flags
 
 
@@ -145,6 +148,21 @@ def test_evaluate_takes_the_numbers_of_pixels_that_the_other_tools_take(name, te
   with pytest.raises(SystemExit):
     parser.parse_args(['--weights=w', f'--{name}={text}'])
   assert f'argument --{name}: {message}' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('tool', [export, predict, evaluate], ids=lambda tool: tool.__name__)
+def test_help_says_which_crops_there_are_and_from_which_side(tool, capsys):
+  if tool is evaluate:
+    text = flags.FLAGS.module_help('tools.evaluate')
+  else:
+    with pytest.raises(SystemExit):
+      tool.main(['--help'])
+    text = capsys.readouterr().out
+  text = ' '.join(text.split())
+  for crop in crops.CROPS:
+    assert re.search(rf'--preprocessing.* {crop} .*--resize', text)
+  assert '8/7 of what the model takes, as in 256 for 224, and of antialiased what it takes' in text
+  assert [crops.side_before(224, None, crop) for crop in ('paper_resize', 'antialiased')] == [256, 224]
 
 
 def test_check_data_decodes_everything_and_names_all_bad_files(tmp_path):

@@ -34,10 +34,9 @@ WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .sa
 MEAN, STD = (flags.DEFINE(weights_flags.Numbers(), name, None, f'{text[0].upper()}{text[1:]}.')
              for name, text in weights_flags.PIXELS.items())
 PREPROCESSING = flags.DEFINE_enum('preprocessing', None, list(preprocess.EVALUATION_CROPS),
-                                  "(i) or (ii) of the paper's App. C, or timm's; by default what the config says.")
-RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default in the proportion to '
-                              'the resolution that the config says.',
-                              lower_bound=1)
+                                  f'{weights_flags.CROPS}; by default what the config says.')
+RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default in the proportion to the '
+                              f'resolution that the config says; where it says none, {weights_flags.SIDES}.', lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, "By default the config's.", lower_bound=1)
 OUT = flags.DEFINE_string('out', None, 'A JSON file for the results.')
 BENCH = flags.DEFINE_bool('bench', False, 'Also time the evaluation beside the forward pass alone.')

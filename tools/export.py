@@ -86,10 +86,7 @@ def main(arguments: list[str] | None = None):
   parser = user_errors.ArgumentParser(__doc__)
   weights_flags.add(parser)
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the file: NAME.stablehlo or NAME.onnx')
-  parser.add_argument('--preprocessing', choices=crops.CROPS, help="of NAME.stablehlo; default: that of the "
-                      "weights' run; of files paper_resize at 224, 384 and 448 pixels, else antialiased")
-  parser.add_argument('--resize', type=int, help="the side before the crop; default: that of the weights' run, or 8/7 "
-                      'of what the model takes, as in 256 for 224')
+  weights_flags.add_crop(parser)
   flags = parser.parse_args(arguments)
   flags.out = flags.out.expanduser()
   if flags.out.suffix not in ('.stablehlo', '.onnx'):

@@ -23,7 +23,6 @@ import tqdm
 
 import input_pipeline
 from mixer import class_names
-from mixer import crops
 from mixer import devices
 from mixer import losses
 from mixer import models
@@ -172,26 +171,16 @@ def write(found, paths, names, kind: str, top: int, out) -> list[tuple]:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-  def positive(text):
-    if not text.isdecimal() or int(text) == 0:
-      raise argparse.ArgumentTypeError(f'{text!r} must be an integer of at least 1')
-    return int(text)
-
   parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('images', nargs='*', help='files, folders (all images below them), or - for paths on stdin, one '
                       'a line; without any, stdin')
   weights_flags.add(parser)
-  parser.add_argument('--top', type=positive, default=5, help='how many classes of each image; default: %(default)s')
+  parser.add_argument('--top', type=weights_flags.positive, default=5, help='how many classes of each image; default: %(default)s')
   parser.add_argument('--format', choices=FORMATS, default='table', help='default: %(default)s')
-  parser.add_argument('--preprocessing', choices=crops.CROPS,
-                      help="paper_resize and paper_crop are (i) and (ii) of the paper's App. C, antialiased is for models "
-                      "of small images; default: that of the weights' run; of files paper_resize at 224, 384 and 448 "
-                      'pixels, else antialiased')
-  parser.add_argument('--resize', type=positive, metavar='PIXELS', help='the side before the crop; default: that of '
-                      "the weights' run, or 8/7 of what the model takes, as in 256 for 224")
+  weights_flags.add_crop(parser)
   parser.add_argument('--class_names', metavar='FILE', help='one name or WordNet id a line, in the order of the classes')
   parser.add_argument('--draw', metavar='OUT.png', help=f'draw the first {DRAWN} images with their best classes')
-  parser.add_argument('--batch_size', type=positive, default=32, help='at a time; default: %(default)s')
+  parser.add_argument('--batch_size', type=weights_flags.positive, default=32, help='at a time; default: %(default)s')
   return parser.parse_args(arguments)
 
 

@@ -4,6 +4,7 @@ import argparse
 
 from absl import flags as absl_flags
 
+from mixer import crops
 from mixer import weights
 
 
@@ -33,6 +34,27 @@ def add(parser: argparse.ArgumentParser, name: str = '--weights'):
                       help='a published name, .npz, .safetensors, folder of Hugging Face, or work directory')
   for field, text in PIXELS.items():
     parser.add_argument(f'--{field}', type=Numbers().parse, metavar='R,G,B', help=text)
+
+
+def positive(text: str) -> int:
+  """The type of a flag for an integer of at least 1."""
+  if not text.isdecimal() or int(text) == 0:
+    raise argparse.ArgumentTypeError(f'{text!r} must be an integer of at least 1')
+  return int(text)
+
+
+CROPS = ("paper_resize and paper_crop are (i) and (ii) of the paper's App. C, antialiased is for models of small images, "
+         'timm is that of its Mixers')
+SIDES = '8/7 of what the model takes, as in 256 for 224, and of antialiased what it takes'
+
+
+def add_crop(parser: argparse.ArgumentParser):
+  """Adds --preprocessing and --resize, for `weights.Weights.with_crop`."""
+  parser.add_argument('--preprocessing', choices=crops.CROPS,
+                      help=f"{CROPS}; default: that of the weights' run; of files that do not say it paper_resize at 224, 384 "
+                      'and 448 pixels, else antialiased')
+  parser.add_argument('--resize', type=positive, metavar='PIXELS',
+                      help=f"the side before the crop; default: that of the weights' run; where none is known, {SIDES}")
 
 
 def load(flags: argparse.Namespace) -> weights.Weights:
