@@ -45,7 +45,8 @@ def test_what_may_be_added_has_its_default_and_is_not_there_already():
   assert more['config.start_from.weights'][0] == 'required'
   assert not any(name.endswith('total_steps') or 'warmup_steps' in name for name in more)  # they are in epochs
   transfer, more = lines('configs/mixer_digits_transfer.py', mixer_digits_transfer.get_config())
-  assert transfer['config.start_from.head'][0] == 'fresh' and not any('start_from' in name for name in more)
+  assert transfer['config.start_from.head'][0] == 'fresh' and [name for name in more if 'start_from' in name] == [
+      'config.start_from.mean', 'config.start_from.std']
   _, more = lines('configs/mixer_b16_jft.py', mixer_b16_jft.get_config())
   assert 'config.model.hidden_dim' not in more  # the variant has it
   assert more['config.probes.imagenet.l2'][0] == '1024.0' and 'config.probes.imagenet.train.label' in more

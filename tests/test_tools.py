@@ -195,3 +195,8 @@ def test_evaluate_compares_the_classes_of_the_weights_and_of_the_images(tmp_path
     score(['blue', 'red'])
   assert score(None).num_classes == 2
   assert next(iter(score(['zebra', 'red'])))['label'].tolist() == [[1, 0]]
+
+
+def test_evaluate_helps_without_weights_and_asks_for_them_otherwise():
+  assert '--weights' in run('evaluate', '--help')
+  assert 'error: --weights is missing: a published name, a file' in run('evaluate', code=1)

@@ -30,7 +30,7 @@ from mixer.datasets import classes
 from tools import weights_flags
 
 WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .safetensors file, a work directory or a '
-                              'checkpoint in one.', required=True)
+                              'checkpoint in one.')
 MEAN, STD = (flags.DEFINE(weights_flags.Numbers(), name, None, f'{text[0].upper()}{text[1:]}.')
              for name, text in weights_flags.PIXELS.items())
 PREPROCESSING = flags.DEFINE_enum('preprocessing', None, list(preprocess.EVALUATION_CROPS),
@@ -101,6 +101,8 @@ def with_config(arguments: list[str]) -> list[str]:
 
 
 def main(arguments):
+  if WEIGHTS.value is None:  # not a required flag, so that --help needs none
+    raise app.UsageError('--weights is missing: a published name, a file of weights, or the work directory of a run')
   if command_line.CONFIG.value is None:
     raise app.UsageError(f'--config is missing, and --weights={WEIGHTS.value} has no config.json of a run to take: '
                          '--config=configs/evaluate_imagenet.py')
