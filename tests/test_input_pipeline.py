@@ -311,7 +311,7 @@ def test_random_crops_of_resized_images_take_no_fields_of_inceptions(data_dir):
   assert equal([one], take(train(data_dir, **fields, threads=3), 1))
   with pytest.raises(ValueError, match='resize is 10, and min_area or pad are set, which Inception crops al'):
     train(data_dir, **{**fields, 'min_area': 0.5})
-  with pytest.raises(ValueError, match='config.data.resize is 6, smaller than the crop: resolution is 8'):
+  with pytest.raises(ValueError, match='resize is 6, smaller than the crop: resolution is 8'):
     train(data_dir, **{**fields, 'resize': 6})
 
 

@@ -135,7 +135,7 @@ def test_a_run_that_starts_from_them_has_the_folded_first_layer(tmp_path, capsys
   for fields in dict(weights=str(tmp_path / 'hub')), dict(weights=str(tmp_path / 'w.safetensors'), mean=CFG['mean'], std=CFG['std']):
     started = configuration.call(weights.start, 'start_from', {**fields, 'head': 'fresh'}, wanted=fresh)
     assert example_weights.equal(started, {**expected, 'head': fresh['head']})
-    assert 'pixels of mean 0.485, 0.456, 0.406' in capsys.readouterr().err
+    assert 'pixels of mean 0.485, 0.456, 0.406' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('mean, std', [(0.25, 1), ((0.25,), (1.,)), ((0.25,) * 3, 1.)])
