@@ -92,11 +92,14 @@ def test_timm_contends(kind, more):
 def photographs(tmp_path_factory):
   """The JPEGs of the benchmarks, as an image folder with few of them."""
   root, images = tmp_path_factory.mktemp('jpegs'), sklearn.datasets.load_sample_images().images
-  for split in ('train', 'test'):
-    for k in range(workloads.CLASSES):
-      (root / split / f'{k:03}').mkdir(parents=True)
-    for k in range(12):
-      (root / split / f'{k:03}' / 'image.jpg').write_bytes(jpegs.encoded(images[k % 2], np.random.default_rng(k)))
+  for split, number in (('train', workloads.CLASSES), ('test', 12)):  # a class is a folder that holds images
+    for k in range(number):
+      path = root / split / f'{k:03}' / 'image.jpg'
+      path.parent.mkdir(parents=True)
+      if k < 12:
+        path.write_bytes(jpegs.encoded(images[k % 2], np.random.default_rng(k)))
+      else:
+        path.hardlink_to(root / split / f'{k % 12:03}' / 'image.jpg')
   return root
 
 
