@@ -77,7 +77,7 @@ def test_the_printed_script_runs_without_this_repository(tmp_path, capsys):
 
 def test_class_names_come_beside_it_and_into_the_script(tmp_path, capsys, monkeypatch):
   names = ['n01440764', *(f'class {k}' for k in range(1, 10))]
-  monkeypatch.setattr(weights_lib, 'load', lambda name: tiny(class_names=names))
+  monkeypatch.setattr(weights_lib, 'load', lambda name, **pixels: tiny(class_names=names))
   export.main(['--weights=any', f'--out={tmp_path / "model.stablehlo"}', '--preprocessing=timm'])
   assert json.loads((tmp_path / 'model.classes.json').read_text()) == ['tench (n01440764)', *names[1:]]
   printed = capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_flags_that_make_no_sense_are_refused(arguments, told, capsys):
 
 
 def test_weights_without_a_head_are_refused(monkeypatch, tmp_path):
-  monkeypatch.setattr(weights_lib, 'load', lambda name: tiny(model=dict(name='mlp_mixer', num_classes=None, **SIZES)))
+  monkeypatch.setattr(weights_lib, 'load', lambda name, **pixels: tiny(model=dict(name='mlp_mixer', num_classes=None, **SIZES)))
   with pytest.raises(SystemExit, match='any has no head, and so knows no classes; give weights that have one'):
     export.main(['--weights=any', f'--out={tmp_path / "model.stablehlo"}'])
 
@@ -118,7 +118,7 @@ def test_onnx_gives_the_probabilities_of_the_weights():
 def test_files_that_cannot_be_read_or_written_end_in_one_line(monkeypatch, tmp_path):
   with pytest.raises(SystemExit, match='^error: there is no none.npz, and no published file of that name'):
     export.main(['--weights=none.npz', f'--out={tmp_path}/model.stablehlo'])
-  monkeypatch.setattr(weights_lib, 'load', lambda name: tiny())
+  monkeypatch.setattr(weights_lib, 'load', lambda name, **pixels: tiny())
   (tmp_path / 'model.stablehlo.partial').mkdir()
   with pytest.raises(SystemExit, match=r'^error: .*model\.stablehlo'):
     export.main(['--weights=any', f'--out={tmp_path}/model.stablehlo'])
