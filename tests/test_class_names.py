@@ -7,6 +7,7 @@ import tensorflow_datasets
 
 from mixer import class_names
 from mixer import pictures
+from mixer.evaluators import sample
 
 
 def test_the_ids_of_imagenet_1k_are_those_of_tensorflow_datasets():
@@ -37,6 +38,7 @@ def test_no_class_is_without_words():
 def test_pictures_of_an_evaluation_have_words(tmp_path, monkeypatch):
   drawn = []
   monkeypatch.setattr(pictures, 'grid', lambda images, texts, *more: drawn.extend(texts))
-  pictures.predictions(np.zeros((1, 8, 8, 3), np.uint8), np.array([1]), np.array([[0.9, 0.1]]), ['n01440764', 'red'],
-                       tmp_path / 'x.png')
+  shown = sample.Sample(np.zeros((1, 8, 8, 3), np.uint8), np.array([1]), guesses=np.array([0]), probabilities=np.array([0.9]),
+                        wrong=1, classified=1, most_frequent=1)
+  pictures.predictions(shown, ['n01440764', 'red'], tmp_path / 'x.png')
   assert drawn == ['tench  90%\nis red']

@@ -74,7 +74,7 @@ END_S = 60  # for what a blow did not end at once; more than JOIN_S and LOST_S
 JOIN_S, LOST_S = 30, 10
 MORE_STEPS = 5  # taken after SIGTERM; it is one or two, but what is read from outside lags behind
 # Top-level files that are not compared as bytes: they name folders, times and starts.
-UNLIKE = ('config.json', 'records.jsonl', 'history.jsonl', 'card.md')
+UNLIKE = ('finished.json', 'config.json', 'records.jsonl', 'history.jsonl', 'card.md')
 
 
 class Fault(Exception):
