@@ -43,8 +43,8 @@ def leave(workdir, *, run: dict, source, evals: dict, params, results: dict, sam
   warnings = []
   parts = {'warnings': lambda path: warnings.extend(sanity.warnings(
       lines, results, samples, loss=run['step']['loss'], num_classes=run['model']['num_classes'],
-      pretrained='start_from' in run))}
-  parts |= {'learning_curves.png': lambda path: pictures.learning_curves(lines, path)}
+      pretrained='start_from' in run)),
+           'learning_curves.png': lambda path: pictures.learning_curves(lines, path)}
   for name, sample in samples.items():
     parts[f'predictions_{name}.png'] = (
         lambda path, name=name, sample=sample: pictures.predictions(sample, evals[name].source.class_names, path))

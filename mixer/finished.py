@@ -29,8 +29,6 @@ def record(workdir, config, results: dict, described: str):
 def results_of(workdir, config) -> str | None:
   """The results in words if all that the run of this config leaves is there; None if anything is missing or differs."""
   folder = storage.path_of(workdir)
-  if storage.in_bucket(folder) or not (folder / FILE).exists():
-    return None
   kept = files.object_in(folder / FILE)
   if kept.get('format') != FORMAT or kept.get('config') != _plain(config):
     return None
@@ -55,9 +53,12 @@ def results_asked_for(arguments: list[str]) -> str | None:
   try:
     if len(command_line.parse(arguments, values)) > 1:
       return None
+    workdir = values.workdir or command_line.default_workdir(values.config)
+    folder = storage.path_of(workdir)
+    if storage.in_bucket(folder) or not (folder / FILE).exists():
+      return None  # before the config, which is a program, is run: train.py runs it again
     config = command_line.load(values.config)
     configuration.set_fields(config, values.config_field)
-    workdir = values.workdir or command_line.default_workdir(values.config)
     found = results_of(workdir, config)
     return found and f'{found}\nrecords, checkpoints and pictures: {workdir}'
   except Exception:  # whatever is wrong, the program itself tells it

@@ -30,9 +30,10 @@ def is_users(error: BaseException) -> bool:
   return ours and 'raise ' in linecache.getline(frame.f_code.co_filename, line)
 
 
-def line_of(error: BaseException) -> str | None:
+def line_of(error: BaseException, arguments: list[str] | None = None) -> str | None:
   """What to print of an error instead of its traceback; None where it is a bug, or the command line has --debug."""
-  return f'error: {error}' if DEBUG not in sys.argv and is_users(error) else None
+  arguments = sys.argv if arguments is None else arguments
+  return f'error: {error}' if DEBUG not in arguments and is_users(error) else None
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -63,17 +64,16 @@ def in_one_line(main):
   @functools.wraps(main)
   def guarded(arguments: list[str] | None = None):
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = DEBUG in arguments
     try:
       return main([argument for argument in arguments if argument != DEBUG])
     except BrokenPipeError:  # of | head
       raise
     except Exception as error:
-      if debug or not is_users(error):
+      if (line := line_of(error, arguments)) is None:
         raise
-      sys.exit(f'error: {error}')
+      sys.exit(line)
     except KeyboardInterrupt:
-      if debug:
+      if DEBUG in arguments:
         raise
       print('interrupted', file=sys.stderr)
       sys.exit(130)
