@@ -22,23 +22,23 @@ import numpy as np
 import tensorflow as tf
 
 from mixer import configuration
-from mixer import crops
+from mixer.data import classes
+from mixer.data import export_crops
+from mixer.data import folder_source
+from mixer.data import image_files
+from mixer.data import pixel_permutations
+from mixer.data import preprocess
+from mixer.data import randaugment
+from mixer.data import read_errors
+from mixer.data import sources
+from mixer.data import subset
+from mixer.data import tf_reading
+from mixer.data import tfds_source
 from mixer import limits
-from mixer import permutations
-from mixer import preprocess
-from mixer import randaugment
-from mixer.datasets import classes
-from mixer.datasets import encoded as encoded_lib
-from mixer.datasets import explained
-from mixer.datasets import folders
-from mixer.datasets import prepared
-from mixer.datasets import reading
-from mixer.datasets import sources
-from mixer.datasets import subset
 
 tf.config.set_visible_devices([], 'GPU')  # jax wants all of its memory
 
-Source = prepared.TfdsByIndex | prepared.TfdsStream | folders.FolderSource | subset.Subset | sources.FakeSource
+Source = tfds_source.TfdsByIndex | tfds_source.TfdsStream | folder_source.FolderSource | subset.Subset | sources.FakeSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ class TrainBatches:
       batches = _fake(self.hosts.part(self.batch_size)[1], self.resolution)
     else:
       examples = self.records(step).map(self._augment, num_parallel_calls=self.threads)
-      batches = explained.Explained(finish(examples, self.hosts.part(self.batch_size)[1]).as_numpy_iterator(),
+      batches = read_errors.Explained(finish(examples, self.hosts.part(self.batch_size)[1]).as_numpy_iterator(),
                                     self.source, lambda k: self.index(self.hosts.positions(self.batch_size, step + k)).numpy(),
                                     self.whole)
     return map(self.hosts.lay_out, batches)
@@ -133,14 +133,14 @@ class TrainBatches:
 
   def records(self, step: int) -> tf.data.Dataset:
     """(position, index, record) of each example of this process from batch `step` on; the index is -1 in a stream."""
-    return self._stream(step) if isinstance(self.source, prepared.TfdsStream) else self._by_index(step)
+    return self._stream(step) if isinstance(self.source, tfds_source.TfdsStream) else self._by_index(step)
 
   def _by_index(self, step):
     first, number = self.hosts.part(self.batch_size)
     # It counts the examples of this process; the k-th is at place k % number of its part of batch k // number.
-    counter = tf.data.Dataset.range(step * number, np.iinfo(np.int64).max).batch(reading.READ_AT_ONCE)
+    counter = tf.data.Dataset.range(step * number, np.iinfo(np.int64).max).batch(tf_reading.READ_AT_ONCE)
     positions = counter.map(lambda n: n // number * self.batch_size + first + n % number)
-    return reading.records(self.source, positions.map(lambda p: (p, self.index(p))).unbatch())
+    return tf_reading.records(self.source, positions.map(lambda p: (p, self.index(p))).unbatch())
 
   def _stream(self, step):
     start = step * self.batch_size
@@ -213,7 +213,7 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
   source = sources.open_split(dataset, split, data_dir, label, max_labels, training=True)
   source = source if fraction == 1 else subset.Subset.of(source, fraction)
   augment = None if randaugment_magnitude is None else _randaugment(randaugment_layers, randaugment_magnitude)
-  order = permutations.draw('data', permutation, resolution, permutation_patch, permutation_seed)
+  order = pixel_permutations.draw('data', permutation, resolution, permutation_patch, permutation_seed)
   return TrainBatches(source, batch_size, resolution, seed, hosts, crop, flip, augment, threads or os.cpu_count(), order,
                       classes.ModelClasses(num_classes).number_for(source))
 
@@ -246,7 +246,7 @@ class EvalBatches:
       batch = next(_fake(self.hosts.part(self.batch_size)[1], self.resolution))
       batches = (dict(batch, mask=self.mask(k)) for k in range(len(self)))
     else:
-      decoded = explained.Explained(self._dataset.as_numpy_iterator(), self.source,
+      decoded = read_errors.Explained(self._dataset.as_numpy_iterator(), self.source,
                                     lambda k: self.index(self.hosts.positions(self.batch_size, k)), self.whole)
       batches = (dict(batch, mask=self.mask(k)) for k, batch in enumerate(decoded))
     return map(self.hosts.lay_out, batches)
@@ -263,12 +263,12 @@ class EvalBatches:
 
   @functools.cached_property
   def _dataset(self):
-    records = self._stream() if isinstance(self.source, prepared.TfdsStream) else self._by_index()
+    records = self._stream() if isinstance(self.source, tfds_source.TfdsStream) else self._by_index()
     return finish(records.map(self.whole, num_parallel_calls=self.threads), self.hosts.part(self.batch_size)[1])
 
   def _by_index(self):
     indices = np.concatenate([self.index(self.hosts.positions(self.batch_size, k)) for k in range(len(self))])
-    return reading.records(self.source, tf.data.Dataset.from_tensor_slices(indices))
+    return tf_reading.records(self.source, tf.data.Dataset.from_tensor_slices(indices))
 
   def _stream(self):
     filling = len(self) * self.batch_size - self.source.num_examples
@@ -311,10 +311,10 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
   configuration.choose(where, 'crop', crop, preprocess.EVALUATION_CROPS)
   limits.check(resolution=resolution, resize=resize, permutation_patch=permutation_patch, threads=threads,
                permutation_seed=permutation_seed, max_labels=max_labels)
-  resize = resize or crops.side_before(resolution, None, crop)
+  resize = resize or export_crops.side_before(resolution, None, crop)
   source = sources.open_split(dataset, split, data_dir, label, max_labels, of_model.names)
   of_model.check(source)
-  order = permutations.draw(where, permutation, resolution, permutation_patch, permutation_seed)
+  order = pixel_permutations.draw(where, permutation, resolution, permutation_patch, permutation_seed)
   return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or os.cpu_count(), order,
                      of_model.number_for(source))
 
@@ -412,7 +412,7 @@ def prefetch(batches: Iterable[dict], depth: int = 2) -> Iterator[dict]:
 
 def finish(examples: tf.data.Dataset, number: int) -> tf.data.Dataset:
   """Batches of `number` examples in their order, two of them ready ahead."""
-  return reading.untuned(examples.batch(number, drop_remainder=True).prefetch(2))
+  return tf_reading.untuned(examples.batch(number, drop_remainder=True).prefetch(2))
 
 
 def _fake(number, resolution):
@@ -437,7 +437,7 @@ def path_batches(paths: Sequence[str], *, batch_size: int, resolution: int, resi
   names = tf.constant([os.fsencode(path) for path in paths])
 
   def prepare(index):
-    image = preprocess.decode(encoded_lib.normalize(tf.io.read_file(names[index])))
+    image = preprocess.decode(image_files.normalize(tf.io.read_file(names[index])))
     return {'image': preprocess.EVALUATION_CROPS[crop](image, resize, resolution), 'index': index}
 
   def explain(indices):
@@ -450,7 +450,7 @@ def path_batches(paths: Sequence[str], *, batch_size: int, resolution: int, resi
       failed(index, why)
 
   images = tf.data.Dataset.range(len(paths)).map(prepare, num_parallel_calls=os.cpu_count(), deterministic=True)
-  batches = reading.untuned(images.ignore_errors().batch(batch_size).prefetch(2))
+  batches = tf_reading.untuned(images.ignore_errors().batch(batch_size).prefetch(2))
   seen = 0
   for batch in batches.as_numpy_iterator():
     explain(sorted({*range(seen, batch['index'][-1] + 1)} - {*batch['index'].tolist()}))

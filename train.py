@@ -10,7 +10,7 @@ import functools
 import itertools
 import sys
 
-from mixer import finished
+from mixer.run import finished
 
 if __name__ == '__main__' and (done := finished.results_asked_for(sys.argv)):
   sys.exit(print(done))  # at once: what is imported below takes ten seconds
@@ -22,19 +22,19 @@ import ml_collections
 
 import input_pipeline
 from input_pipeline import prefetch
-from mixer import card
-from mixer import checkpoint
-from mixer import command_line
 from mixer import config_fields
 from mixer import configuration
-from mixer import devices
 from mixer import evaluators
 from mixer import models
-from mixer import optim
-from mixer import processes
-from mixer import report
-from mixer import summary
-from mixer import train_step
+from mixer.run import checkpoint
+from mixer.run import config_flags
+from mixer.run import devices
+from mixer.run import distributed
+from mixer.run import metric_logger
+from mixer.run import model_card
+from mixer.run import summary
+from mixer.training import optim
+from mixer.training import train_step
 from mixer import weights
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'For checkpoints, records and pictures, on a disk or in a bucket (gs://); '
@@ -58,10 +58,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   configuration.check(config)
   data, evals, probes = input_pipeline.open_all(config, input_pipeline.Hosts.here())
   config = configuration.with_classes(config, data.source.class_names)
-  config = configuration.in_steps(config, data.source.num_examples / data.batch_size, processes.tell)
+  config = configuration.in_steps(config, data.source.num_examples / data.batch_size, distributed.tell)
   total_steps = config.total_steps
   run = {**config.to_dict(), **data.identity}
-  processes.check_same({**run, 'workdir': workdir})
+  distributed.check_same({**run, 'workdir': workdir})
 
   model = configuration.call(models.build, 'model', config.model)
   optimizer, learning_rate = configuration.call(optim.build, 'optimizer', config.optimizer, total_steps=total_steps)
@@ -69,7 +69,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   update = configuration.call(train_step.parallel, 'step', config.step, hidden=('devices',), model=model,
                               optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)
   compiled = train_step.prepared(update, train_step.replicated_shapes(init), data.shapes)
-  notices = processes.Notices()
+  notices = distributed.Notices()
   evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, configuration.probes_of(config),
                                    lambda batches: notices.between(prefetch(batches)))
 
@@ -88,7 +88,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     batches = prefetch(itertools.islice(data.start(first_step), total_steps - first_step))
     update, memory = compiling.result()
     # From here on notices are heeded, until the last checkpoint is complete.
-    with notices, opened.pop_all(), report.Report(workdir, first_step, total_steps, data.batch_size) as told:
+    with notices, opened.pop_all(), metric_logger.Report(workdir, first_step, total_steps, data.batch_size) as told:
       told.say(summary.describe(model=model, state=state, memory=memory, source=data.source, first_step=first_step,
                                 batch_size=data.batch_size, resolution=data.resolution, total_steps=total_steps))
       due = lambda step, every_steps: step % every_steps == 0 or step == total_steps
@@ -114,13 +114,13 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
             told.log()
           notices.check()
           results = conclude(step)
-      except processes.Interrupted:
+      except distributed.Interrupted:
         told.check()
         told.write()
         told.flush()
         checkpoints.save_interrupted(step, state)
         raise
-  card.leave(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results,
+  model_card.leave(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results,
              samples=evaluate.samples)
   return results
 
@@ -130,21 +130,21 @@ def main(arguments):
     for path, line in configuration.describe_all('configs'):
       print(f'{path:<32} {line}')
     return
-  config = command_line.config(arguments)
-  devices.start(lambda: processes.join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value,
+  config = config_flags.config(arguments)
+  devices.start(lambda: distributed.join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value,
                                        join_timeout=JOIN_TIMEOUT.value, lost_timeout=LOST_TIMEOUT.value))
-  workdir = WORKDIR.value or command_line.default_workdir()
+  workdir = WORKDIR.value or config_flags.default_workdir()
   try:
-    described = report.describe(results := train(config, workdir))
-  except processes.Interrupted:
-    processes.tell(f'stopped as told; the same command goes on: {workdir}')
-    sys.exit(processes.INTERRUPTED)
+    described = metric_logger.describe(results := train(config, workdir))
+  except distributed.Interrupted:
+    distributed.tell(f'stopped as told; the same command goes on: {workdir}')
+    sys.exit(distributed.INTERRUPTED)
   except jax.errors.JaxRuntimeError as error:
-    processes.advise(error)
+    distributed.advise(error)
     raise
   finished.record(workdir, config, results, described)
-  processes.tell(f'{described}\nrecords, checkpoints and pictures: {workdir}')
+  distributed.tell(f'{described}\nrecords, checkpoints and pictures: {workdir}')
 
 
 if __name__ == '__main__':
-  command_line.run(main, describe=config_fields.describe)
+  config_flags.run(main, describe=config_fields.describe)

@@ -22,7 +22,7 @@ from benchmarks import jpegs
 from benchmarks import picture
 from benchmarks import summary
 from benchmarks import turns
-from mixer import provenance
+from mixer.run import provenance
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tensorflow-cpu', 'tensorflow', 'opencv-python-headless', 'torch',
             'timm')

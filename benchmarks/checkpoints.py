@@ -23,10 +23,10 @@ import tqdm
 
 from benchmarks import ours
 from benchmarks import workloads
-from mixer import checkpoint
-from mixer import devices
-from mixer import processes
-from mixer import train_step
+from mixer.run import checkpoint
+from mixer.run import devices
+from mixer.run import distributed
+from mixer.training import train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
 BATCH = 8  # images
@@ -85,7 +85,7 @@ def going_on(workdir) -> dict[str, float]:
       told = time.monotonic()
       process.send_signal(signal.SIGTERM)
       said += process.stderr
-    if process.returncode != processes.INTERRUPTED:
+    if process.returncode != distributed.INTERRUPTED:
       raise RuntimeError(f'train.py ended with {process.returncode}:\n{"".join(said)}')
     times |= {f'{life}_start_to_step_s': told - began, 'notice_to_exit_s': time.monotonic() - told}
   return times

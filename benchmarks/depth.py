@@ -15,7 +15,7 @@ import tqdm
 
 from benchmarks import ours
 from benchmarks import workloads
-from mixer import train_step
+from mixer.training import train_step
 
 WAYS = {'unrolled': {}, 'scan': dict(scan=True), 'scan, remat': dict(scan=True, remat='block')}
 BATCH = 8

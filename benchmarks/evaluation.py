@@ -8,16 +8,16 @@ import time
 import flax.jax_utils
 import numpy as np
 
-import input_pipeline
 from benchmarks import contender
 from benchmarks import jpegs
 from benchmarks import ours
 from benchmarks import workloads
+import input_pipeline
 from mixer import configuration
-from mixer import devices
-from mixer import models
-from mixer import train_step
 from mixer.evaluators import classification
+from mixer import models
+from mixer.run import devices
+from mixer.training import train_step
 
 
 def turns(flags):

@@ -15,7 +15,7 @@ import optax
 from benchmarks import contender
 from benchmarks import workloads
 from mixer import flops
-from mixer import train_step
+from mixer.training import train_step
 
 
 class MlpBlock(nn.Module):

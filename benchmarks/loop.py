@@ -16,8 +16,8 @@ from benchmarks import contender
 from benchmarks import jpegs
 from benchmarks import ours
 from benchmarks import workloads
-from mixer import devices
-from mixer import records
+from mixer.run import devices
+from mixer.run import records
 
 
 def config_of(flags):

@@ -13,15 +13,15 @@ import flax.jax_utils
 import jax
 import numpy as np
 
-import input_pipeline
 from benchmarks import contender
 from benchmarks import workloads
+import input_pipeline
 from mixer import configuration
-from mixer import devices
-from mixer import models
-from mixer import optim
-from mixer import train_step
 from mixer.evaluators import classification
+from mixer import models
+from mixer.run import devices
+from mixer.training import optim
+from mixer.training import train_step
 
 
 def build(config, image_shape):

@@ -6,11 +6,11 @@
 import itertools
 import time
 
-import input_pipeline
 from benchmarks import contender
 from benchmarks import jpegs
+import input_pipeline
 from mixer import configuration
-from mixer import devices
+from mixer.run import devices
 from tools import bench_input
 
 BATCH, RESOLUTION = 128, 224

@@ -19,11 +19,11 @@ import optax
 import tqdm
 
 from benchmarks import listing
-from mixer import accelerators
 from mixer import models
-from mixer import optim
-from mixer import train_step
 from mixer.models import mlp_mixer
+from mixer.run import accelerators
+from mixer.training import optim
+from mixer.training import train_step
 from tools.planning import arithmetic
 from tools.planning import compiler
 

@@ -8,7 +8,7 @@ order in which a directory is listed.
 The columns of a row:
 
   group                 natural, specialized or structured; VTAB's figure is the mean accuracy of all tasks
-  dataset, label        what TFDS calls the dataset and the feature, or a label of mixer/datasets/derived.py
+  dataset, label        what TFDS calls the dataset and the feature, or a label of mixer/data/vtab_labels.py
   num_classes           of the label
   size                  'small' or 'large': RESOLUTIONS. BiT-HyperRule (Kolesnikov et al., 2019, arXiv 1912.11370) calls
                         an image small if it has less than 96 x 96 pixels; the paper (App. C) fine-tunes Mixers at

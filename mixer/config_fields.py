@@ -12,16 +12,16 @@ import docstring_parser
 import ml_collections
 
 import input_pipeline
-from mixer import checkpoint
-from mixer import models
-from mixer import optim
-from mixer import schedules
-from mixer import train_step
-from mixer import weights
-from mixer.convert import start
-from mixer.datasets import sources
+from mixer.data import sources
 from mixer.evaluators import fewshot
+from mixer import models
 from mixer.models import mlp_mixer
+from mixer.run import checkpoint
+from mixer.training import optim
+from mixer.training import schedules
+from mixer.training import train_step
+from mixer import weights
+from mixer.weights import start_from
 
 REQUIRED = inspect.Parameter.empty
 
@@ -91,7 +91,7 @@ EVALUATION = fields_of(input_pipeline.eval_batches, input_pipeline.eval_batches,
 STEP = fields_of(train_step.parallel, hidden=('model', 'optimizer', 'learning_rate', 'seed', 'devices'))
 CHECKPOINT = fields_of(checkpoint.Checkpoints, checkpoint.Checkpoints.__init__, hidden=('workdir', 'run', 'metrics', 'class_names'))
 PROBE = fields_of(fewshot.Probe, fewshot.Probe.__init__, hidden=('model', 'num_classes'))
-START = fields_of(weights.start, weights.start, start.start, hidden=('wanted',))
+START = fields_of(weights.start, weights.start, start_from.start, hidden=('wanted',))
 RUN = fields_of(run)
 
 

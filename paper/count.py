@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from mixer import configuration
 from mixer import flops
 from mixer import models
-from mixer import provenance
+from mixer.run import provenance
 from mixer import storage
 from paper import command_line
 from paper import records

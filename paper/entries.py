@@ -6,7 +6,7 @@ import html
 import json
 import os
 
-from mixer.accelerators import noun
+from mixer.run.accelerators import noun
 from mixer.wording import counted
 from paper import matching
 from paper import reading

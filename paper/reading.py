@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 import pathlib
 
-from mixer import files
+from mixer import safe_io
 from mixer import storage
 from paper import records
 from paper import workdirs
@@ -77,7 +77,7 @@ def _looks_like_records(path) -> bool:
 def _in_file(path, warnings) -> Iterator:
   if path.suffix == '.json':
     try:
-      lines = [(1, files.object_in(path))]
+      lines = [(1, safe_io.object_in(path))]
     except ValueError as error:
       warnings.append(f'{error}; passed over')
       return

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 
-from mixer import files
+from mixer import safe_io
 from mixer import storage
 
 FORMAT = 1
@@ -132,7 +132,7 @@ def lines(path, warnings) -> list[tuple[int, dict]]:
     if not line.strip():
       continue
     try:
-      value = files.json_of(line, path)
+      value = safe_io.json_of(line, path)
     except ValueError:
       value = None
     if isinstance(value, dict):
@@ -155,7 +155,7 @@ def of_object(value: dict, place: str):
   check_format(value, place)
   kind = value.get('kind', 'run')
   if kind not in KINDS:
-    raise Unreadable(f"{place}: 'kind' is {files.show(kind)}; it must be one of {', '.join(KINDS)}")
+    raise Unreadable(f"{place}: 'kind' is {safe_io.show(kind)}; it must be one of {', '.join(KINDS)}")
   fields = {field.name: field for field in dataclasses.fields(KINDS[kind])}
   if kind == 'evaluation' and 'metrics' not in value:
     value = {**value, **_of_evaluate(value)}
@@ -168,12 +168,12 @@ def of_object(value: dict, place: str):
     kinds = tuple(TYPES[kind] for kind in str(_name(field.type)).split(' | ') if kind != 'None')
     absent = missing or given[name] is None and 'None' in str(field.type)
     if not absent and not isinstance(given[name], kinds[0]):
-      raise Unreadable(f'{place}: {name!r} is {files.show(given[name])}; it must be {_name(field.type)}')
+      raise Unreadable(f'{place}: {name!r} is {safe_io.show(given[name])}; it must be {_name(field.type)}')
   if kind in ('run', 'evaluation'):
     for field in ('metrics', 'examples'):
       for name, number in given[field].items():
         if not isinstance(number, int | float):
-          raise Unreadable(f'{place}: {name!r} of {field!r} is {files.show(number)}; it must be a number')
+          raise Unreadable(f'{place}: {name!r} of {field!r} is {safe_io.show(number)}; it must be a number')
     given['curve'] = [(step, dict(metrics)) for step, metrics in _curve(given['curve'], place)]
     check_config(given['config'], place, whole=kind == 'run')
   if kind == 'evaluation':
@@ -193,7 +193,7 @@ def check_format(value: dict, place: str):
   """Raises an Unreadable if an object is of another version of its format than this code knows."""
   there = value.get('format')
   if there != FORMAT:
-    what = 'has no "format"' if there is None else f'is of format {files.show(there)}'
+    what = 'has no "format"' if there is None else f'is of format {safe_io.show(there)}'
     raise Unreadable(f'{place}: the record {what}, and this code reads format {FORMAT}. Make it again with this code '
                      '(for a run, python -m paper.collect WORKDIR), or use the code that wrote it')
 
@@ -205,7 +205,7 @@ def _name(annotation) -> str:
 def _curve(curve, place):
   for point in curve:
     if not (isinstance(point, list) and len(point) == 2 and isinstance(point[0], int) and isinstance(point[1], dict)):
-      raise Unreadable(f"{place}: 'curve' holds {files.show(point)}; each must be [step, {{metric: value}}]")
+      raise Unreadable(f"{place}: 'curve' holds {safe_io.show(point)}; each must be [step, {{metric: value}}]")
     yield point
 
 
@@ -221,15 +221,15 @@ def check_config(config: dict, place: str, whole: bool):
     section, _, name = path.rpartition('.')
     value = (config[section] if section else config).get(name)
     if not isinstance(value, kind):
-      raise Unreadable(f'{place}: {path} of the config is {files.show(value)}; it is not one that train.py has written')
+      raise Unreadable(f'{place}: {path} of the config is {safe_io.show(value)}; it is not one that train.py has written')
   for name in ('evals', 'start_from', 'checkpoint'):
     if not isinstance(config.get(name) or {}, dict):
-      raise Unreadable(f'{place}: {name} of the config is {files.show(config[name])}; it must be a section')
+      raise Unreadable(f'{place}: {name} of the config is {safe_io.show(config[name])}; it must be a section')
   for name, section in (config.get('evals') or {}).items():
     if not isinstance(section, dict) or type(section.get('resolution')) is not int:
-      raise Unreadable(f'{place}: evals.{name} of the config is {files.show(section)}; it must say its resolution')
+      raise Unreadable(f'{place}: evals.{name} of the config is {safe_io.show(section)}; it must say its resolution')
   if whole and not isinstance(config['data'].get('fraction', 1.), int | float):
-    raise Unreadable(f'{place}: data.fraction of the config is {files.show(config["data"]["fraction"])}; it must be a number')
+    raise Unreadable(f'{place}: data.fraction of the config is {safe_io.show(config["data"]["fraction"])}; it must be a number')
   if not whole and not config.get('evals'):
     raise Unreadable(f'{place}: the config has no evals; they say what was scored')
 
@@ -247,7 +247,7 @@ def origin_of(config, depth: int = 8) -> dict | None:
   for folder in (path, *list(path.parents)[:2]):  # a work directory, or a checkpoint in one
     if (folder / 'config.json').exists():
       try:
-        config = files.object_in(folder / 'config.json')
+        config = safe_io.object_in(folder / 'config.json')
       except ValueError:
         return None
       return {'config': config, 'origin': origin_of(config, depth - 1)}

@@ -12,16 +12,16 @@ import itertools
 import pathlib
 
 from mixer import storage
-from paper import command_line
 from paper import cells
+from paper import command_line
 from paper import entries
 from paper import matching
 from paper import reading
 from paper import render
-from paper import studies
 from paper.render import Cell
 from paper.render import Table
 from paper.render import Value
+from paper import studies
 
 PUBLISHED = pathlib.Path(__file__).parent / 'published'
 

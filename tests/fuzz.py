@@ -41,21 +41,21 @@ import tensorflow as tf
 
 import example_images
 import example_weights
-from input_pipeline import Hosts
 import input_pipeline
-from mixer import checkpoint
-from mixer import command_line
+from input_pipeline import Hosts
 from mixer import configuration
+from mixer.data.builders import imagenet21k
+from mixer.data.builders import imagenet_tar
+from mixer.data.builders import manifests
+from mixer.data import image_files
+from mixer.data import preprocess
 from mixer import models
-from mixer import optim
-from mixer import preprocess
-from mixer import records
-from mixer import train_step
+from mixer.run import checkpoint
+from mixer.run import config_flags
+from mixer.run import records
+from mixer.training import optim
+from mixer.training import train_step
 from mixer import weights
-from mixer.datasets import encoded
-from mixer.datasets import imagenet21k
-from mixer.datasets import manifests
-from mixer.datasets import synsets
 import test_imagenet21k
 import test_multilabel
 import test_weights
@@ -249,7 +249,7 @@ class Images(Reader):
   CROPS = {'padded': lambda data: preprocess.inception_crop(data, 16, 0.1, 1, [0, 1]),
            'inception': lambda data: preprocess.inception_crop(data, 16, 0.1, 0, [0, 1]),
            'random': lambda data: preprocess.random_crop(data, 18, 16, [0, 1]),
-           'own': lambda data: preprocess.decode(encoded.normalize(data)),
+           'own': lambda data: preprocess.decode(image_files.normalize(data)),
            **{name: lambda data, crop=crop: crop(preprocess.decode(data), 18, 16)
               for name, crop in preprocess.EVALUATION_CROPS.items()}}
 
@@ -283,8 +283,8 @@ class Images(Reader):
         preprocess.reason(error)
         errors.append(error)
     try:
-      encoded.as_jpeg(data)
-    except encoded.Unreadable as error:
+      image_files.as_jpeg(data)
+    except image_files.Unreadable as error:
       errors.append(error)
     if errors:
       raise ValueError(f'{self.folder}: {errors[0]}')
@@ -338,7 +338,7 @@ class Tar(Reader):
 
   def read(self, data):
     path = self.write('small.tar', data)
-    layout = synsets.FOLDERS if b'imagenet21k_train' in data else synsets.TARS
+    layout = imagenet_tar.FOLDERS if b'imagenet21k_train' in data else imagenet_tar.TARS
     config = imagenet21k.Imagenet21kConfig(name='small', file='small.tar', layout=layout)
     contents = imagenet21k.Contents(path, config)
     for split in imagenet21k.SPLITS:
@@ -346,9 +346,9 @@ class Tar(Reader):
         digest, wnids, name, content = get()
         imagenet21k._example(split, wnids, name, content)
     with path.open('rb') as file:
-      if not synsets.is_compressed(file, path):
+      if not imagenet_tar.is_compressed(file, path):
         file.seek(0)
-        for _, part in list(synsets.ranges(file, path, layout)):
+        for _, part in list(imagenet_tar.ranges(file, path, layout)):
           list(imagenet21k._read_part(part, path, config))
 
 
@@ -424,9 +424,9 @@ class Config(Reader):
     arguments = ['train.py', f'--config={pathlib.Path(__file__).parent.parent}/configs/mixer_digits.py',
                  f'--config.data.data_dir={self._data_dir}', f'--config.evals.test.data_dir={self._data_dir}',
                  *(f'--config.{field}' for field in fields)]
-    chosen, fields = command_line.define(values)
-    command_line.parse(arguments, values)
-    config = command_line.load(chosen.value)
+    chosen, fields = config_flags.define(values)
+    config_flags.parse(arguments, values)
+    config = config_flags.load(chosen.value)
     configuration.set_fields(config, fields.value)
     return config
 

@@ -15,13 +15,13 @@ import input_pipeline
 from mixer import configuration
 from mixer import flops
 from mixer import models
-from mixer import optim
-from mixer import train_step
+from mixer.models import bit_resnet
+from mixer.training import optim
+from mixer.training import train_step
 from mixer import trees
 from mixer import weights
-from mixer.convert import bit_npz
-from mixer.convert import npz
-from mixer.models import bit_resnet
+from mixer.weights import bit_npz
+from mixer.weights import npz
 import timm_models
 
 # Parameters with 1,000 classes. R50x1, R101x3, R152x2 and R152x4 are those of timm's resnetv2_*_bit, whose tables

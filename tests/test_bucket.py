@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from conftest import ROOT
-from mixer import checkpoint_reading
-from mixer import records
+from mixer.run import checkpoint_integrity
+from mixer.run import records
 
 bucket_server = pytest.importorskip('bucket_server', reason='needs trustme: requirements-test.txt')
 
@@ -116,8 +116,8 @@ def test_a_run_that_is_killed_in_a_save_ends_in_a_bucket_bit_for_bit_as_on_a_dis
   workdir = download(server, 'run', tmp_path)
   assert told(workdir) == told(on_disk)
   for step in (4, 6):
-    (one, _), (other, _) = (checkpoint_reading.read_params(folder, step) for folder in (workdir, on_disk))
-    assert checkpoint_reading.checksums(one) == checkpoint_reading.checksums(other)
+    (one, _), (other, _) = (checkpoint_integrity.read_params(folder, step) for folder in (workdir, on_disk))
+    assert checkpoint_integrity.checksums(one) == checkpoint_integrity.checksums(other)
   assert json.loads((workdir / 'config.json').read_text()) == json.loads((on_disk / 'config.json').read_text())
   assert {path.name for path in workdir.iterdir()} - {path.name for path in on_disk.iterdir()} <= {'interrupted'}
   for name in ('learning_curves.png', 'predictions_test.png'):

@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from mixer import checkpoint
-from mixer import checkpoint_reading
 from mixer import models
-from mixer import optim
+from mixer.run import checkpoint
+from mixer.run import checkpoint_integrity
 from mixer import storage
-from mixer import train_step
+from mixer.training import optim
+from mixer.training import train_step
 
 
 CONFIG = {'seed': 0, 'total_steps': 10, 'log_every_steps': 1, 'data': {'batch_size': 8, 'data_dir': None},
@@ -178,7 +178,7 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, name, target, said):
   with pytest.raises(OSError, match=said):
     restore(tmp_path)
   with pytest.raises(OSError, match=said):
-    checkpoint_reading.read_params(tmp_path)
+    checkpoint_integrity.read_params(tmp_path)
   assert kept(tmp_path) == [1, 2] and not (tmp_path / 'damaged').exists()
   path.unlink()
   path.write_bytes(content)
@@ -188,7 +188,7 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, name, target, said):
 def test_what_is_not_what_was_saved_is_damaged(tmp_path, monkeypatch, caplog):
   with monkeypatch.context() as patched:
     save(tmp_path, [1])
-    patched.setattr(checkpoint_reading, 'checksums', lambda state: {'params/stem/kernel': 7})
+    patched.setattr(checkpoint_integrity, 'checksums', lambda state: {'params/stem/kernel': 7})
     save(tmp_path, [2])
   assert int(restore(tmp_path).step) == 1
   assert 'array step is not what was saved: its checksum is' in caplog.text
@@ -201,7 +201,7 @@ def test_checkpoints_without_checksums_are_taken_with_a_warning(tmp_path, caplog
   assert int(restore(tmp_path).step) == 1
   assert 'from before there were checksums' in caplog.text
   metadata.unlink()
-  assert checkpoint_reading.read_params(tmp_path)[1].name == '1'
+  assert checkpoint_integrity.read_params(tmp_path)[1].name == '1'
   assert '_CHECKPOINT_METADATA is missing' in caplog.text
 
 
@@ -318,7 +318,7 @@ def test_an_interrupted_run_goes_on_with_what_was_due(tmp_path):
   with open_run(tmp_path) as checkpoints:
     state, unfinished = checkpoints.restore(first_state())
     assert int(state.step) == 2 and unfinished
-    assert checkpoint_reading.read_params(tmp_path)[1].name == '2'
+    assert checkpoint_integrity.read_params(tmp_path)[1].name == '2'
     checkpoints.save(2, at(2))
   assert not list((tmp_path / 'interrupted').iterdir())
   with open_run(tmp_path) as checkpoints:
@@ -444,7 +444,7 @@ def test_a_work_directory_may_have_any_name(tmp_path, name):
   save(tmp_path / name, [1])
   save(tmp_path / name, [2])
   assert int(restore(tmp_path / name).step) == 2
-  assert checkpoint_reading.read_params(tmp_path / name)[1].name == '2' and kept(tmp_path / name) == [1, 2]
+  assert checkpoint_integrity.read_params(tmp_path / name)[1].name == '2' and kept(tmp_path / name) == [1, 2]
 
 
 @pytest.mark.parametrize('name, reason', [

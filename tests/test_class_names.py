@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 import tensorflow_datasets
 
-from mixer import class_names
-from mixer import pictures
+from mixer.data import class_names
 from mixer.evaluators import sample
+from mixer.run import plots
 
 
 def test_the_ids_of_imagenet_1k_are_those_of_tensorflow_datasets():
@@ -37,8 +37,8 @@ def test_no_class_is_without_words():
 
 def test_pictures_of_an_evaluation_have_words(tmp_path, monkeypatch):
   drawn = []
-  monkeypatch.setattr(pictures, 'grid', lambda images, texts, *more: drawn.extend(texts))
+  monkeypatch.setattr(plots, 'grid', lambda images, texts, *more: drawn.extend(texts))
   shown = sample.Sample(np.zeros((1, 8, 8, 3), np.uint8), np.array([1]), guesses=np.array([0]), probabilities=np.array([0.9]),
                         wrong=1, classified=1, most_frequent=1)
-  pictures.predictions(shown, ['n01440764', 'red'], tmp_path / 'x.png')
+  plots.predictions(shown, ['n01440764', 'red'], tmp_path / 'x.png')
   assert drawn == ['tench  90%\nis red']

@@ -5,7 +5,7 @@ import types
 import pytest
 import tensorflow as tf
 
-from mixer.datasets import classes
+from mixer.data import classes
 
 WEIGHTS = classes.ModelClasses(2, ['blue', 'red'], 'the weights', 'Evaluate on others')
 

@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from mixer import models
 from mixer.evaluators import classification
 from mixer.evaluators import sample
+from mixer import models
 
 
 @pytest.fixture(scope='module')

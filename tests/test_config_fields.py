@@ -14,8 +14,8 @@ from conftest import ROOT
 from mixer import config_fields
 from mixer import configuration
 from mixer import models
-from mixer import optim
-from mixer import schedules
+from mixer.training import optim
+from mixer.training import schedules
 from tools import config_page
 
 

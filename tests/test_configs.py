@@ -19,16 +19,16 @@ from configs import vtab
 from conftest import ROOT
 import golden
 import input_pipeline
-from mixer import checkpoint
 from mixer import configuration
-from mixer import models
-from mixer import optim
-from mixer import train_step
-from mixer import weights
-from mixer.convert import published
 from mixer.evaluators import classification
 from mixer.evaluators import fewshot
+from mixer import models
 from mixer.models import mlp_mixer
+from mixer.run import checkpoint
+from mixer.training import optim
+from mixer.training import train_step
+from mixer import weights
+from mixer.weights import published
 
 NAMES = [pathlib.Path(path).stem for path, _ in configuration.describe_all(ROOT / 'configs')]
 FOR_TRAINING = [name for name in NAMES if not name.startswith('evaluate_')]

@@ -14,8 +14,8 @@ import safetensors.numpy
 import example_weights
 from mixer import models
 from mixer import trees
-from mixer.convert import npz
-from mixer.convert import timm
+from mixer.weights import npz
+from mixer.weights import timm
 
 
 @pytest.fixture(scope='module')

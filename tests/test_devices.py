@@ -1,4 +1,4 @@
-"""Tests of mixer/devices.py: the allocator is told in time, on CPUs alone."""
+"""Tests of mixer/run/devices.py: the allocator is told in time, on CPUs alone."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from conftest import ROOT
-from mixer import devices
+from mixer.run import devices
 
 GLIBC = pytest.mark.skipif(not (sys.platform == 'linux' and hasattr(ctypes.CDLL(None), 'gnu_get_libc_version')),
                            reason='it is for glibc')
@@ -19,7 +19,7 @@ HEAPS = '''
 import ctypes
 import jax
 from jax._src import xla_bridge
-from mixer import devices
+from mixer.run import devices
 {first}
 assert not xla_bridge.backends_are_initialized()
 x = jax.numpy.ones((64, 64))
@@ -52,7 +52,7 @@ def test_heaps_stay_as_they_are_where_an_accelerator_computes():
 FREED = '''
 import ctypes
 import jax
-from mixer import devices
+from mixer.run import devices
 jax.config.update('jax_platforms', 'cpu')
 devices.keep_memory()
 library = ctypes.CDLL(None)
@@ -100,10 +100,10 @@ def test_else_an_accelerator_is_a_package_and_a_device(package, device, expected
 
 # Runs a program up to that call.
 IN_TIME = '''
+from jax._src import xla_bridge
+from mixer.run import devices
 import runpy
 import sys
-from jax._src import xla_bridge
-from mixer import devices
 devices.keep_memory = lambda: sys.exit(77 if not xla_bridge.backends_are_initialized() else 'too late')
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
@@ -120,7 +120,7 @@ def test_programs_call_it_before_jax_has_devices(program):
   assert done.returncode == 77, done.stderr
 
 
-STARTS = 'from mixer import devices; devices.start(); import jax; print(jax.default_backend())'
+STARTS = 'from mixer.run import devices; devices.start(); import jax; print(jax.default_backend())'
 
 
 @pytest.mark.parametrize('platforms, said', [

@@ -10,10 +10,10 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from mixer import crops
-from mixer import losses
+from mixer.data import export_crops
+from mixer.data import preprocess
 from mixer import models
-from mixer import preprocess
+from mixer.training import losses
 from mixer import weights as weights_lib
 from tools import export
 
@@ -36,7 +36,7 @@ def pixels(*shape):
 
 def wanted(weights, name, image):
   """Probabilities by the input pipeline's preprocessing and the model itself. [H, W, 3] -> [K]."""
-  resize = crops.side_before(weights.resolution, None, name)
+  resize = export_crops.side_before(weights.resolution, None, name)
   crop = preprocess.EVALUATION_CROPS[name](tf.constant(image), resize, weights.resolution)
   logits = models.build(**weights.model).apply({'params': weights.params}, models.scale(crop.numpy()[None]))
   return np.asarray(losses.PROBABILITIES[weights.loss](logits))[0]

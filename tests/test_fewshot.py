@@ -5,8 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixer import models
 from mixer.evaluators import fewshot
+from mixer import models
 
 CLASSES = 3
 

@@ -10,8 +10,8 @@ import pytest
 
 from configs import mixer_digits
 from conftest import ROOT
-from mixer import finished
-from mixer import sanity
+from mixer.run import finished
+from mixer.run import sanity
 
 DESCRIBED = 'test: top-1 98.61% on 360 images'
 CONFIG = ROOT / 'configs/mixer_digits.py'

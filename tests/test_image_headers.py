@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import example_images
-from mixer import image_headers
+from mixer.data import image_headers
 
 OTHERS = [kind for kind in example_images.KINDS if kind not in ('jpeg', 'progressive jpeg', 'png')]
 

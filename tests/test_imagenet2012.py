@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 import input_pipeline
 from input_pipeline import Hosts
-from mixer.datasets import sources
+from mixer.data import sources
 from tools import prepare
 
 

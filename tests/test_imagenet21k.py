@@ -12,9 +12,9 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from mixer.datasets import encoded
-from mixer.datasets import imagenet21k
-from mixer.datasets import synsets
+from mixer.data.builders import imagenet21k
+from mixer.data.builders import imagenet_tar
+from mixer.data import image_files
 from tools import prepare as tool
 
 N1, N2, N3, N4 = WNIDS = ['n00000001', 'n00000002', 'n00000003', 'n00000004']
@@ -47,7 +47,7 @@ FILES = {
 }
 SMALL = imagenet21k.Imagenet21kConfig(name='small', file='small.tar.gz', num_synsets=4, validation=0.4,
                                       published={'images': 99})
-FOLDERS = dataclasses.replace(SMALL, name='folders', layout=synsets.FOLDERS)
+FOLDERS = dataclasses.replace(SMALL, name='folders', layout=imagenet_tar.FOLDERS)
 
 
 def write_tar(path, files, mode='w'):
@@ -116,7 +116,7 @@ def wanted(config, files=None):
       digest = hashlib.blake2b(content, digest_size=16).hexdigest()
       by_hash = 'validation' if int(digest, 16) % 2**32 < 0.4 * 2**32 else 'train'
       by_folder = 'validation' if k % 3 == 0 else 'train'
-      split = by_folder if config.layout == synsets.FOLDERS else by_hash
+      split = by_folder if config.layout == imagenet_tar.FOLDERS else by_hash
       if content not in UNREADABLE:
         groups[split, digest if config.merge else f'{digest}/{wnid}'].append((f'{wnid}/{name}', content, wnid))
   out = {'train': {}, 'validation': {}}
@@ -149,7 +149,7 @@ ids = lambda value: value.name if isinstance(value, imagenet21k.Imagenet21kConfi
 @pytest.mark.parametrize('config, merge', CASES, ids=ids)
 def test_each_content_is_one_example_with_all_its_synsets(tars, tmp_path, config, merge):
   config = dataclasses.replace(config, merge=merge)
-  builder = prepare(tars / f'{"folders" if config.layout == synsets.FOLDERS else "tars"}_gz', tmp_path, config)
+  builder = prepare(tars / f'{"folders" if config.layout == imagenet_tar.FOLDERS else "tars"}_gz', tmp_path, config)
   total = wanted(config)
   assert all(len(total[split]) > 3 for split in total)
   for split, group in total.items():
@@ -224,7 +224,7 @@ def test_the_order_of_synsets_changes_no_more_than_the_names(merged, tmp_path):
 
 
 def test_only_the_share_of_the_config_is_for_validation():
-  digests = [encoded.content_hash(b'%d' % k) for k in range(20_000)]
+  digests = [image_files.content_hash(b'%d' % k) for k in range(20_000)]
   splits = collections.Counter(imagenet21k._split(imagenet21k.FALL11, digest) for digest in digests)
   assert splits.keys() == {'train', 'validation'}
   assert 150 < splits['validation'] < 250
@@ -355,14 +355,14 @@ def test_a_member_that_claims_what_it_does_not_hold_is_named(tmp_path, what, mod
     tracemalloc.start()
     with pytest.raises(ValueError, match=rf'small\.tar cannot be read: .*{message}.* or the tar is cut off or damaged'):
       with path.open('rb') as file:
-        for *_, images in synsets.read(file, path, synsets.TARS):
+        for *_, images in imagenet_tar.read(file, path, imagenet_tar.TARS):
           list(images)
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
 
 
 def test_a_file_without_end_in_a_tar_is_read_to_the_limit_alone(tmp_path, monkeypatch):
-  monkeypatch.setattr(encoded, 'MAX_BYTES', 2**16)
+  monkeypatch.setattr(image_files, 'MAX_BYTES', 2**16)
   images = {'a.JPEG': GOOD[0], 'b.JPEG': bytes(2**24), 'c.JPEG': GOOD[1]}
   tar_of_tars(tmp_path / 'small.tar.gz', {N1: images}, mode='w:gz')
   builder = prepare(tmp_path, tmp_path / 'data', num_synsets=None)

@@ -12,11 +12,11 @@ import example_images
 import input_pipeline
 from input_pipeline import Hosts
 from mixer import configuration
-from mixer import preprocess
-from mixer.datasets import digits
-from mixer.datasets import prepared
-from mixer.datasets import reading
-from mixer.datasets import sources
+from mixer.data.builders import digits
+from mixer.data import preprocess
+from mixer.data import sources
+from mixer.data import tf_reading
+from mixer.data import tfds_source
 from tools import export
 
 
@@ -94,12 +94,12 @@ def test_processes_and_devices_share_out_the_batches_of_one(data_dir):
 
 def test_a_process_reads_only_its_part(data_dir, monkeypatch):
   read = []
-  original = prepared.TfdsByIndex.read
+  original = tfds_source.TfdsByIndex.read
   def spy(self, indices):
     tf.py_function(lambda i: read.extend(i.numpy().tolist()), [indices], [])
     return original(self, indices)
-  monkeypatch.setattr(prepared.TfdsByIndex, 'read', spy)
-  monkeypatch.setattr(reading, 'READ_AT_ONCE', 32)
+  monkeypatch.setattr(tfds_source.TfdsByIndex, 'read', spy)
+  monkeypatch.setattr(tf_reading, 'READ_AT_ONCE', 32)
   next(train(data_dir, Hosts(1, 2, 1), batch_size=128, threads=1).start(0))
   part = lambda index: {int(i) for k in range(11) for i in train(data_dir, batch_size=128).index(
       Hosts(index, 2, 1).positions(128, k)).numpy()}  # 11 batches are not yet an epoch

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mixer import losses
+from mixer.training import losses
 
 LOGITS = np.random.default_rng(0).normal(scale=3, size=(6, 5)).astype(np.float32)
 

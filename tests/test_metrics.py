@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mixer import metrics
+from mixer.training import metrics
 
 
 @pytest.mark.parametrize('k', [1, 3, 5])

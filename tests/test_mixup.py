@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mixer import mixup
+from mixer.training import mixup
 
 
 def mix(images, targets, devices, strength=0.5, seed=0):

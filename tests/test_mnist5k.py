@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixer.datasets import mnist5k
-from mixer.datasets import reading
-from mixer.datasets import sources
+from mixer.data.builders import mnist5k
+from mixer.data import sources
+from mixer.data import tf_reading
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def examples(name, split, data_dir):
   def decode(index, record):
     image, labels = source.parse(record, index)
     return tf.io.decode_png(image), labels['label']
-  found = list(reading.records(source, tf.data.Dataset.range(source.num_examples)).map(decode).as_numpy_iterator())
+  found = list(tf_reading.records(source, tf.data.Dataset.range(source.num_examples)).map(decode).as_numpy_iterator())
   assert {image.shape for image, _ in found} == {(28, 28, 1)}
   return [(int(image[0, 0, 0]) * 256 + int(image[0, 1, 0]), int(label)) for image, label in found]
 

@@ -18,10 +18,10 @@ import sklearn.datasets
 import tensorflow_datasets as tfds
 
 from conftest import ROOT
-from mixer.datasets import digits
-from mixer.datasets import encoded
-from mixer.datasets import manifests
-from mixer.datasets import multilabel
+from mixer.data.builders import digits
+from mixer.data.builders import manifests
+from mixer.data.builders import multilabel
+from mixer.data import image_files
 from tools import digits_manifest
 from tools import prepare as prepare_tool
 
@@ -144,7 +144,7 @@ def prepared(folder):
 def test_examples_are_those_of_the_manifest_each_content_once(prepared):
   """In TFDS's order of their keys, the content hashes of the original files."""
   place = tfds.core.hashing.Hasher('train').hash_key
-  wanted = sorted(WANTED, key=lambda data: place(encoded.content_hash(data)))
+  wanted = sorted(WANTED, key=lambda data: place(image_files.content_hash(data)))
   got = examples(prepared)
   assert [dict(zip(example['label'].tolist(), example['weight'].tolist())) for example in got] == [
       WANTED[data] for data in wanted]
@@ -373,10 +373,10 @@ def test_a_preparation_that_dies_leaves_nothing_that_is_taken_for_whole(prepared
   script = f'''if True:
       import os
       import tensorflow_datasets as tfds
-      from mixer.datasets import encoded
-      from mixer.datasets import multilabel
-      as_jpeg, done = encoded.as_jpeg, []
-      encoded.as_jpeg = lambda data: os._exit(9) if len(done) > 3 else done.append(data) or as_jpeg(data)
+      from mixer.data import image_files
+      from mixer.data.builders import multilabel
+      as_jpeg, done = image_files.as_jpeg, []
+      image_files.as_jpeg = lambda data: os._exit(9) if len(done) > 3 else done.append(data) or as_jpeg(data)
       multilabel.Multilabel(data_dir='{folder.parent}/died', file_format='array_record').download_and_prepare(
           download_config=tfds.download.DownloadConfig(manual_dir='{folder}', try_download_gcs=False))
   '''
@@ -390,7 +390,7 @@ def test_a_preparation_that_dies_leaves_nothing_that_is_taken_for_whole(prepared
 
 def test_an_error_leaves_nothing(folder, monkeypatch):
   write_lines(folder / 'train.jsonl', TRAIN)
-  monkeypatch.setattr(encoded, 'as_jpeg', lambda data: 1 / 0)
+  monkeypatch.setattr(image_files, 'as_jpeg', lambda data: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     prepare(folder)
   assert list((folder.parent / 'data/multilabel').iterdir()) == []
@@ -410,7 +410,7 @@ def test_a_line_without_end_is_not_read_to_it(tmp_path, monkeypatch):
 
 
 def test_a_file_without_end_is_not_read_to_it(folder, monkeypatch):
-  monkeypatch.setattr(encoded, 'MAX_BYTES', 2**20)
+  monkeypatch.setattr(image_files, 'MAX_BYTES', 2**20)
   with (folder / 'large.jpg').open('wb') as file:
     file.truncate(2**40)  # as large as it says, and empty on the disk
   write_lines(folder / 'train.jsonl', [row('large.jpg'), row('good.jpg')])

@@ -10,7 +10,7 @@ import pytest
 import golden
 from mixer import configuration
 from mixer import models
-from mixer import optim
+from mixer.training import optim
 
 CONSTANT = dict(name='linear', end=0.1)  # at a learning rate of 0.1
 PARAMS = {'layer': {'kernel': jnp.array([[1., -2.], [3., 4.]]), 'bias': jnp.array([0.5, -0.5])},

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from conftest import ROOT
 from configs import appendix_a
 from configs import bit_finetune
 from configs import evaluate_imagenet
@@ -26,10 +25,11 @@ from configs import mixer_digits
 from configs import mixer_finetune
 from configs import mixer_jft_subset
 from configs import vtab
+from conftest import ROOT
 import golden
-from mixer import accelerators
 from mixer import configuration
-from mixer.datasets import sources
+from mixer.data import sources
+from mixer.run import accelerators
 from tools.planning import arithmetic
 from tools.planning import compiler
 from tools.planning import page

@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from conftest import ROOT
 import example_images
-from mixer import class_names
+from mixer.data import class_names
+from mixer.data import preprocess
 from mixer import models
-from mixer import preprocess
 from mixer import weights as weights_lib
 from test_export import tiny
 from tools import predict

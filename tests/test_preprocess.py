@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import example_images
-from mixer import preprocess
+from mixer.data import preprocess
 
 
 def image(height, width):

@@ -10,8 +10,8 @@ import example_weights
 from mixer import configuration
 from mixer import models
 from mixer import weights
-from mixer.convert import pretrained_cfg
-from mixer.convert import timm
+from mixer.weights import pretrained_cfg
+from mixer.weights import timm
 import test_convert
 import test_parity
 from test_parity import timm as timms  # a fixture  # noqa: F401

@@ -12,8 +12,8 @@ import example_weights
 from mixer import models
 from mixer import trees
 from mixer import weights
-from mixer.convert import npz
-from mixer.convert import published
+from mixer.weights import npz
+from mixer.weights import published
 
 NAME = 'imagenet1k/Mixer-B_16'
 

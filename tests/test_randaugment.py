@@ -9,7 +9,7 @@ import PIL.ImageOps
 import pytest
 import tensorflow as tf
 
-from mixer import randaugment
+from mixer.data import randaugment
 
 SIGNED = ['Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY']
 SHAPES = [(1, 1), (2, 4), (3, 5), (224, 224)]
@@ -45,7 +45,7 @@ def signed(sign):
 
 @pytest.mark.parametrize('key', AUTHORS['keys'])
 def test_as_the_authors_code(key):
-  # On a CPU without fused multiply-add, Sharpness may differ; mixer/randaugment.py says why.
+  # On a CPU without fused multiply-add, Sharpness may differ; mixer/data/randaugment.py says why.
   name, level, sign, place = key.split('|')
   drawn = AUTHORS['places'][int(place)].tolist() if name == 'Cutout' else [int(sign == '-1')]
   got = [randaugment.OPERATIONS[name](image, float(level), Drawn(*drawn)) for image in AUTHORS['images']]

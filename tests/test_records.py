@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from mixer import records
+from mixer.run import records
 
 
 def write(path, last_step, steps):

@@ -8,7 +8,7 @@ import pytest
 from configs import bit
 from configs import mixer_b16_i1k
 from configs import vit
-from mixer import schedules
+from mixer.training import schedules
 
 
 def at(schedule, steps):

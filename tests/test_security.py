@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from test_floors import MODULES
+from test_layers import MODULES
 
 # Modules whose files are programs, or that run what they are given.
 MODULES_THAT_RUN = {'pickle', 'cPickle', '_pickle', 'pickletools', 'dill', 'cloudpickle', 'joblib', 'marshal', 'shelve',
@@ -16,8 +16,8 @@ CALLS_THAT_RUN = {'eval', 'exec', 'compile', '__import__', 'import_module', 'sys
                   'spec_from_file_location', 'py_func', 'read_pickle', 'load_model'}
 CALLS_THAT_UNPACK = {'extract', 'extractall', 'unpack_archive'}  # members to paths that an archive names
 IN_THEIR_PLACE = {'re.compile', 'update.compile', 'lowered.compile'}  # the latter are steps that JAX compiles
-KNOWN = {'mixer.command_line': ['util.spec_from_file_location'],  # the program that --config names
-         'mixer.processes': ['ctypes'], 'mixer.devices': ['ctypes'],  # for the C library's settings; they read no file
+KNOWN = {'mixer.run.config_flags': ['util.spec_from_file_location'],  # the program that --config names
+         'mixer.run.distributed': ['ctypes'], 'mixer.run.devices': ['ctypes'],  # for the C library's settings; they read no file
          'tools.planning.page': ['importlib.import_module'],  # this project's own configs
          'paper.tables': ['importlib.import_module'],  # the same
          'benchmarks.timm': ['torch', 'importlib.import_module', 'torch.compile']}  # models with random weights
@@ -86,8 +86,8 @@ def read_all(folder):
   import example_weights
   import input_pipeline
   from mixer import weights
-  from mixer.datasets import manifests
-  from mixer.datasets import synsets
+  from mixer.data.builders import manifests
+  from mixer.data.builders import imagenet_tar
   import test_imagenet21k
   import test_multilabel
   import test_weights
@@ -107,7 +107,7 @@ def read_all(folder):
     assert len(list(manifests.entries(folder / f'train.{suffix}', folder, {}))) == 1
   test_imagenet21k.tar_of_tars(folder / 'small.tar.gz', mode='w:gz')
   with (folder / 'small.tar.gz').open('rb') as file:
-    assert sum(len(list(images)) for *_, images in synsets.read(file, 'small.tar.gz', synsets.TARS)) == 26
+    assert sum(len(list(images)) for *_, images in imagenet_tar.read(file, 'small.tar.gz', imagenet_tar.TARS)) == 26
   fields = dict(batch_size=8, resolution=8, seed=0, hosts=input_pipeline.Hosts(0, 1, 1))
   for dataset in (dict(dataset=str(folder / 'images'), fraction=0.9999), dict(dataset='digits', data_dir=str(folder))):
     for _ in range(2):  # the second time with the hashes of the first

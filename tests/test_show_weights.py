@@ -3,9 +3,9 @@ import PIL.Image
 import pytest
 
 import example_weights
-from mixer import pictures
+from mixer.run import plots
 from mixer import weights
-from mixer.convert import npz
+from mixer.weights import npz
 from tools import show_weights
 
 
@@ -82,14 +82,14 @@ def colours_of(path, title_height=40):
 
 def test_each_map_is_scaled_on_its_own(tmp_path):
   signed = np.array([[[-1., 0], [0, 1]], [[-1e-3, 0], [0, 1e-3]]])
-  pictures.tiles(signed, 'two', tmp_path / 'signed.png', columns=2)
+  plots.tiles(signed, 'two', tmp_path / 'signed.png', columns=2)
   assert colours_of(tmp_path / 'signed.png') >= {(103, 0, 31), (5, 48, 97)}  # the ends of RdBu: most, least
   corner = np.asarray(PIL.Image.open(tmp_path / 'signed.png').convert('RGB'))[50, 20]
   assert corner[2] > corner[0]  # of the first map, a negative weight: blue
-  pictures.tiles(signed[1:], 'one', tmp_path / 'small.png', columns=2)
+  plots.tiles(signed[1:], 'one', tmp_path / 'small.png', columns=2)
   assert colours_of(tmp_path / 'small.png') == colours_of(tmp_path / 'signed.png')
   coloured = np.full((1, 1, 2, 3), 5.)
   coloured[0, 0, 1] = 7, 5, 5
-  pictures.tiles(coloured, 'colours', tmp_path / 'coloured.png', columns=1)
+  plots.tiles(coloured, 'colours', tmp_path / 'coloured.png', columns=1)
   assert colours_of(tmp_path / 'coloured.png') == {(255, 255, 255), (0, 0, 0), (255, 0, 0)}
-  pictures.tiles(np.zeros((3, 2, 2)), 'nothing', tmp_path / 'nothing.png')
+  plots.tiles(np.zeros((3, 2, 2)), 'nothing', tmp_path / 'nothing.png')

@@ -10,8 +10,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from conftest import ROOT
-from mixer.datasets import digits
-from mixer.datasets import sources
+from mixer.data.builders import digits
+from mixer.data import sources
 
 
 @pytest.fixture

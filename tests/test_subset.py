@@ -5,8 +5,8 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from mixer.datasets import sources
-from mixer.datasets import subset
+from mixer.data import sources
+from mixer.data import subset
 
 
 @pytest.fixture(scope='module')

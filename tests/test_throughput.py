@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixer import models
-from mixer import provenance
+from mixer.run import provenance
 from tools import throughput
 
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 import example_runs
 import input_pipeline
-from mixer import crops
+from mixer.data import export_crops
 from mixer import user_errors
 from tools import evaluate
 from tools import export
@@ -79,7 +79,7 @@ def test_a_tool_without_a_config_says_how(capsys):
 
 
 @pytest.mark.parametrize('arguments, first', [
-    (['-c', 'from mixer.datasets import digits\nimport tensorflow as tf\nprint(tf.constant(1).dtype)'], "<dtype: 'int32'>"),
+    (['-c', 'from mixer.data.builders import digits\nimport tensorflow as tf\nprint(tf.constant(1).dtype)'], "<dtype: 'int32'>"),
     (['-c', 'import jax\nimport input_pipeline\nimport os\nprint(os.environ["TF_CPP_MIN_LOG_LEVEL"])'], '2'),
     (['-m', 'tools.check_data', '--config=configs/mixer_digits.py'], 'there    data: digits/1.0.0'),
     (['train.py', '--config=configs/mixer_digits.py', '--config.data.batch_size=-1'], 'error: config.data.batch_size is -1'),
@@ -159,10 +159,10 @@ def test_help_says_which_crops_there_are_and_from_which_side(tool, capsys):
       tool.main(['--help'])
     text = capsys.readouterr().out
   text = ' '.join(text.split())
-  for crop in crops.CROPS:
+  for crop in export_crops.CROPS:
     assert re.search(rf'--preprocessing.* {crop} .*--resize', text)
   assert '8/7 of what the model takes, as in 256 for 224, and of antialiased what it takes' in text
-  assert [crops.side_before(224, None, crop) for crop in ('paper_resize', 'antialiased')] == [256, 224]
+  assert [export_crops.side_before(224, None, crop) for crop in ('paper_resize', 'antialiased')] == [256, 224]
 
 
 def test_check_data_decodes_everything_and_names_all_bad_files(tmp_path):

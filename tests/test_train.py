@@ -19,12 +19,12 @@ from tensorboard.backend.event_processing import event_accumulator
 from configs import mixer_digits
 from conftest import ROOT
 import input_pipeline
-from mixer import checkpoint
-from mixer import models
-from mixer import processes
-from mixer import records
-from mixer import report
 from mixer.evaluators import classification
+from mixer import models
+from mixer.run import checkpoint
+from mixer.run import distributed
+from mixer.run import metric_logger
+from mixer.run import records
 from tools import digits_manifest
 from tools import prepare
 import train
@@ -92,12 +92,12 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_one_that_never_stopped(wh
                                                                             stop):
   class Stop(Exception):
     pass
-  def write(self, original=report.Report.write):
+  def write(self, original=metric_logger.Report.write):
     original(self)
     if self._step == stop:
       raise Stop
   with monkeypatch.context() as patched:
-    patched.setattr(report.Report, 'write', write)
+    patched.setattr(metric_logger.Report, 'write', write)
     with pytest.raises(Stop):
       train.train(config(data_dir), str(tmp_path))
   results = train.train(config(data_dir), str(tmp_path))
@@ -116,7 +116,7 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_n
     if not sent and self._step == step:
       os.kill(os.getpid(), signal.SIGTERM)
       sent.append(step)
-  def tell(self, *arguments, original=report.Report.step):
+  def tell(self, *arguments, original=metric_logger.Report.step):
     original(self, *arguments)
     tell.report = self
     if where == 'step':
@@ -126,15 +126,15 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_n
       if number == 2 and where == 'evaluation':
         send(tell.report)
       yield batch
-  def check(self, original=processes.Notices.check):
+  def check(self, original=distributed.Notices.check):
     if sent:
       assert self._told.wait(10)
     original(self)
   with monkeypatch.context() as patched:
-    patched.setattr(report.Report, 'step', tell)
+    patched.setattr(metric_logger.Report, 'step', tell)
     patched.setattr(input_pipeline.EvalBatches, '__iter__', iterate)
-    patched.setattr(processes.Notices, 'check', check)
-    with pytest.raises(processes.Interrupted):
+    patched.setattr(distributed.Notices, 'check', check)
+    with pytest.raises(distributed.Interrupted):
       train.train(config(data_dir), str(tmp_path))
   assert [path.name for path in (tmp_path / 'interrupted').iterdir()] == [str(step)]
   assert [line['step'] for line in told(tmp_path) if 'test/top1' in line] == [s for s in (3, 6) if s < step]

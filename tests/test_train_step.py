@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mixer import configuration
-from mixer.devices import settle
 from mixer import models
-from mixer import optim
-from mixer import train_step
+from mixer.run.devices import settle
+from mixer.training import optim
+from mixer.training import train_step
 
 SHAPE = (8, 8, 3)
 

@@ -12,8 +12,8 @@ import pytest
 import golden
 from mixer import flops
 from mixer import models
-from mixer import trees
 from mixer.models import vit
+from mixer import trees
 
 # Parameters with 1,000 classes, and 10^9 multiply-adds: google-research/vision_transformer, vit_jax/models_test.py (the
 # first five and 'mean'), and pytorch/vision, torchvision/models/vision_transformer.py (num_params and _ops, for the

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from mixer import weights
-from mixer.convert import timm_vit
+from mixer.weights import timm_vit
 from test_parity import timm  # a fixture  # noqa: F401
 import test_vit_weights
 

@@ -11,10 +11,10 @@ import tensorflow_datasets as tfds
 from configs import vtab
 import input_pipeline
 from input_pipeline import Hosts
-from mixer import preprocess
-from mixer.datasets import derived
-from mixer.datasets import prepared
-from mixer.datasets import sources
+from mixer.data import preprocess
+from mixer.data import sources
+from mixer.data import tfds_source
+from mixer.data import vtab_labels
 
 ROWS = [pytest.param(row, id=name) for name, row in vtab.TASKS.items()]
 
@@ -73,8 +73,8 @@ def test_a_task_is_as_the_builder_of_tfds_says(row, features):
   if row['label'] in has:
     assert has[row['label']].num_classes == row['num_classes']
   else:
-    assert row['label'] in derived.possible(has)
-    assert len(derived.LABELS[row['label']].class_names) == row['num_classes']
+    assert row['label'] in vtab_labels.possible(has)
+    assert len(vtab_labels.LABELS[row['label']].class_names) == row['num_classes']
   height, width, _ = has['image'].shape
   # Where the builder leaves the size open, the images are photographs or renderings of several hundred pixels.
   assert row['size'] == ('small' if height and height * width < 96 * 96 else 'large')
@@ -133,9 +133,9 @@ def kitti_distance(objects):
     ('clevr_count', lambda objects: len(objects) - 3), ('clevr_distance', clevr_distance),
     ('kitti_distance', kitti_distance)])
 def test_labels_of_scenes_are_those_of_a_plain_loop(label, wanted):
-  made = [(int(derived.LABELS[label].make(of_objects(objects))), wanted(objects)) for objects in scenes(150)]
+  made = [(int(vtab_labels.LABELS[label].make(of_objects(objects))), wanted(objects)) for objects in scenes(150)]
   assert all(one == other for one, other in made)
-  assert {one for one, _ in made} == set(range(len(derived.LABELS[label].class_names)))
+  assert {one for one, _ in made} == set(range(len(vtab_labels.LABELS[label].class_names)))
 
 
 def test_vehicles_are_cars_vans_and_trucks(features):
@@ -146,7 +146,7 @@ def test_vehicles_are_cars_vans_and_trucks(features):
     ('dsprites_location', 'label_x_position'), ('dsprites_orientation', 'label_orientation')])
 def test_neighbouring_places_and_directions_share_one_of_16_classes(label, feature, features):
   number = features('dsprites')[feature].num_classes
-  made = [int(derived.LABELS[label].make({feature: tf.constant(k, tf.int64)})) for k in range(number)]
+  made = [int(vtab_labels.LABELS[label].make({feature: tf.constant(k, tf.int64)})) for k in range(number)]
   assert made == [math.floor(k / (number / 16)) for k in range(number)]
   assert sorted(set(made)) == list(range(16))
 
@@ -178,7 +178,7 @@ def clevr(features, tmp_path_factory):
 
 def pixels_and_labels(source):
   """[(its number, its label)] of a source's examples, in order."""
-  by_index = isinstance(source, prepared.TfdsByIndex)
+  by_index = isinstance(source, tfds_source.TfdsByIndex)
   records = source.read(np.arange(source.num_examples)) if by_index else source.in_order()
   parsed = [source.parse(record, -1) for record in records]
   return [(int(preprocess.decode(image)[0, 0, 0]), int(labels['label'])) for image, labels in parsed]
@@ -216,7 +216,7 @@ def test_batches_have_the_derived_label_of_their_images(clevr, file_format, labe
   made = scenes(120)
   for batch in (next(train.start(0)), next(iter(score))):
     assert [wanted(made[k]) for k in batch['image'][0, :, 0, 0, 0]] == batch['label'][0].tolist()
-  assert train.source.class_names == derived.LABELS[label].class_names
+  assert train.source.class_names == vtab_labels.LABELS[label].class_names
 
 
 def test_only_what_a_label_is_made_of_is_parsed(clevr):

@@ -17,15 +17,15 @@ import safetensors.numpy
 
 from conftest import ROOT
 import example_weights
-from mixer import checkpoint
 from mixer import models
-from mixer import optim
-from mixer import train_step
+from mixer.models import mlp_mixer
+from mixer.run import checkpoint
+from mixer.training import optim
+from mixer.training import train_step
 from mixer import trees
 from mixer import weights
-from mixer.convert import npz
-from mixer.convert import timm
-from mixer.models import mlp_mixer
+from mixer.weights import npz
+from mixer.weights import timm
 from tools import convert
 
 MODEL = dict(name='mlp_mixer', **example_weights.FIELDS)

@@ -19,10 +19,10 @@ import numpy as np
 import tqdm
 
 import input_pipeline
-from mixer import command_line
 from mixer import configuration
-from mixer import preprocess
-from mixer.datasets import sources
+from mixer.data import preprocess
+from mixer.data import sources
+from mixer.run import config_flags
 
 SECONDS = flags.DEFINE_float('seconds', 10, 'For each row of the table.', lower_bound=0.1)
 
@@ -61,7 +61,7 @@ def decode_limit(data):
 
 
 def main(arguments):
-  config = command_line.config(arguments)
+  config = config_flags.config(arguments)
   configuration.check(config)
   data = configuration.call(input_pipeline.train_batches, 'data', config.data, hosts=input_pipeline.Hosts(0, 1, 1),
                             seed=config.seed)
@@ -81,4 +81,4 @@ def main(arguments):
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  config_flags.run(main)

@@ -8,10 +8,10 @@ from absl import flags
 import tqdm
 
 import input_pipeline
-from mixer import command_line
 from mixer import configuration
-from mixer.datasets import explained
-from mixer.datasets import sources
+from mixer.data import read_errors
+from mixer.data import sources
+from mixer.run import config_flags
 
 DECODE = flags.DEFINE_bool('decode', False, 'Decode every image and check its label, and name all that are bad.')
 
@@ -19,7 +19,7 @@ DECODE = flags.DEFINE_bool('decode', False, 'Decode every image and check its la
 def decode(section, batches) -> bool:
   """Decodes all examples of a section and prints what is wrong with the bad ones. Returns whether all are good."""
   source, number, fixes = batches.source, 0, {}
-  tried = explained.bad_examples(source, batches.whole, batches.threads)
+  tried = read_errors.bad_examples(source, batches.whole, batches.threads)
   for bad in tqdm.tqdm(tried, total=source.num_examples, unit='image', desc=section):
     if bad:
       number += 1
@@ -31,7 +31,7 @@ def decode(section, batches) -> bool:
 
 
 def main(arguments):
-  config = command_line.config(arguments)
+  config = config_flags.config(arguments)
   configuration.check(config)
   missing = False
   # The batch is not checked against the devices of this machine, which need not be those of the run.
@@ -52,4 +52,4 @@ def main(arguments):
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  config_flags.run(main)

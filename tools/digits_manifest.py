@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 import sklearn.datasets
 
+from mixer.data.builders import digits
 from mixer import user_errors
-from mixer.datasets import digits
 
 NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 # {attribute: (its digits, its weight)}. In many hands a line is not quite straight, hence the half.

@@ -11,9 +11,9 @@ import numpy as np
 import sklearn.datasets
 import sklearn.svm
 
-from mixer import records
+from mixer.data.builders import digits
+from mixer.run import records
 from mixer import user_errors
-from mixer.datasets import digits
 
 
 def mixer(seed: int) -> float:

@@ -17,16 +17,16 @@ import flax.jax_utils
 import jax
 
 import input_pipeline
-from mixer import command_line
 from mixer import configuration
-from mixer import devices
+from mixer.data import classes
+from mixer.data import preprocess
 from mixer import evaluators
 from mixer import models
-from mixer import preprocess
-from mixer import provenance
-from mixer import report
+from mixer.run import config_flags
+from mixer.run import devices
+from mixer.run import metric_logger
+from mixer.run import provenance
 from mixer import weights
-from mixer.datasets import classes
 from tools import weights_flags
 
 WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .safetensors file, a work directory or a '
@@ -103,10 +103,10 @@ def with_config(arguments: list[str]) -> list[str]:
 def main(arguments):
   if WEIGHTS.value is None:  # not a required flag, so that --help needs none
     raise app.UsageError('--weights is missing: a published name, a file of weights, or the work directory of a run')
-  if command_line.CONFIG.value is None:
+  if config_flags.CONFIG.value is None:
     raise app.UsageError(f'--config is missing, and --weights={WEIGHTS.value} has no config.json of a run to take: '
                          '--config=configs/evaluate_imagenet.py')
-  config = command_line.config(arguments)
+  config = config_flags.config(arguments)
   devices.start()
   loaded = weights.load(WEIGHTS.value, MEAN.value, STD.value)
   print(loaded.describe())
@@ -132,7 +132,7 @@ def main(arguments):
   evaluate = evaluators.Evaluators(model, loaded.loss, evals, probes, settings, input_pipeline.prefetch)
   results = {}
   for found in evaluate.each(params):
-    print(report.describe(found), flush=True)
+    print(metric_logger.describe(found), flush=True)
     results |= found
   if OUT.value:
     pathlib.Path(OUT.value).write_text(json.dumps({
@@ -147,4 +147,4 @@ def main(arguments):
 
 
 if __name__ == '__main__':
-  command_line.run(main, prepare=with_config)
+  config_flags.run(main, prepare=with_config)

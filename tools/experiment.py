@@ -26,7 +26,7 @@ from matplotlib import figure
 from matplotlib import ticker
 import tqdm
 
-from mixer import records
+from mixer.run import records
 from mixer import storage
 from mixer import user_errors
 from tools import sweep

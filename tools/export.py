@@ -20,14 +20,14 @@ import jax
 from jax import export
 import numpy as np
 
-from mixer import class_names as class_names_lib
-from mixer import crops
-from mixer import image_headers
-from mixer import losses
+from mixer.data import class_names as class_names_lib
+from mixer.data import export_crops
+from mixer.data import image_files
+from mixer.data import image_headers
 from mixer import models
 from mixer import storage
+from mixer.training import losses
 from mixer import user_errors
-from mixer.datasets import encoded
 from tools import weights_flags
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -55,7 +55,7 @@ for k in probabilities.argsort()[::-1][:5]:
 
 def program(weights, preprocessing: str, resize: int) -> export.Exported:
   """Images of one size to probabilities, with the parameters inside. [b, h, w, 3] uint8 -> [b, K] float32."""
-  crop = lambda images: crops.CROPS[preprocessing](images, resize, weights.resolution)
+  crop = lambda images: export_crops.CROPS[preprocessing](images, resize, weights.resolution)
   images = jax.ShapeDtypeStruct(export.symbolic_shape('b, h, w, 3'), np.uint8)
   return export.export(jax.jit(_probabilities(weights, crop)), platforms=PLATFORMS)(images)
 
@@ -77,7 +77,7 @@ def _probabilities(weights, crop):
 def script(model: pathlib.Path, class_names: pathlib.Path | None) -> str:
   """A Python program that prints an image's five best classes, with a model exported as StableHLO."""
   names = f'json.load(open({str(class_names.resolve())!r}))' if class_names else 'range(len(probabilities))'
-  functions = '\n'.join(map(inspect.getsource, (image_headers.orientation, encoded.rgb)))  # as tools.predict reads it
+  functions = '\n'.join(map(inspect.getsource, (image_headers.orientation, image_files.rgb)))  # as tools.predict reads it
   return SCRIPT.format(functions=functions, model=str(model.resolve()), names=names)
 
 

@@ -17,8 +17,8 @@ from absl import app
 from absl import flags
 import jax
 
-from mixer import accelerators
-from mixer import command_line
+from mixer.run import accelerators
+from mixer.run import config_flags
 from tools.planning import arithmetic
 from tools.planning import compiler
 from tools.planning import page as pages
@@ -43,12 +43,12 @@ def main(arguments):
   if ALL.value:
     _plan_all()
   else:
-    _plan_one(command_line.config(arguments))
+    _plan_one(config_flags.config(arguments))
 
 
 def _plan_all():
   for flag, name in ((TOPOLOGY, 'topology'), (SWEEP, 'sweep'), (NUM_EXAMPLES, 'num_examples'),
-                     (command_line.CONFIG, 'config')):
+                     (config_flags.CONFIG, 'config')):
     if flag.value:
       raise app.UsageError(f'--all plans every config on its own slice and images; drop --{name}')
   if OUT.value is None:
@@ -69,7 +69,7 @@ def _plan_one(config):
     raise app.UsageError('--out is for --all; one plan goes to stdout')
   if SWEEP.value and not COMPILE.value:
     raise app.UsageError('--sweep compiles for each batch: give --compile, too')
-  name = command_line.CONFIG.value
+  name = config_flags.CONFIG.value
   topology = TOPOLOGY.value
   if topology is None:
     named = pages.named_slice(pathlib.Path(name.partition('.py:')[0].removesuffix('.py') + '.py'))
@@ -89,4 +89,4 @@ def _plan_one(config):
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  config_flags.run(main)

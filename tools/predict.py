@@ -22,13 +22,13 @@ import numpy as np
 import tqdm
 
 import input_pipeline
-from mixer import class_names
-from mixer import devices
-from mixer import losses
+from mixer.data import class_names
+from mixer.data import folder_source
 from mixer import models
-from mixer import pictures
+from mixer.run import devices
+from mixer.run import plots
+from mixer.training import losses
 from mixer import user_errors
-from mixer.datasets import folders
 from tools import weights_flags
 
 DRAWN = 96  # images at most in the picture
@@ -49,9 +49,9 @@ def find(arguments: list[str], stdin) -> list[str]:
       paths += _listed(stdin)
     elif pathlib.Path(argument).is_dir():
       found = [str(path) for path in sorted(pathlib.Path(argument).rglob('*'))
-               if path.suffix.lower() in folders.IMAGE_SUFFIXES and path.name[0] != '.' and path.is_file()]
+               if path.suffix.lower() in folder_source.IMAGE_SUFFIXES and path.name[0] != '.' and path.is_file()]
       if not found:
-        raise ValueError(f'{argument} holds no images: no file below it ends in {", ".join(folders.IMAGE_SUFFIXES)}')
+        raise ValueError(f'{argument} holds no images: no file below it ends in {", ".join(folder_source.IMAGE_SUFFIXES)}')
       paths += found
     elif os.path.exists(argument) and not os.path.isfile(argument):
       raise ValueError(f'{argument} is a device or a pipe, which is not read; give files, or folders of them')
@@ -194,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
   weights.check_images(flags.weights)
   num_classes = weights.model['num_classes']
   if flags.draw:
-    pictures.check_path('--draw', flags.draw)
+    plots.check_path('--draw', flags.draw)
   names = read_class_names(flags.class_names, num_classes) if flags.class_names else weights.class_names
   print(weights.describe(), file=sys.stderr)
 
@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
 
   if flags.draw and drawn:
     images, texts = zip(*drawn)
-    pictures.grid(np.stack(images), texts, f'{len(images)} of {len(paths):,} images: {flags.weights}', flags.draw)
+    plots.grid(np.stack(images), texts, f'{len(images)} of {len(paths):,} images: {flags.weights}', flags.draw)
   if failures:
     print(f'{len(failures):,} of {len(paths):,} images could not be decoded', file=sys.stderr)
   return 1 if failures else 0

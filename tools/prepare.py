@@ -19,10 +19,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 
-from mixer import files
+from mixer.data import sources
+from mixer.data import tfds_source
+from mixer import safe_io
 from mixer import user_errors
-from mixer.datasets import prepared
-from mixer.datasets import sources
 
 
 # What TFDS would go on without, and leave a copy that looks whole.
@@ -99,7 +99,7 @@ def rewrite(copy: epath.Path, out: pathlib.Path):
   Raises:
     ValueError: if `copy` is no tfrecord copy, or `out` exists.
   """
-  builder = prepared.open_copy(copy)
+  builder = tfds_source.open_copy(copy)
   if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
     raise ValueError(f'{copy} is stored as {builder.info.file_format.value}; only tfrecord is rewritten')
   if out.exists():
@@ -125,7 +125,7 @@ def rewrite(copy: epath.Path, out: pathlib.Path):
     if written != split.num_examples:
       raise ValueError(f'{copy} holds {written:,} records of split {split.name!r}, and its dataset_info.json says '
                        f'{split.num_examples:,}; it is damaged')
-  info = files.object_in(partial / 'dataset_info.json')
+  info = safe_io.object_in(partial / 'dataset_info.json')
   info['fileFormat'] = 'array_record'
   (partial / 'dataset_info.json').write_text(json.dumps(info, indent=2))
   partial.rename(out)

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 import input_pipeline
-from mixer import class_names
-from mixer import command_line
 from mixer import configuration
-from mixer import losses
-from mixer import mixup
-from mixer import pictures
-from mixer import train_step
+from mixer.data import class_names
+from mixer.run import config_flags
+from mixer.run import plots
+from mixer.training import losses
+from mixer.training import mixup
+from mixer.training import train_step
 
 STEP = flags.DEFINE_integer('step', 1, 'Which step of the run, counted from 1.', lower_bound=1)
 IMAGES = flags.DEFINE_integer('images', 32, 'How many images of its batch.', lower_bound=1)
@@ -22,7 +22,7 @@ OUT = flags.DEFINE_string('out', 'batch.png', 'The picture.')
 
 
 def main(arguments):
-  config = command_line.config(arguments)
+  config = config_flags.config(arguments)
   configuration.check(config)
   data = configuration.call(input_pipeline.train_batches, 'data', config.data, hosts=input_pipeline.Hosts(0, 1, 1),
                             seed=config.seed)
@@ -38,9 +38,9 @@ def main(arguments):
   names = [class_names.words(name) for name in data.source.class_names or range(num_classes)]
   texts = ['\n'.join(f'{of_one[k]:.0%} {names[k]}' for k in np.argsort(-of_one, kind='stable')[:2] if of_one[k] > 0)
            for of_one in targets]
-  pictures.grid(images, texts, f'{data.source.name}: step {STEP.value:,}', OUT.value)
+  plots.grid(images, texts, f'{data.source.name}: step {STEP.value:,}', OUT.value)
   print(f'{len(images)} of the {data.batch_size:,} images of step {STEP.value:,}: {OUT.value}')
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  config_flags.run(main)

@@ -5,7 +5,7 @@
 
 stem.png has the filters of the first layer as colours, sorted by frequency (Figure 7). token_mixing_0.png and so on, of
 Mixers, have the hidden units of a block's token-mixing MLP, the rows of W1 in eq. 1, as maps over the patches, sorted
-by frequency and each followed by its nearest inverse (Figures 5 and 6). mixer/frequencies.py says what that means.
+by frequency and each followed by its nearest inverse (Figures 5 and 6). mixer/weights/filter_frequencies.py says what that means.
 """
 
 import pathlib
@@ -14,10 +14,10 @@ import sys
 import numpy as np
 import tqdm
 
-from mixer import frequencies
-from mixer import pictures
+from mixer.run import plots
 from mixer import user_errors
 from mixer import weights as weights_lib
+from mixer.weights import filter_frequencies
 
 STEMS = {'mlp_mixer': 'stem', 'vit': 'embedding', 'bit_resnet': 'root_block'}  # the module of the first layer
 SHOWN = 3  # blocks, as in Figure 5
@@ -26,7 +26,7 @@ SHOWN = 3  # blocks, as in Figure 5
 def stem(weights: weights_lib.Weights):
   """The first layer's filters, sorted by frequency. -> [C, P, P, 3]."""
   filters = np.moveaxis(weights.params[STEMS[weights.model['name']]]['kernel'], -1, 0)
-  return filters[np.argsort(frequencies.frequency(filters), kind='stable')]
+  return filters[np.argsort(filter_frequencies.frequency(filters), kind='stable')]
 
 
 def token_mixing(weights: weights_lib.Weights, block: int):
@@ -34,8 +34,8 @@ def token_mixing(weights: weights_lib.Weights, block: int):
   kernel = weights.params[f'MixerBlock_{block}']['token_mixing']['Dense_0']['kernel']
   side = weights.resolution // weights.model['patch_size']
   maps = kernel.T.reshape(-1, side, side)
-  order = frequencies.paired(maps)
-  return maps[order], frequencies.inverses(maps)[1][order]
+  order = filter_frequencies.paired(maps)
+  return maps[order], filter_frequencies.inverses(maps)[1][order]
 
 
 def chosen(text: str | None, weights: weights_lib.Weights) -> list[int]:
@@ -74,13 +74,13 @@ def main(arguments: list[str]):
 
     filters = stem(weights)
     text = '{} filters of {} x {} pixels'.format(*filters.shape[:3])
-    pictures.tiles(filters, f'{source}: {text}, by frequency', flags.out / 'stem.png')
+    plots.tiles(filters, f'{source}: {text}, by frequency', flags.out / 'stem.png')
     tell(flags.out / 'stem.png', text)
     for block in blocks:
       maps, cosines = token_mixing(weights, block)
       text = '{} units of {} x {} patches'.format(*maps.shape)
       path = flags.out / f'token_mixing_{block}.png'
-      pictures.tiles(maps, f'{source}: token mixing of block {block}, {text}, by frequency, each before its nearest '
+      plots.tiles(maps, f'{source}: token mixing of block {block}, {text}, by frequency, each before its nearest '
                      'inverse', path)
       tell(path, f'{text}; the cosine with the nearest inverse is {np.median(cosines):.2f} in the middle')
 

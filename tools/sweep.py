@@ -18,9 +18,9 @@ import signal
 import subprocess
 import sys
 
-from mixer import files
-from mixer import processes
-from mixer import records
+from mixer.run import distributed
+from mixer.run import records
+from mixer import safe_io
 from mixer import user_errors
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -62,7 +62,7 @@ def result(workdir: pathlib.Path) -> dict[str, float] | None:
   last = None
   for last in records.read(workdir / 'records.jsonl'):
     pass
-  if last is None or last['step'] < files.object_in(path)['total_steps']:
+  if last is None or last['step'] < safe_io.object_in(path)['total_steps']:
     return None
   scores = {name: value for name, value in last.items() if not name.startswith('train/') and '/' in name}
   return scores or None
@@ -106,7 +106,7 @@ def train(config: str, workdir: pathlib.Path, fields: dict[str, str]) -> dict[st
   kept.write_text(line)
   if result(workdir) is None:
     code = exit_code([sys.executable, str(ROOT / 'train.py'), *arguments[2:]])
-    if code < 0 or code > 128 or code in (processes.INTERRUPTED, processes.LOST):
+    if code < 0 or code > 128 or code in (distributed.INTERRUPTED, distributed.LOST):
       raise Stopped(workdir, code)
     if code:
       raise subprocess.CalledProcessError(code, arguments)
@@ -118,7 +118,7 @@ def exit_code(arguments: list[str]) -> int:
   with subprocess.Popen(arguments) as process:
     # Python's own answer to Ctrl-C would kill it before it has saved.
     before = {number: signal.signal(number, lambda number, _: process.send_signal(number))
-              for number in processes.SIGNALS}
+              for number in distributed.SIGNALS}
     try:
       return process.wait()
     finally:

@@ -33,13 +33,13 @@ import jax
 import numpy as np
 import tqdm
 
-from mixer import accelerators
-from mixer import devices
 from mixer import flops
 from mixer import models
-from mixer import provenance
+from mixer.run import accelerators
+from mixer.run import devices
+from mixer.run import provenance
 from mixer import storage
-from mixer import train_step
+from mixer.training import train_step
 from mixer import user_errors
 
 FORMAT = 1

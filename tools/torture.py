@@ -40,8 +40,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mixer import checkpoint_reading
-from mixer import processes
+from mixer.run import checkpoint_integrity
+from mixer.run import distributed
 from mixer import trees
 from mixer import user_errors
 
@@ -119,7 +119,7 @@ class Life:
     self.workdir = folder / 'run'
     self.logs = [folder / f'life-{life:02}-process-{index}.log' for index in range(number)]
     folder.mkdir(parents=True, exist_ok=True)
-    self.committed, interrupted = (latest(self.workdir, name) for name in checkpoint_reading.FOLDERS)
+    self.committed, interrupted = (latest(self.workdir, name) for name in checkpoint_integrity.FOLDERS)
     self.resumable, self._unfinished = max(self.committed, interrupted), interrupted > self.committed
     self.first = self.reached = self.blow = None  # the steps that it took
     self._doing, self._line, self._commit = 'start', b'', -1.
@@ -217,7 +217,7 @@ class Life:
     if self.blow and self.blow.kind == signal.SIGTERM:
       if (self.reached or self.resumable) > self._step_then + MORE_STEPS:
         raise Fault(f'{self._name()}: {told} it went on to step {self.reached}')
-      if processes.INTERRUPTED in codes and self.lost():
+      if distributed.INTERRUPTED in codes and self.lost():
         raise Fault(f'{self._name()}: {told} it stopped at step {self.reached}, and saved step {latest(self.workdir)}')
     check_records(self.workdir, latest(self.workdir))
 
@@ -228,8 +228,8 @@ class Life:
     if not any(codes):
       return over  # the blow came too late
     if self.blow.kind == signal.SIGTERM:
-      if processes.INTERRUPTED in codes:
-        return set(codes) == {processes.INTERRUPTED}
+      if distributed.INTERRUPTED in codes:
+        return set(codes) == {distributed.INTERRUPTED}
       if self._ready_then and not over:
         return False
     others = [code for index, code in enumerate(codes) if index != self.blow.process]
@@ -254,7 +254,7 @@ def _after(step):
 
 def latest(workdir, *folders: str) -> int:
   """The step of the latest checkpoint in `folders`, by default in all that a run can go on from; 0 for none."""
-  paths = [workdir / name for name in folders or checkpoint_reading.FOLDERS]
+  paths = [workdir / name for name in folders or checkpoint_integrity.FOLDERS]
   return max((int(name) for path in paths if path.exists() for name in os.listdir(path) if name.isdecimal()), default=0)
 
 

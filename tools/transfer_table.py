@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 
-from mixer import records
+from mixer.run import records
 from mixer import user_errors
 
 CONFIG = 'configs/mixer_digits_transfer.py'

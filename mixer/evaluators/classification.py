@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixer import devices
-from mixer import losses
-from mixer import metrics
-from mixer import models
 from mixer.evaluators import sample
+from mixer import models
+from mixer.run import devices
+from mixer.training import losses
+from mixer.training import metrics
 
 OF_ONE_CLASS = {'top1': lambda logits, batch, targets: metrics.top_k_hit(logits, batch['label'], 1),
                 'top5': lambda logits, batch, targets: metrics.top_k_hit(logits, batch['label'], 5)}

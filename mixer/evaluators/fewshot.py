@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from mixer import arguments
-from mixer import devices
 from mixer import models
+from mixer.run import devices
 
 CONSTANT_FEATURE = 100.
 SCORED_AT_ONCE = 4096  # examples: their scores for 21,843 classes are 0.7 GB

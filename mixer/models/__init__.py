@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from mixer import configuration
-from mixer import trees
 from mixer.models import appendix_a
 from mixer.models import bit_resnet
 from mixer.models import mlp_mixer
 from mixer.models import vit
+from mixer import trees
 
 MODELS = {'mlp_mixer': (mlp_mixer.MlpMixer, mlp_mixer.variant_fields),
           'vit': (vit.VisionTransformer, vit.variant_fields),

@@ -21,9 +21,9 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mixer.models import checks
 from mixer.models import mlp_mixer
 from mixer.models import stochastic
+from mixer.models import validation
 
 
 class Untied(nn.Module):
@@ -145,9 +145,9 @@ class Mixer(nn.Module):
 
   @nn.compact
   def __call__(self, images, keys=None):
-    checks.at_least_one(self, 'num_classes', 'patch_size', *mlp_mixer.SIZES['B'])
-    checks.probabilities(self, 'stochastic_depth')
-    checks.finite(self, 'head_bias_init')
+    validation.at_least_one(self, 'num_classes', 'patch_size', *mlp_mixer.SIZES['B'])
+    validation.probabilities(self, 'stochastic_depth')
+    validation.finite(self, 'head_bias_init')
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     if any(side % self.patch_size for side in images.shape[1:3]):
       raise ValueError(f'the images are {images.shape[1]} x {images.shape[2]} pixels, which config.model.patch_size, '

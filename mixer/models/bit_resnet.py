@@ -28,8 +28,8 @@ import jax
 import jax.numpy as jnp
 
 from mixer import configuration
+from mixer.models import validation
 from mixer import trees
-from mixer.models import checks
 
 FloatType = typing.Literal['float32', 'bfloat16']
 
@@ -177,8 +177,8 @@ class BitResNet(nn.Module):
     return found
 
   def _check(self):
-    checks.at_least_one(self, 'num_classes')
-    checks.finite(self, 'head_bias_init', 'width_factor')
+    validation.at_least_one(self, 'num_classes')
+    validation.finite(self, 'head_bias_init', 'width_factor')
     lists = isinstance(self.units, tuple) and self.units
     if not lists or not all(isinstance(number, int) and number > 0 for number in self.units):
       raise ValueError(f'config.model.units is {self.units}; it must have at least one block, and each block at least '

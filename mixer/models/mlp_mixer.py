@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 
 from mixer import configuration
-from mixer import trees
-from mixer.models import checks
-from mixer.models import depth
-from mixer.models import on_cpu
+from mixer.models import mlp_mixer_cpu
+from mixer.models import scan_blocks
 from mixer.models import stochastic
+from mixer.models import validation
+from mixer import trees
 
 FloatType = typing.Literal['float32', 'bfloat16']
 
@@ -130,7 +130,7 @@ class MlpMixer(nn.Module):
     scan: whether the blocks are one loop, which compiles once; the parameters are the same.
     remat: 'block' keeps of each block only its input for the backward pass, which computes the rest again. To save
       memory on a CPU it needs `scan`.
-    platform: what it is to run on: 'cpu' has a form of its own, of equal results (on_cpu.py).
+    platform: what it is to run on: 'cpu' has a form of its own, of equal results (mlp_mixer_cpu.py).
 
   With `capture_intermediates` (or the collection 'intermediates' mutable) it runs module by module, whatever `platform`
   and `scan` say, so that all of its modules' outputs are there.
@@ -154,15 +154,15 @@ class MlpMixer(nn.Module):
 
   @nn.compact
   def __call__(self, images, keys=None):
-    checks.at_least_one(self, 'num_classes', 'patch_size', 'tiles', *SIZES['B'])
-    checks.probabilities(self, 'dropout_rate', 'stochastic_depth')
-    checks.finite(self, 'head_bias_init')
-    checks.patches_tile(self, *images.shape[1:3])
+    validation.at_least_one(self, 'num_classes', 'patch_size', 'tiles', *SIZES['B'])
+    validation.probabilities(self, 'dropout_rate', 'stochastic_depth')
+    validation.finite(self, 'head_bias_init')
+    validation.patches_tile(self, *images.shape[1:3])
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     rates = drop_rates(self.stochastic_depth_rule, self.stochastic_depth, self.num_blocks)
 
     if self.platform == 'cpu' and not self._records:
-      features = on_cpu.features(self, self.variables['params'], images, keys, rates)
+      features = mlp_mixer_cpu.features(self, self.variables['params'], images, keys, rates)
     else:
       x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='stem', **dtypes)(images)
       x = x.reshape(x.shape[0], -1, self.hidden_dim)
@@ -179,7 +179,7 @@ class MlpMixer(nn.Module):
     if self.scan and not self._records:
       one = MixerBlock(*sizes, **dtypes, parent=None)
       block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
-      return depth.scan(block, self.blocks_of(self.variables['params']), x, rates, self.remat == 'block')
+      return scan_blocks.scan(block, self.blocks_of(self.variables['params']), x, rates, self.remat == 'block')
     block = MixerBlock if self.remat == 'none' else nn.remat(MixerBlock, static_argnums=3)  # of (self, x, keys, rates)
     for i in range(self.num_blocks):
       x = block(*sizes, **dtypes, name=f'MixerBlock_{i}')(x, stochastic.fold(keys, i), rates[i])

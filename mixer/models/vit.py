@@ -22,10 +22,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mixer import trees
-from mixer.models import checks
-from mixer.models import depth
+from mixer.models import scan_blocks
 from mixer.models import stochastic
+from mixer.models import validation
+from mixer import trees
 
 FloatType = typing.Literal['float32', 'bfloat16']
 
@@ -134,7 +134,7 @@ class Encoder(nn.Module):
       one = EncoderBlock(*sizes, **dtypes, parent=None)
       block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
       params = [self.variables['params'][f'encoderblock_{i}'] for i in range(self.num_blocks)]
-      return depth.scan(block, params, x, rates, self.remat == 'block')
+      return scan_blocks.scan(block, params, x, rates, self.remat == 'block')
     block = EncoderBlock if self.remat == 'none' else nn.remat(EncoderBlock, static_argnums=3)  # (self, x, keys, rates)
     for i in range(self.num_blocks):
       x = block(*sizes, **dtypes, name=f'encoderblock_{i}')(x, stochastic.fold(keys, i), rates[i])
@@ -202,13 +202,13 @@ class VisionTransformer(nn.Module):
                  bias_init=nn.initializers.constant(self.head_bias_init))(x)
 
   def _check(self, height, width):
-    checks.at_least_one(self, 'num_classes', 'patch_size', 'representation_size', *SIZES['B'])
-    checks.probabilities(self, 'dropout_rate', 'stochastic_depth')
-    checks.finite(self, 'head_bias_init')
+    validation.at_least_one(self, 'num_classes', 'patch_size', 'representation_size', *SIZES['B'])
+    validation.probabilities(self, 'dropout_rate', 'stochastic_depth')
+    validation.finite(self, 'head_bias_init')
     if self.hidden_dim % self.num_heads:
       raise ValueError(f'config.model.num_heads is {self.num_heads}; it must divide config.model.hidden_dim, which is '
                        f'{self.hidden_dim}')
-    checks.patches_tile(self, height, width)
+    validation.patches_tile(self, height, width)
 
   def activations(self, resolution: int) -> list[tuple[int, int]]:
     """(numbers in its input, numbers that the backward pass finds of it) of each block, for one square image.

@@ -9,12 +9,12 @@ from etils import epath
 import jax
 import ml_collections
 
-from mixer import accelerators
 from mixer import configuration
 from mixer import flops
 from mixer import models
-from mixer import optim
-from mixer import train_step
+from mixer.run import accelerators
+from mixer.training import optim
+from mixer.training import train_step
 from paper import matching
 from paper import tables
 
@@ -45,7 +45,7 @@ PUBLISHED = {
     # Before duplicates are merged and one in a hundred is left for validation.
     'imagenet21k': ({'train': 14_197_122}, 'image-net.org, release of fall 2011, all images', _LABELS),
     'multilabel': ({'train': 303_000_000}, 'JFT-300M: Dosovitskiy et al., arXiv 2010.11929', _WEIGHTED_LABELS),
-    'fake': ({'train': 1_281_167}, 'mixer/datasets/sources.py', _ONE_LABEL),
+    'fake': ({'train': 1_281_167}, 'mixer/data/sources.py', _ONE_LABEL),
     **{name: ({'train': 50_000, 'test': 10_000}, 'Krizhevsky, 2009', _ONE_LABEL) for name in ('cifar10', 'cifar100')},
     'oxford_iiit_pet': ({'train': 3_680, 'test': 3_669}, 'Parkhi et al., 2012', _ONE_LABEL),
     'oxford_flowers102': ({'train': 1_020, 'validation': 1_020, 'test': 6_149}, 'Nilsback and Zisserman, 2008', _ONE_LABEL),

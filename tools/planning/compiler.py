@@ -9,10 +9,10 @@ import time
 
 import jax
 
-from mixer import accelerators
 from mixer import configuration
-from mixer import devices
-from mixer import train_step
+from mixer.run import accelerators
+from mixer.run import devices
+from mixer.training import train_step
 from tools.planning import arithmetic
 
 
@@ -52,7 +52,7 @@ def devices_of(slice_: accelerators.Slice) -> list:
   given = {'chip_config_name': 'megacore'} if slice_.topology.startswith('v4:') else {}
   devices = topologies.get_topology_desc(slice_.topology, 'tpu', **given).devices
   if len(devices) != slice_.cores:
-    raise RuntimeError(f'libtpu gives {slice_} {len(devices)} devices, and mixer/accelerators.py {slice_.cores} cores')
+    raise RuntimeError(f'libtpu gives {slice_} {len(devices)} devices, and mixer/run/accelerators.py {slice_.cores} cores')
   return devices
 
 

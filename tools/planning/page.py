@@ -10,7 +10,7 @@ import re
 
 import jax
 
-from mixer import accelerators
+from mixer.run import accelerators
 from mixer import storage
 from tools.planning import arithmetic
 from tools.planning import compiler

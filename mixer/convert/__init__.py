@@ -1,1 +1,0 @@
-"""Parameters from and to other projects' files, and from one image resolution to another."""

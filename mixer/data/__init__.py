@@ -1,0 +1,1 @@
+"""The images: sources, crops and augmentation."""

@@ -1,0 +1,133 @@
+"""A part of a split, chosen by what its images are: the paper's study of data scale (section 3.3, Fig. 2 right)."""
+
+import dataclasses
+import hashlib
+import io
+import os
+from typing import Any
+import urllib.parse
+import uuid
+
+from absl import logging
+from etils import epath
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from mixer.data import tf_reading
+from mixer import safe_io
+
+CACHE = '~/.cache/mixer'  # for content hashes of datasets that are read-only
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+  """A source of some of another one's examples, by index."""
+  whole: Any
+  indices: np.ndarray
+  name: str
+  num_examples: int
+  contents: str
+  order: str
+  class_names: list[str] | None
+  labels: dict
+  mend: str
+
+  @classmethod
+  def of(cls, source, fraction: float):
+    """The `fraction` of the examples whose contents have the smallest hashes.
+
+    So a smaller fraction lies in each larger one, and the choice depends on the images alone.
+
+    Raises:
+      ValueError: if the fraction is none, or the source cannot be read by index.
+    """
+    if not 0 < fraction <= 1 or not round(fraction * source.num_examples):
+      raise ValueError(f'config.data.fraction is {fraction}; it must be above 0, at most 1, and leave some of the '
+                       f'{source.num_examples:,} examples of {source.name}')
+    if not hasattr(source, 'read'):
+      raise ValueError(f'config.data.fraction is {fraction}, and {source.name} cannot be read by index. Rewrite it '
+                       'with\n  python -m tools.prepare DIRECTORY --out=NEW')
+    number = round(fraction * source.num_examples)
+    order = np.argsort(content_hashes(source), kind='stable')
+    return cls(source, np.sort(order[:number]), f'{fraction:.3g} of {source.name}', number,
+               f'{fraction:.3g} by content of {source.contents}', source.order, source.class_names, source.labels,
+               source.mend)
+
+  def read(self, indices):
+    return self.whole.read(tf.gather(self.indices, indices))
+
+  def parse(self, record, index):
+    return self.whole.parse(record, tf.gather(self.indices, index))
+
+  def locate(self, index):
+    return self.whole.locate(self.indices[index])
+
+
+def part(source, first: int | None, last: int | None) -> np.ndarray:
+  """The indices, rising, of the examples of an image folder at the places `first` to `last` of `spread`, as in a slice.
+
+  Images of equal contents, of whatever classes, all have the place of the first of them, so that no image lies on both
+  sides of a cut; where there are such, a part may hold more or fewer images than its places.
+  """
+  hashes = content_hashes(source)
+  order = spread(hashes, source.classes)
+  _, firsts, same = np.unique(hashes[order], return_index=True, return_inverse=True)
+  inside = np.zeros(len(order), bool)
+  inside[first:last] = True
+  return np.sort(order[inside[firsts[same]]])
+
+
+def spread(hashes, classes) -> np.ndarray:
+  """An order of N examples, by their contents, of which each beginning and each end has its share of every class.
+
+  [N] uint64, [N] ints -> [N] ints. Within a class the order is that of the hashes, so that the names of the files do
+  not matter, and an image more or less moves few others over a border. Of a class with several examples the first ones
+  stand at the beginning of it all and the last ones at the end.
+  """
+  order = np.lexsort((hashes, classes))
+  _, starts, counts = np.unique(classes[order], return_index=True, return_counts=True)
+  rank = np.arange(len(order)) - np.repeat(starts, counts)
+  place = rank / np.maximum(np.repeat(counts, counts) - 1, 1)
+  return order[np.lexsort((hashes[order], place))]
+
+
+def content_hashes(source) -> np.ndarray:
+  """[N] uint64: a hash of each example's image file. Computed once, then kept with the dataset, or else in CACHE."""
+  name = f'content_hashes-{urllib.parse.quote(source.split, safe="")}'
+  folder = os.path.abspath(source.folder) if '://' not in str(source.folder) else str(source.folder)
+  place = hashlib.sha256(folder.encode()).hexdigest()[:16]
+  in_cache = os.path.expanduser(f'{CACHE}/{name}-{place}.npz')
+  places = [epath.Path(source.folder) / f'{name}.npz', *([] if in_cache[0] == '~' else [epath.Path(in_cache)])]
+  for kept in places:
+    try:
+      if kept.exists():
+        stored = safe_io.arrays(kept)
+        if str(stored['fingerprint']) == source.fingerprint:
+          return stored['hashes'].reshape(source.num_examples).astype(np.uint64, casting='no')
+    except (OSError, ValueError, KeyError, TypeError) as error:
+      logging.warning('%s cannot be read (%s); it is made anew', kept, error)
+  hashes = _hash(source)
+  file = io.BytesIO()
+  np.savez(file, hashes=hashes, fingerprint=source.fingerprint)
+  for kept in places:
+    try:
+      kept.parent.mkdir(parents=True, exist_ok=True)
+      partial = kept.with_suffix(f'.{uuid.uuid4().hex}.partial')  # other processes may be at it too
+      partial.write_bytes(file.getvalue())
+      partial.replace(kept)
+      return hashes
+    except OSError as error:
+      refused = error
+  logging.warning('the content hashes of %s cannot be kept in %s (%s); each run computes them', source.name,
+                  ' or '.join(str(kept.parent) for kept in places), refused)
+  return hashes
+
+
+def _hash(source):
+  records = tf_reading.records(source, tf.data.Dataset.range(source.num_examples))
+  images = records.map(lambda i, record: source.stored(record, i), num_parallel_calls=2)
+  hashes = (int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), 'big')
+            for image in tf_reading.untuned(images.prefetch(tf_reading.READ_AT_ONCE)).as_numpy_iterator())
+  return np.fromiter(tqdm.tqdm(hashes, total=source.num_examples, unit='image', desc='content hashes'), np.uint64,
+                     count=source.num_examples)

@@ -1,1 +1,0 @@
-"""Where images come from: a prepared TFDS dataset, an image folder, or none (`fake`)."""

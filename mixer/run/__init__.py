@@ -1,0 +1,1 @@
+"""What a run leaves, and the processes that it runs in."""

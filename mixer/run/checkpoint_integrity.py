@@ -1,0 +1,109 @@
+"""Reads the arrays of a run's checkpoints, and compares them with what was saved. Nothing is written."""
+
+from collections.abc import Iterator
+from concurrent import futures
+import math
+import pathlib
+import zlib
+
+from absl import logging
+from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from mixer import safe_io
+from mixer import storage
+
+FOLDERS = ('checkpoints', 'interrupted')
+
+
+def entries(folder) -> list:
+  """The paths of what a folder holds; [] where there is none."""
+  return list(folder.iterdir()) if folder.exists() else []
+
+
+def checksums(state) -> dict[str, int]:
+  """{'params/stem/kernel': CRC-32} of a tree's arrays on the host.
+
+  Orbax's own files do not have them for all of their bytes.
+  """
+  paths, arrays = zip(*jax.tree_util.tree_leaves_with_path(state))
+  names = (jax.tree_util.keystr(path, simple=True, separator='/') for path in paths)
+  with futures.ThreadPoolExecutor() as pool:  # a gigabyte takes a second on one core
+    return dict(zip(names, pool.map(lambda x: zlib.crc32(np.ascontiguousarray(x)), arrays)))
+
+
+def check(state, path):
+  """Raises a ValueError if arrays of a tree have not the checksums that the checkpoint at `path` was saved with."""
+  metadata = path / '_CHECKPOINT_METADATA'
+  if not metadata.exists():
+    logging.warning('%s is missing, and with it the checksums of the checkpoint', metadata)
+    return
+  saved = (safe_io.object_in(metadata).get('custom_metadata') or {}).get('crc32')
+  if saved is None:
+    logging.warning('the checkpoint %s is from before there were checksums; it is taken as it is', path)
+    return
+  for name, found in checksums(state).items():
+    if saved.get(name) != found:
+      raise ValueError(f'array {name} is not what was saved: its checksum is {found}, and was {saved.get(name)}')
+
+
+def read_params(workdir, step: int | None = None, folder: str | None = None) -> tuple[dict, epath.Path]:
+  """The parameters of a run's checkpoint as nested dicts of numpy arrays, and its path. Nothing is written.
+
+  Args:
+    step: None for the latest that can be read.
+    folder: the one of FOLDERS to look in; None for both.
+
+  Raises:
+    ValueError: if there is no checkpoint, or none can be read; it names the folder and the steps there are.
+    OSError: if the disk, or the bucket, cannot be read.
+  """
+  workdir = storage.path_of(workdir)
+  paths = sorted(_whole(workdir, [folder] if folder else FOLDERS),
+                 key=lambda path: (int(path.name), path.parent.name == FOLDERS[0]), reverse=True)
+  there = (f'the steps in {workdir / folder if folder else workdir}: '
+           f'{", ".join(path.name for path in paths) or "none"}')
+  if step is not None and str(step) not in [path.name for path in paths]:
+    raise ValueError(f'there is no checkpoint of step {step}; {there}')
+  damaged = []
+  for path in paths:
+    if step not in (None, int(path.name)):
+      continue
+    try:
+      with storage.being_read(path):
+        params = _read_params(path)
+    except storage.Unreachable:
+      raise
+    except Exception as error:  # Orbax raises many kinds for damaged files.
+      damaged.append((path.name, str(error).split('\n')[0]))
+      continue
+    for number, reason in damaged:
+      logging.warning('the checkpoint of step %s cannot be read (%s); step %s is taken', number, reason, path.name)
+    return params, path
+  reason = f' (step {damaged[0][0]}: {damaged[0][1]})' if damaged else ''
+  raise ValueError(f'no checkpoint can be read{reason}; {there}')
+
+
+def _whole(workdir, folders) -> Iterator:
+  for folder in folders:
+    yield from (path for path in entries(workdir / folder)
+                if path.name.isdecimal() and ocp.utils.is_checkpoint_finalized(path))
+
+
+def _read_params(path):
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    shapes = handler.metadata(path / 'default').tree['params']
+    wanted = {'params': jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)}
+    if not storage.in_bucket(path):
+      safe_io.check_unpacked(path, sum(part.stat().st_size for part in pathlib.Path(path).rglob('*') if part.is_file()),
+                           sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(wanted)))
+    restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    restored = handler.restore(path / 'default', args=ocp.args.PyTreeRestore(
+        wanted, restore_args=restore_args, partial_restore=True))
+    check(restored, path)
+    return restored['params']
+  finally:
+    handler.close()

@@ -1,0 +1,178 @@
+"""The flags --config, --config.FIELD=VALUE and --debug, as train.py and the tools take them."""
+
+import difflib
+import importlib.machinery
+import importlib.util
+import inspect
+import itertools
+import pathlib
+import re
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from etils import epath
+import ml_collections
+
+from mixer import configuration
+from mixer.run import distributed
+from mixer import safe_io
+from mixer import user_errors
+
+HELP = ('--help', '-help', '-h', '-?', '--helpshort', '--helpfull')
+FIELD = re.compile(r'--?(?P<no>no)?config\.(?P<field>[^=]+)(?:=(?P<value>.*))?', re.DOTALL)
+
+
+def define(values: flags.FlagValues = flags.FLAGS) -> tuple[flags.FlagHolder, flags.FlagHolder]:
+  """Defines the flags of a config: --config, and for --config.FIELD=VALUE --config_field."""
+  return (flags.DEFINE_string('config', None, "The experiment: a file of configs/, or a run's config.json. "
+                              '--config.FIELD=VALUE sets a field of it, and --help beside it lists them.', values),
+          flags.DEFINE_multi_string('config_field', [], '--config_field=FIELD=VALUE is --config.FIELD=VALUE.', values))
+
+
+CONFIG, FIELDS = define()
+flags.DEFINE_bool('debug', False, "Show the traceback of an error of the user's, too.")
+
+
+def run(main, describe=None, prepare=lambda arguments: arguments, config: bool = True):
+  """Runs a program as absl's app.run does. An error of the user's ends it with one line and the exit code 1.
+
+  Args:
+    main: takes what is left of the command line.
+    describe: of the name of a config and the config, a text for --help.
+    prepare: of the command line, the one to parse.
+    config: whether the program takes a config.
+  """
+  def guarded(function):
+    def call(arguments):
+      try:
+        return function(arguments)
+      except Exception as error:
+        if (line := user_errors.line_of(error)) is None:
+          raise
+        distributed.fail(line)
+    return call
+
+  def parse_or_help(arguments):
+    left = parse([argument for argument in prepare(arguments) if argument not in HELP])
+    if len(asked := set(HELP).intersection(arguments)):
+      print(_help(describe, config, '--helpfull' in asked))
+      sys.exit()
+    return left
+
+  app.run(guarded(main), flags_parser=guarded(parse_or_help))
+
+
+def parse(arguments: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+  """Parses a command line. Returns what is left of it: its first word, and what is no flag."""
+  arguments = values.read_flags_from_files(arguments, force_gnu=False)
+  end = arguments.index('--') if '--' in arguments else len(arguments)
+  words, after, parsed = iter(arguments[:end]), arguments[end:], []
+  for word in words:
+    if match := FIELD.fullmatch(word):
+      value = match['value']
+      if value is None and match['no']:
+        value = 'False'
+      elif value is None:  # --config.FIELD VALUE, or --config.FIELD, which is True
+        value = next(words, 'True')
+        if value.startswith('--'):
+          words, value = itertools.chain([value], words), 'True'
+      word = f'--config_field={match["field"]}={value}'
+    parsed.append(word)
+  return values(parsed + after)
+
+
+def _help(describe, takes_config, full) -> str:
+  if takes_config and CONFIG.value and describe:
+    return describe(CONFIG.value, chosen())
+  lines = [sys.modules['__main__'].__doc__ or '', 'flags:\n']
+  for name in ('config', 'debug') if takes_config else ('debug',):
+    lines.append(flags.text_wrap(f'--{name}: {flags.FLAGS[name].help}', indent='    ', firstline_indent='  '))
+  return '\n'.join([*lines, flags.FLAGS.get_help() if full else flags.FLAGS.main_module_help()])
+
+
+def config(arguments: list[str]) -> ml_collections.ConfigDict:
+  """The config that the flags name, with the fields that they set. Warnings are shown, and nothing below them.
+
+  Raises:
+    app.UsageError: if there is none, or `arguments`, what is left of the command line, holds more than its name.
+    OSError, ValueError: as `load` and `configuration.set_fields` do, or for a field of the config that is unknown.
+  """
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)
+  if arguments[1:]:
+    raise app.UsageError(f'unexpected argument {" ".join(arguments[1:])}; a field of the config is set by '
+                         '--config.FIELD=VALUE')
+  return chosen()
+
+
+def chosen() -> ml_collections.ConfigDict:
+  """The config that the flags name, with the fields that they set."""
+  if CONFIG.value is None:
+    raise app.UsageError('--config is missing: --config=configs/mixer_digits.py; python train.py --list names them all')
+  loaded = load(CONFIG.value)
+  configuration.set_fields(loaded, FIELDS.value)
+  configuration.check_fields(loaded)
+  return loaded
+
+
+def load(path: str) -> ml_collections.ConfigDict:
+  """The config in a file: what get_config() of FILE.py or get_config(NAME) of FILE.py:NAME returns, or a run's own.
+
+  The latter is its config.json, in which all durations are in steps, and lists are tuples in a config.
+
+  Raises:
+    OSError: if the file cannot be read; if it is missing, with the nearest of configs/.
+    ValueError: if it holds no config.
+  """
+  if path.endswith('.json'):
+    saved = safe_io.object_in(path)
+    try:
+      return ml_collections.ConfigDict({name: _with_tuples(value) for name, value in saved.items()
+                                        if name not in configuration.NOT_FIELDS})
+    except (TypeError, ValueError) as error:  # a name with a dot, for example
+      raise ValueError(f'{path} is not the config of a run: {error}') from error
+  file, colon, name = path.partition('.py:')
+  file += '.py' if colon else ''
+  if not pathlib.Path(file).is_file():
+    raise FileNotFoundError(f'--config={path}: {_why_no_file(file)} python train.py --list names all configs')
+  spec = importlib.util.spec_from_file_location('__config__', file, loader=importlib.machinery.SourceFileLoader(
+      '__config__', file))
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise ValueError(f'{error.filename}, line {error.lineno}: {error.msg}') from error
+  if not hasattr(module, 'get_config'):
+    raise ValueError(f'{file} has no function get_config, which makes a config')
+  names = [name] if colon else []
+  try:
+    inspect.signature(module.get_config).bind(*names)
+  except TypeError:
+    raise ValueError(f'--config={path}: {file} has get_config{inspect.signature(module.get_config)}, which takes '
+                     + ('no name after a colon' if names else 'a name after a colon')) from None
+  made = module.get_config(*names)
+  if not isinstance(made, ml_collections.ConfigDict):
+    raise ValueError(f'get_config of {file} returns a {type(made).__name__}; it must return an ml_collections.ConfigDict')
+  return made
+
+
+def _why_no_file(file):
+  if (epath.Path(file) / 'config.json').exists():
+    return f'{file} is a folder; the config of its run is {file}/config.json.'
+  stems = {pathlib.Path(path).stem: path for path, _ in configuration.describe_all('configs')}
+  near = difflib.get_close_matches(pathlib.Path(file).stem, stems, n=1)
+  return f'no such file {file}.' + (f' Did you mean {stems[near[0]]}?' if near else '')
+
+
+def _with_tuples(value):
+  if isinstance(value, dict):
+    return {name: _with_tuples(part) for name, part in value.items()}
+  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def default_workdir(path: str | None = None) -> str:
+  """runs/NAME_OF_CONFIG of the path of a config, or that of --config; of a run's config.json, where it lies."""
+  path = pathlib.Path(path or CONFIG.value)
+  return str(path.parent) if path.suffix == '.json' else f'runs/{path.stem}'

@@ -1,0 +1,169 @@
+"""What a finished run leaves for people: pictures, and card.md, which says what the model is and how to use it.
+
+The card rests on the work directory (config.json's fields, history.jsonl) and on the final evaluation, so that a run
+that is started again when it has ended writes the same one.
+"""
+
+from collections.abc import Sequence
+import json
+import shlex
+import sys
+
+import jax
+
+from mixer import configuration
+from mixer import models
+from mixer.run import accelerators
+from mixer.run import plots
+from mixer.run import records
+from mixer.run import run_history
+from mixer.run import sanity
+from mixer import storage
+from mixer.wording import counted
+
+
+def leave(workdir, *, run: dict, source, evals: dict, params, results: dict, samples: dict):
+  """Leaves learning_curves.png, predictions_NAME.png and card.md in a work directory. Only the first process does.
+
+  The checkpoints and records are complete before. So what cannot be made is told on stderr, and is no error. A run that
+  has not learned anything is said to be so, on stderr and on the card.
+
+  Args:
+    run: the resolved config, with the 'contents' of the training images.
+    source: of the training images.
+    evals: the batches of each evaluation by its name; they have a `source`.
+    params: replicated, with a leading axis of devices.
+    results: of the final evaluation: {'test/top1': ...}.
+    samples: for each evaluation the examples to draw: `evaluators.sample.Sample`.
+  """
+  if jax.process_index():
+    return
+  folder = storage.path_of(workdir)
+  lines = list(records.read(folder / 'records.jsonl'))
+  warnings = []
+  parts = {'warnings': lambda path: warnings.extend(sanity.warnings(
+      lines, results, samples, loss=run['step']['loss'], num_classes=run['model']['num_classes'],
+      pretrained='start_from' in run)),
+           'learning_curves.png': lambda path: plots.learning_curves(lines, path)}
+  for name, sample in samples.items():
+    parts[f'predictions_{name}.png'] = (
+        lambda path, name=name, sample=sample: plots.predictions(sample, evals[name].source.class_names, path))
+  count = sum(x.size // x.shape[0] for x in jax.tree.leaves(params))
+  parts['card.md'] = lambda path: storage.write(path, text(
+      workdir, run=run, source=source, parameters=count, results=results, events=run_history.read(workdir),
+      warnings=warnings))
+  for name, make in parts.items():
+    try:
+      make(folder / name)
+    except Exception as error:  # whatever it is: the run is worth more than a picture of it
+      print(f'{folder / name} could not be made: {type(error).__name__}: {error}. The run is complete without it; the '
+            'same command tries again', file=sys.stderr)
+  for warning in warnings:
+    print(f'WARNING: {warning}', file=sys.stderr)
+
+
+def text(workdir, *, run: dict, source, parameters: int, results: dict, events: list[dict],
+         warnings: Sequence[str] = ()) -> str:
+  """The card, in Markdown. The arguments are those of `leave`.
+
+  `parameters` is their number, `events` the history, `warnings` what `sanity.warnings` says.
+  """
+  config = {name: value for name, value in run.items() if name not in configuration.NOT_FIELDS}
+  model, batch = config['model'], config['data']['batch_size']
+  epochs = config['total_steps'] * batch / source.num_examples
+  if model['name'] in models.KINDS:
+    kind = models.describe(models.sizes_in_arrays(model))
+  else:
+    kind = ' '.join(filter(None, (model['name'], model.get('variant'))))
+  name = storage.path_of(workdir).name
+  parts = [
+      f'# {name}',
+      f'{kind}, {parameters:,} parameters, {model["num_classes"]:,} classes, {config["data"]["resolution"]} x '
+      f'{config["data"]["resolution"]} pixels; {_started(config)}, trained for {counted(config["total_steps"], "step")} of '
+      f'{counted(batch, "image")}, {epochs:,.1f} epochs.',
+      *(f'{sanity.ON_CARD}{warning}' for warning in warnings),
+      '## Results', _table(('evaluation', 'metric', 'value', 'examples'), _scores(results)),
+      f'After step {config["total_steps"]:,}, the last; all others are in [records.jsonl](records.jsonl).',
+      '![Learning curves](learning_curves.png)',
+      '## Use', "In this repository's folder:",
+      '```sh\n' + '\n'.join(_commands(workdir, name, config)) + '\n```',
+      '## Data', _table(('for', 'dataset', 'split', 'images'), _data(config, source, results)),
+      f'Training images: {run["contents"]}.' + (' Classes: [classes.txt](classes.txt).' if source.class_names else ''),
+      '## Work', _table(('', ''), _work(events)),
+      '## Config', '<details><summary>All fields</summary>', f'```json\n{json.dumps(config, indent=2)}\n```', '</details>']
+  return '\n\n'.join(parts) + '\n'
+
+
+def _started(config):
+  return f'started from {config["start_from"]["weights"]}' if 'start_from' in config else 'started from nothing'
+
+
+def _table(header, rows) -> str:
+  line = lambda cells: '| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in cells) + ' |'
+  return '\n'.join(map(line, (header, ['---'] * len(header), *rows)))
+
+
+def _scores(results):
+  """A row for each metric. Accuracies rest on the examples that have a class, where only some have one."""
+  for path, value in results.items():
+    name, metric = path.split('/')
+    if metric in ('examples', 'classified', 'train_examples'):
+      continue
+    number = results[f'{name}/examples']
+    if metric != 'loss':
+      number = results.get(f'{name}/classified', number)
+    yield name, metric, f'{value:.4f}' if metric == 'loss' else f'{value:.2%}', f'{number:,}'
+
+
+def _data(config, source, results):
+  told = lambda section: (section['dataset'], section.get('split', '') + (
+      f', {section["fraction"]:.3g} of it' if section.get('fraction') else ''))
+  yield ('training', *told(config['data']), f'{source.num_examples:,}')
+  for name, section in config['evals'].items():
+    yield (name, *told(section), f'{results[f"{name}/examples"]:,}')
+  for name, section in config.get('probes', {}).items():
+    yield (f'{name}, to learn from', *told(section['train']), f'{results[f"{name}/train_examples"]:,}')
+    yield (name, *told(section['test']), f'{results[f"{name}/examples"]:,}')
+
+
+def _work(events):
+  if not any(event['event'] == 'start' for event in events):
+    return [('work', 'not recorded')]
+  work = run_history.work(events)
+  least = 'at least ' if work.unended or work.first_step else ''
+  told = [counted(work.starts, 'start')]
+  if work.unended:
+    told.append(f'{work.unended} of them without an end, as when killed, whose time is not known')
+  if work.first_step:
+    first = 'step was' if work.first_step == 1 else f'{work.first_step:,} steps were'
+    told.append(f'the first {first} taken before there was a record')
+  wall = f'{work.seconds / 3600:,.1f} h' if work.seconds >= 3600 else f'{work.seconds:,.0f} s'
+  core_hours = f'{work.core_hours:,.0f}' if work.core_hours >= 100 else f'{work.core_hours:.3g}'
+  kinds = {accelerators.noun(event['device']) for event in events if event['event'] == 'start'}
+  noun = 'core' if kinds == {'core'} else 'device'
+  return [('hardware', '; then '.join(work.hardware)),
+          ('wall time', f'{least}{wall} in the training loop; {"; ".join(told)}'),
+          (f'{noun}-hours', f'{least}{core_hours}'),
+          ('commit', ', then '.join(work.commits)),
+          ('versions', '; then '.join(work.versions))]
+
+
+def _commands(workdir, name, config):
+  """Lines of sh: each command below what it does. They take the config of the run itself."""
+  line = lambda *words: ' '.join(map(shlex.quote, words))
+  run = str(workdir).rstrip('/')
+  weights, own = f'--weights={run}', f'--config={run}/config.json'
+  yield from ('# train again', line('python', 'train.py', own, f'--workdir={run}_again'))
+  if config['model']['name'] not in models.KINDS:  # whose weights only their own run reads
+    return
+  yield from ('# evaluate', line('python', '-m', 'tools.evaluate', weights))
+  yield from ('# predict, of images or folders of them', line('python', '-m', 'tools.predict', weights, 'photo.jpg'))
+  model, tuned, start = config['model'], f'--workdir={run}_tuned', f'--config.start_from.weights={run}'
+  if model['name'] == 'mlp_mixer' and 'variant' in model and config['data']['resolution'] == 224:
+    yield from ("# fine-tune by the paper's recipe: on CIFAR-10, another task of that config, or a folder of images",
+                line('python', 'train.py', '--config=configs/mixer_finetune.py:b16_i21k,cifar10', tuned,
+                     f'--config.model.variant={model["variant"]}', start))
+  else:
+    yield from ('# fine-tune with the same config; for other images, set --config.data.dataset and the like',
+                line('python', 'train.py', own, tuned, start, '--config.start_from.head=fresh'))
+  yield from ('# export', line('python', '-m', 'tools.export', weights, f'--out={name}.stablehlo'))

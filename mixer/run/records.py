@@ -1,0 +1,86 @@
+"""The numbers of a run as JSON lines: one object a step, {"step": 100, "train/loss": 2.3, ...}."""
+
+from collections.abc import Iterator
+import json
+import os
+
+from mixer import safe_io
+from mixer import storage
+
+
+def read(path) -> Iterator[dict]:
+  """The records of a file, in order. A line that a killed run left unfinished, or that is damaged, is passed over."""
+  path = storage.path_of(path)
+  with storage.reached(path):
+    content = path.read_bytes() if path.exists() else b''
+  for line in content.decode(errors='replace').split('\n'):
+    try:
+      record = safe_io.json_of(line, path)
+    except ValueError:
+      continue
+    if isinstance(record, dict) and type(record.get('step')) is int:
+      yield record
+
+
+def at(path, step: int) -> dict:
+  """The values of the record of `step`, {} if the file has none."""
+  found = [record for record in read(path) if record['step'] == step]
+  return {name: value for name, value in found[-1].items() if name != 'step'} if found else {}
+
+
+class Writer:
+  """Appends records to a file, each step once; nothing is written where `path` is None.
+
+  On a disk a record is there at once, and outlasts a power cut after `flush`. In a bucket, where a file is only written
+  whole, it is there after `flush`.
+  """
+
+  def __init__(self, path, last_step: int):
+    """Goes on after `last_step`: later records, from a run that was stopped after its last checkpoint, are dropped."""
+    self._file, self._path = None, path and storage.path_of(path)
+    if path is not None:
+      self._records = [record for record in read(path) if record['step'] <= last_step]
+      self._rewrite()
+
+  def write(self, step: int, values: dict):
+    """Adds the values of a step, to its record where there is one.
+
+    Raises:
+      OSError: naming the file, if it cannot be written.
+    """
+    if self._path is None:
+      return
+    again = bool(self._records) and self._records[-1]['step'] == step
+    if again:
+      self._records[-1] |= values
+    else:
+      self._records.append({'step': step, **values})
+    if self._file and not again:
+      self._guard(lambda: (self._file.write(json.dumps(self._records[-1]) + '\n'), self._file.flush()))
+    elif self._file:
+      self._rewrite()
+
+  def flush(self):
+    """Makes sure that all records are there, and stay."""
+    if self._file:
+      self._guard(lambda: os.fsync(self._file.fileno()))
+    elif self._path is not None:
+      self._rewrite()
+
+  def _rewrite(self):
+    self.close()
+    self._guard(lambda: storage.write(self._path, ''.join(json.dumps(record) + '\n' for record in self._records)))
+    if not storage.in_bucket(self._path):
+      self._file = self._path.open('a')
+
+  def _guard(self, write):
+    try:
+      write()
+    except OSError as error:
+      raise OSError(f'cannot write to {self._path}: {error}. Mend that and start again: the run goes on from its '
+                    'latest checkpoint') from error
+
+  def close(self):
+    if self._file:
+      self._file.close()
+      self._file = None

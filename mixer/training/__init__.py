@@ -1,0 +1,1 @@
+"""The step of training and what it is made of."""

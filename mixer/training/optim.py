@@ -1,0 +1,78 @@
+"""The optimizer of a config: an optax chain in the order of application."""
+
+import inspect
+
+import jax
+import optax
+
+from mixer import arguments
+from mixer import configuration
+from mixer.training import schedules
+
+
+def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+  """Adam with the paper's moments (section 3); with weight decay it is AdamW.
+
+  Args:
+    b1: the part of the mean gradient that a step keeps; at least 0 and below 1.
+    b2: the same of the mean square; at least 0 and below 1.
+    eps: what is added to the root of the mean square; above 0.
+  """
+  arguments.check(dict(b1=b1, b2=b2), at_least=0, below=1)
+  arguments.check(dict(eps=eps), above=0)
+  return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+
+def sgd(*, momentum: float = 0.9) -> optax.GradientTransformation:
+  """SGD with momentum, as in fine-tuning (section 3); in float32, where the authors' released code has bfloat16.
+
+  Args:
+    momentum: the part of the velocity that a step keeps; at least 0 and below 1.
+  """
+  arguments.check(dict(momentum=momentum), at_least=0, below=1)
+  return optax.trace(decay=momentum)
+
+
+ALGORITHMS = {'adamw': adamw, 'sgd': sgd}
+
+
+def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight_decay: float = 0.,
+          clip_norm: float | None = None, **fields) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The optimizer and its learning rate by step: clip, algorithm, decay, learning rate.
+
+  Args:
+    name: 'adamw' or 'sgd'. `fields` are that function's keywords.
+    learning_rate: the highest one; above 0.
+    schedule: its name, 'linear', 'cosine' or 'steps', and that function's keywords.
+    total_steps: of the run.
+    weight_decay: at least 0, in AdamW's units: a decayed weight loses weight_decay * learning rate of itself in a step. (The
+      authors' released config multiplies by the schedule alone: its 1e-4 is our 0.1 at learning rate 1e-3.)
+    clip_norm: the global norm to which longer gradients are cut, above 0; None: never.
+
+  Raises:
+    arguments.ArgumentError, ValueError: if one of these is out of its range, or the warmup as long as the run.
+  """
+  arguments.check(dict(learning_rate=learning_rate, clip_norm=clip_norm), above=0)
+  arguments.check(dict(weight_decay=weight_decay), at_least=0)
+  make = configuration.choose('optimizer', 'name', name, ALGORITHMS)
+  configuration.check_names('optimizer', fields, {**inspect.signature(build).parameters,
+                                                  **inspect.signature(make).parameters})
+  algorithm = configuration.call(make, 'optimizer', fields)
+  if not hasattr(schedule, 'items'):
+    raise ValueError(f"config.optimizer.schedule is {schedule!r}; it must be a section: dict(name={schedule!r}, ...)")
+  schedule = dict(schedule)
+  rates = configuration.choose('optimizer.schedule', 'name', schedule.pop('name', None), schedules.SCHEDULES)
+  if schedule.get('warmup_steps', 0) >= total_steps:
+    raise ValueError(f'config.optimizer.schedule.warmup_steps is {schedule["warmup_steps"]}, and the run has '
+                     f'{total_steps} steps in all; shorten the warmup or raise total_steps')
+  rate = configuration.call(rates, 'optimizer.schedule', schedule, peak=learning_rate, total_steps=total_steps)
+  return optax.chain(
+      optax.clip_by_global_norm(clip_norm) if clip_norm is not None else optax.identity(),
+      algorithm,
+      optax.add_decayed_weights(weight_decay, mask=decay_mask) if weight_decay else optax.identity(),
+      optax.scale_by_learning_rate(rate)), rate
+
+
+def decay_mask(params):
+  """Which parameters decay: the kernels, and so neither biases nor LayerNorm's scales. Tree -> tree of bools."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)

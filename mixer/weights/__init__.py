@@ -1,0 +1,10 @@
+"""Weights of any origin, read and written: `from mixer import weights`, then `weights.load(...)`."""
+
+from mixer.weights.loading import check_can_save
+from mixer.weights.loading import files_of
+from mixer.weights.loading import load
+from mixer.weights.loading import save
+from mixer.weights.loading import start
+from mixer.weights.loading import Weights
+
+__all__ = ['check_can_save', 'files_of', 'load', 'save', 'start', 'Weights']

@@ -1,0 +1,101 @@
+"""The Mixers that the paper's authors published, and getting them.
+
+They are the .npz files of gs://mixer_models, 3.25 GiB in all: float32 parameters without optimizer state, for images
+of 224 x 224 pixels. Weights of JFT-300M, of the size H, at 448 pixels or fine-tuned from ImageNet-21k to ImageNet were
+never published; what timm calls `goog_in21k_ft_in1k` is imagenet1k/ here.
+"""
+
+import dataclasses
+import http.client
+import os
+import pathlib
+import urllib.request
+import uuid
+
+import tqdm
+
+from mixer.weights import npz
+
+ADDRESS = 'https://storage.googleapis.com/mixer_models'
+CACHE = '~/.cache/mixer'
+SECONDS_WITHOUT_DATA = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """A published file: its size, how many classes it knows, and what it is."""
+  mib: float
+  num_classes: int
+  what: str
+
+
+_SCRATCH = 'trained from scratch on ImageNet-1k'
+_I21K = 'pre-trained on ImageNet-21k'
+_SAM = f'{_SCRATCH} with sharpness-aware minimization (SAM)'
+_GSAM = f'{_SCRATCH} with GSAM'
+
+TABLE = {
+    'imagenet1k/Mixer-B_16': Published(228.47, 1000, _SCRATCH),
+    'imagenet1k/Mixer-L_16': Published(794.29, 1000, _SCRATCH),
+    'imagenet21k/Mixer-B_16': Published(289.61, 21843, _I21K),
+    'imagenet21k/Mixer-L_16': Published(875.78, 21843, _I21K),
+    'sam/Mixer-B_16': Published(228.47, 1000, _SAM),
+    'sam/Mixer-B_32': Published(230.04, 1000, _SAM),
+    'gsam/Mixer-B_16': Published(228.47, 1000, _GSAM),
+    'gsam/Mixer-B_32': Published(230.04, 1000, _GSAM),
+    'gsam/Mixer-S_16': Published(70.71, 1000, _GSAM),
+    'gsam/Mixer-S_32': Published(72.91, 1000, _GSAM),
+    'gsam/Mixer-S_8': Published(78.79, 1000, _GSAM),
+}
+
+
+def name_of(path) -> str | None:
+  """The published name of a file that lies under it, such as /data/imagenet21k/Mixer-B_16.npz; None for others."""
+  name = '/'.join(pathlib.PurePosixPath(str(path)).with_suffix('').parts[-2:])
+  return name if name in TABLE else None
+
+
+def fetch(name: str) -> pathlib.Path:
+  """The file of a published name, downloaded on first use. It appears in the cache only when whole and readable.
+
+  Raises:
+    OSError: naming the address, if it cannot be downloaded.
+    ValueError: if what came is not of the published size, or no .npz file of finite numbers.
+  """
+  address = f'{ADDRESS}/{name}.npz'
+  try:
+    path = pathlib.Path(CACHE).expanduser() / f'{name}.npz'
+  except RuntimeError as error:
+    raise OSError(f'{address} would be kept in {CACHE}, and this user has no home folder. Set HOME to a folder that can '
+                  f'be written to, or download it by other means, and give its path instead of {name!r}') from error
+  if path.exists():
+    return path
+  partial = path.with_name(f'{path.name}.{uuid.uuid4().hex}.partial')  # other processes may be at it too
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _download(address, partial)
+    mib = partial.stat().st_size / 2**20
+    if abs(mib - TABLE[name].mib) > 0.01:
+      raise ValueError(f'{address} gave {mib:.2f} MiB, and {TABLE[name].mib:.2f} MiB were published')
+    try:
+      npz.read(partial)
+    except ValueError as error:
+      raise ValueError(f'what {address} gave is not what was published: {error}') from error
+    os.replace(partial, path)
+  except (OSError, http.client.HTTPException) as error:
+    raise OSError(f'{address} cannot be downloaded to {path}: {error!r}. Download it by other means, and give its path '
+                  f'instead of {name!r}') from error
+  finally:
+    partial.unlink(missing_ok=True)
+  return path
+
+
+def _download(address, path):
+  with urllib.request.urlopen(address, timeout=SECONDS_WITHOUT_DATA) as answer, path.open('wb') as file:
+    length = int(answer.headers['Content-Length'] or 0) or None
+    with tqdm.tqdm(total=length, unit='B', unit_scale=True, desc=address) as bar:
+      while part := answer.read(2**20):
+        file.write(part)
+        bar.update(len(part))
+  if length and path.stat().st_size != length:
+    raise OSError(f'the connection ended after {path.stat().st_size:,} of {length:,} bytes')
