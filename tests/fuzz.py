@@ -23,7 +23,6 @@ import resource
 import shutil
 import struct
 import sys
-import tarfile
 import tempfile
 import time
 import traceback
@@ -55,6 +54,7 @@ from mixer.run import config_flags
 from mixer.run import records
 from mixer.training import optim
 from mixer.training import train_step
+from mixer import trees
 from mixer import weights
 import test_imagenet21k
 import test_multilabel
@@ -155,7 +155,7 @@ class Npz(Reader):
     good = []
     for save in np.savez, np.savez_compressed:
       file = io.BytesIO()
-      save(file, **{name: array for name, array in weights.trees.flat(example_weights.params()).items()})
+      save(file, **{name: array for name, array in trees.flat(example_weights.params()).items()})
       good.append(file.getvalue())
     return good
 

@@ -162,7 +162,7 @@ def test_classes_of_imagenet_are_shown_in_words_with_the_id_beside_them(there, t
 def test_the_picture_has_words(there, tmp_path, monkeypatch):
   flags, _, word = of_imagenet(there, tmp_path)
   drawn = {}
-  monkeypatch.setattr(predict.pictures, 'grid', lambda images, texts, title, path: drawn.update({path: texts}))
+  monkeypatch.setattr(predict.plots, 'grid', lambda images, texts, title, path: drawn.update({path: texts}))
   run(there, *flags, '--draw=drawn.png')
   assert re.fullmatch(rf'\d+% {word}', drawn['drawn.png'][0])
 

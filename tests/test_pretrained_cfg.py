@@ -9,6 +9,7 @@ import safetensors.numpy
 import example_weights
 from mixer import configuration
 from mixer import models
+from mixer import trees
 from mixer import weights
 from mixer.weights import pretrained_cfg
 from mixer.weights import timm
@@ -48,8 +49,8 @@ def test_another_normalization_is_folded_into_the_first_layer(kind, mean, std):
   np.testing.assert_allclose(logits(section, folded, models.scale(images())), expected, atol=2e-6 * np.abs(expected).max())
   without = logits(section, params, models.scale(images()))
   assert np.abs(without - expected).max() > 1e-2 * np.abs(expected).max()
-  changed = {name for name, array in weights.trees.flat(folded).items() if not np.array_equal(
-      array, weights.trees.flat(params)[name])}
+  changed = {name for name, array in trees.flat(folded).items() if not np.array_equal(
+      array, trees.flat(params)[name])}
   assert changed == {f'{pretrained_cfg.LAYERS[section["name"]]}/{part}' for part in ('kernel', 'bias')}
 
 

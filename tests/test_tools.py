@@ -46,7 +46,7 @@ def test_check_data_says_what_is_there(demo):
 def test_check_data_says_what_is_missing_and_how_to_get_it(data_dir):
   told = run('check_data', '--config=configs/mixer_b16_i1k.py', f'--config.data.data_dir={data_dir}', code=1)
   assert len(re.findall("^MISSING ", told, re.M)) == 3
-  assert f'MISSING  data: dataset \'imagenet2012\' is not prepared' in told
+  assert 'MISSING  data: dataset \'imagenet2012\' is not prepared' in told
   assert f'  python -m tools.prepare imagenet2012 --data_dir={data_dir}' in told
 
 

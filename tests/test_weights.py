@@ -473,7 +473,7 @@ def test_timms_config_beside_a_file_is_kept_or_replaced_with_it(run, tmp_path, m
     convert.main([str(run), str(out), '--overwrite'])
   monkeypatch.setattr(weights.pretrained_cfg, '_architecture', lambda model: 'mixer_b16_224')
   with monkeypatch.context() as patch, pytest.raises(SystemExit, match='error: full'):
-    patch.setattr(weights, 'os', mock.Mock(wraps=weights.os, **{'replace.side_effect': OSError('full')}))
+    patch.setattr(weights.loading, 'os', mock.Mock(wraps=weights.loading.os, **{'replace.side_effect': OSError('full')}))
     convert.main([str(run), str(out), '--overwrite'])
   assert [path.name for path in tmp_path.iterdir()] == ['config.json']
   assert config.read_text() == '{"pretrained_cfg": {}}'

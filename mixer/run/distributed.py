@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import itertools
 import json
+import math
 import os
 import signal
 import sys
@@ -234,6 +235,7 @@ class Notices:
     os.close(self._read)
 
   def _listen(self):
+    first = -math.inf  # when the first notice came
     while received := os.read(self._read, 1):
       if received[0] not in SIGNALS:
         continue
