@@ -308,7 +308,7 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
     ValueError: if the images are not there, or are of other classes.
   """
   hosts.check(f'config.{where}.batch_size', batch_size)
-  configuration.choose(where, 'crop', crop, preprocess.EVALUATION_CROPS)
+  configuration.lookup(where, 'crop', crop, preprocess.EVALUATION_CROPS)
   limits.check(resolution=resolution, resize=resize, permutation_patch=permutation_patch, threads=threads,
                permutation_seed=permutation_seed, max_labels=max_labels)
   resize = resize or export_crops.side_before(resolution, None, crop)
@@ -357,14 +357,15 @@ def attempts(config, hosts: Hosts) -> dict[str, Callable]:
   opened = {}
 
   def train():
-    data = configuration.call(train_batches, 'data', config.data, hosts=hosts, seed=config.seed,
-                              num_classes=config.model.num_classes)
+    data = configuration.instantiate(train_batches, 'data', config.data, hosts=hosts, seed=config.seed,
+                                     num_classes=config.model.num_classes)
     check_classes(data, config.model)
     opened['data'] = data
     return data
 
   def evaluation(path, fields, like):
-    batches = configuration.call(eval_batches, path, fields, hosts=hosts, where=path, of_model=of_model(path, like))
+    batches = configuration.instantiate(eval_batches, path, fields, hosts=hosts, where=path,
+                                        of_model=of_model(path, like))
     opened[path] = batches
     return batches
 

@@ -58,23 +58,24 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   configuration.check(config)
   data, evals, probes = input_pipeline.open_all(config, input_pipeline.Hosts.here())
   config = configuration.with_classes(config, data.source.class_names)
-  config = configuration.in_steps(config, data.source.num_examples / data.batch_size, distributed.tell)
+  config = configuration.epochs_to_steps(config, data.source.num_examples / data.batch_size, distributed.tell)
   total_steps = config.total_steps
   run = {**config.to_dict(), **data.identity}
   distributed.check_same({**run, 'workdir': workdir})
 
-  model = configuration.call(models.build, 'model', config.model)
-  optimizer, learning_rate = configuration.call(optim.build, 'optimizer', config.optimizer, total_steps=total_steps)
+  model = configuration.instantiate(models.build, 'model', config.model)
+  optimizer, learning_rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer,
+                                                       total_steps=total_steps)
   init = functools.partial(train_step.init, model, optimizer, data.image_shape, config.seed)
-  update = configuration.call(train_step.parallel, 'step', config.step, hidden=('devices',), model=model,
-                              optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)
+  update = configuration.instantiate(train_step.parallel, 'step', config.step, hidden=('devices',), model=model,
+                                     optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)
   compiled = train_step.prepared(update, train_step.replicated_shapes(init), data.shapes)
   notices = distributed.Notices()
   evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, configuration.probes_of(config),
                                    lambda batches: notices.between(prefetch(batches)))
 
   with contextlib.ExitStack() as opened:
-    checkpoints = opened.enter_context(configuration.call(
+    checkpoints = opened.enter_context(configuration.instantiate(
         checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir, run=run,
         class_names=data.source.class_names, metrics=evaluate.metrics))
     pool = opened.enter_context(futures.ThreadPoolExecutor())
@@ -82,8 +83,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     state, unfinished = checkpoints.restore(train_step.on_host(init))
     first_step = int(state.step)
     if first_step == 0 and 'start_from' in config:
-      state = state.replace(params=configuration.call(weights.start, 'start_from', config.start_from,
-                                                      wanted=state.params))
+      state = state.replace(params=configuration.instantiate(weights.start, 'start_from', config.start_from,
+                                                             wanted=state.params))
     state = flax.jax_utils.replicate(state)
     batches = prefetch(itertools.islice(data.start(first_step), total_steps - first_step))
     update, memory = compiling.result()

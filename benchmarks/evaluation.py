@@ -25,11 +25,11 @@ def turns(flags):
   config = workloads.config(flags.model, flags.batch)
   section = dict(dataset=flags.dataset or jpegs.prepare(), split='test', batch_size=flags.batch,
                  resolution=config.data.resolution)
-  batches = configuration.call(input_pipeline.eval_batches, 'evals.test', section, where='evals.test',
-                               hosts=input_pipeline.Hosts.here())
+  batches = configuration.instantiate(input_pipeline.eval_batches, 'evals.test', section, where='evals.test',
+                                      hosts=input_pipeline.Hosts.here())
   init, _ = ours.build(config, (section['resolution'], section['resolution'], 3))
   params = flax.jax_utils.replicate(train_step.on_host(init).params)
-  scorer = classification.Scorer(configuration.call(models.build, 'model', config.model), config.step.loss)
+  scorer = classification.Scorer(configuration.instantiate(models.build, 'model', config.model), config.step.loss)
   number = batches.source.num_examples
   first = next(input_pipeline.prefetch(batches))
   real = int(np.sum(first['mask']))

@@ -26,17 +26,17 @@ from mixer.training import train_step
 
 def build(config, image_shape):
   """(init, update) as train.py makes them of a config, with images of (H, W, 3)."""
-  model = configuration.call(models.build, 'model', config.model)
-  optimizer, learning_rate = configuration.call(optim.build, 'optimizer', config.optimizer,
-                                                total_steps=config.total_steps)
+  model = configuration.instantiate(models.build, 'model', config.model)
+  optimizer, learning_rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer,
+                                                       total_steps=config.total_steps)
   init = functools.partial(train_step.init, model, optimizer, image_shape, config.seed)
-  return init, configuration.call(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
-                                  learning_rate=learning_rate, seed=config.seed)
+  return init, configuration.instantiate(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
+                                         learning_rate=learning_rate, seed=config.seed)
 
 
 def data_of(config) -> input_pipeline.TrainBatches:
-  return configuration.call(input_pipeline.train_batches, 'data', config.data, seed=config.seed,
-                            hosts=input_pipeline.Hosts.here())
+  return configuration.instantiate(input_pipeline.train_batches, 'data', config.data, seed=config.seed,
+                                   hosts=input_pipeline.Hosts.here())
 
 
 def step_rates(config, seconds: float):
@@ -57,7 +57,7 @@ def step_rates(config, seconds: float):
 
 def scorer_rates(config, seconds: float):
   """`contender.rates` of scoring the same batch of fake images again and again."""
-  model = configuration.call(models.build, 'model', config.model)
+  model = configuration.instantiate(models.build, 'model', config.model)
   data = data_of(config)
   init, _ = build(config, data.image_shape)
   params = flax.jax_utils.replicate(train_step.on_host(init).params)

@@ -32,7 +32,8 @@ NOT_FIELDS = ('contents', 'contents_sample')  # what a run's config.json holds b
 SECTIONS = ('model', 'data', 'step', 'optimizer', 'checkpoint', 'evals', 'start_from', 'probes')
 
 # Fields that may change when a run goes on: they touch neither the data, the model nor the steps.
-FREE_FIELDS = ('log_every_steps', 'eval_every_steps', 'checkpoint', 'evals', 'probes', 'data.data_dir', 'data.threads')
+MUTABLE_ON_RESUME = ('log_every_steps', 'eval_every_steps', 'checkpoint', 'evals', 'probes', 'data.data_dir',
+                     'data.threads')
 
 
 def check(config: ml_collections.ConfigDict):
@@ -86,11 +87,14 @@ def _check_section(path, value):
     raise ValueError(f'{path} is {value!r}; it must be a section: {path}.FIELD=VALUE')
 
 
-def call(function, section: str, fields, hidden=(), **given):
-  """function(**fields, **given), where `fields` are those of config.<section>.
+def instantiate(function, section: str, fields, hidden=(), **keywords):
+  """function(**fields, **keywords), where `fields` are those of config.<section>.
 
   Args:
-    function: takes keywords; its parameters in `hidden` are no fields of the section.
+    function: a class or function whose parameters are the fields of the section, less `keywords` and `hidden`.
+    section: the path of the section in the config, for errors.
+    fields: the section.
+    hidden: parameters of `function` that are no fields.
 
   Raises:
     ValueError: naming the section and the field, if the function does not take a field, lacks one, expects it of another
@@ -99,7 +103,7 @@ def call(function, section: str, fields, hidden=(), **given):
   _check_section(f'config.{section}', fields)
   fields = dict(fields)
   known = {name: p for name, p in inspect.signature(function).parameters.items()
-           if name not in given and name not in hidden}
+           if name not in keywords and name not in hidden}
   if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
     check_names(section, fields, known)
   for name, p in known.items():
@@ -108,7 +112,7 @@ def call(function, section: str, fields, hidden=(), **given):
     if name in fields:
       _check_type(f'config.{section}.{name}', fields[name], p.annotation)
   with named(f'config.{section}'):
-    return function(**fields, **given)
+    return function(**fields, **keywords)
 
 
 @contextlib.contextmanager
@@ -137,7 +141,7 @@ def _check_type(path, value, annotation):
       raise ValueError(f'{path} is {value!r}, of type {type(value).__name__}; it must be {expected}')
 
 
-def choose(section: str, field: str, name: str, table: dict):
+def lookup(section: str, field: str, name: str, table: dict):
   """table[name], or a ValueError that says which names the field may have."""
   if name not in table:
     raise ValueError(_must_be_one_of(f'config.{section}.{field}', name, table))
@@ -158,7 +162,7 @@ def check_names(section: str, fields, known):
       raise ValueError(f'unknown field {path(name)}. {hint}Valid fields: {", ".join(sorted(known))}')
 
 
-def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float, say=print) -> ml_collections.ConfigDict:
+def epochs_to_steps(config: ml_collections.ConfigDict, steps_per_epoch: float, say=print) -> ml_collections.ConfigDict:
   """A copy in which every duration is in steps: each field `x_epochs` has become `x_steps`, rounded up.
 
   This is the one place where epochs become steps. Where the command line has shortened the run, the warmup of its
@@ -168,7 +172,7 @@ def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float, say=prin
     ValueError: if a section gives a duration both ways, one that is no number, or one of less than a step; a warmup may
       have none, but must be shorter than the run.
   """
-  resolved = _in_steps(config, steps_per_epoch, 'config')
+  resolved = _epochs_to_steps(config, steps_per_epoch, 'config')
   planned = None
   if SHORTENED_FROM in resolved:
     planned = resolved[SHORTENED_FROM].get('total_steps')
@@ -192,11 +196,11 @@ def in_steps(config: ml_collections.ConfigDict, steps_per_epoch: float, say=prin
   return resolved
 
 
-def _in_steps(config, steps_per_epoch, path):
+def _epochs_to_steps(config, steps_per_epoch, path):
   resolved = ml_collections.ConfigDict()
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
-      value = _in_steps(value, steps_per_epoch, f'{path}.{name}')
+      value = _epochs_to_steps(value, steps_per_epoch, f'{path}.{name}')
     elif name.endswith('_epochs'):
       in_epochs, name = name, name.removesuffix('epochs') + 'steps'
       if name in config:
@@ -245,7 +249,8 @@ def with_classes(config: ml_collections.ConfigDict, class_names) -> ml_collectio
 def set_fields(config: ml_collections.ConfigDict, assignments: list[str]):
   """Sets fields by 'FIELD=VALUE', the text of a command line. Sections that are missing are made.
 
-  A duration replaces the same one in the other unit. Where it shortens the run, `in_steps` will shorten the warmup.
+  A duration replaces the same one in the other unit. Where it shortens the run, `epochs_to_steps` will shorten the
+  warmup.
 
   Raises:
     ValueError: if a name leads through what is no section, or a section is set to what is none.
@@ -268,7 +273,7 @@ def set_fields(config: ml_collections.ConfigDict, assignments: list[str]):
         _check_section(f'config.{path}', value)
       holder[name] = value
     paths.append(path)
-  _prefer(config, paths)
+  _apply_duration_overrides(config, paths)
   changed = set(paths)
   if changed & set(TOTALS) and not changed & {f'optimizer.schedule.{name}' for name in ('warmup_steps', 'warmup_epochs')}:
     with config.unlocked():
@@ -286,7 +291,7 @@ def _value_of(text, kind):
   return value if kind is not tuple or isinstance(value, tuple | list) or value is None else (value,)
 
 
-def _prefer(config, paths):
+def _apply_duration_overrides(config, paths):
   """Drops `x_epochs` where `paths` has that of `x_steps`, and the reverse, so that the command line wins."""
   for path in paths:
     *sections, name = path.split('.')
@@ -310,13 +315,13 @@ def flat(config, prefix: str = '') -> dict:
 
 
 def differences(old, new) -> list[str]:
-  """The fields that make `new` another run than `old`, a line each with both sides. FREE_FIELDS are left out.
+  """The fields that make `new` another run than `old`, a line each with both sides. MUTABLE_ON_RESUME are left out.
 
   So are the dataset's names where the images are the same: `_same_images`.
   """
   old, new = flat(old), flat(new)
   same = lambda path: (path in old, old.get(path)) == (path in new, new.get(path))
-  passed = [*FREE_FIELDS]
+  passed = [*MUTABLE_ON_RESUME]
   if _same_images(old, new):
     passed += ['data.dataset', 'contents_sample']
   elif not same('contents') or old.get('contents_sample') is None:

@@ -30,7 +30,7 @@ SIZES = ('num_blocks', 'patch_size', 'hidden_dim', 'tokens_mlp_dim', 'channels_m
 def count(name: str, variant: str, resolution: int, tiles: int) -> records.Count:
   """Of a model with a head of 1,000 classes, for one image."""
   fields = dict(name=name, variant=variant, num_classes=1000, **({'tiles': tiles} if tiles > 1 else {}))
-  model = configuration.call(models.build, 'model', fields, platform='any')
+  model = configuration.instantiate(models.build, 'model', fields, platform='any')
   image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
   params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))

@@ -436,11 +436,12 @@ class Config(Reader):
     configuration.check(config)
     batches, *_ = input_pipeline.open_all(config, Hosts(0, 1, 1))
     config = configuration.with_classes(config, batches.source.class_names)
-    config = configuration.in_steps(config, batches.source.num_examples / batches.batch_size)
-    model = configuration.call(models.build, 'model', config.model)
-    optimizer, rate = configuration.call(optim.build, 'optimizer', config.optimizer, total_steps=config.total_steps)
-    configuration.call(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer, learning_rate=rate,
-                       seed=config.seed)
+    config = configuration.epochs_to_steps(config, batches.source.num_examples / batches.batch_size)
+    model = configuration.instantiate(models.build, 'model', config.model)
+    optimizer, rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer,
+                                                total_steps=config.total_steps)
+    configuration.instantiate(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
+                              learning_rate=rate, seed=config.seed)
 
   def refuses(self, error):
     return isinstance(error, (ValueError, flags.Error)) and bool(re.search(r'config|dataset|split|flag', str(error)))

@@ -372,7 +372,7 @@ def test_no_convolution_starts_at_zero_and_every_norm_at_the_identity():
 def test_every_field_of_a_config_is_read(name):
   config = bit.get_config(name)
   configuration.check(config)
-  config = configuration.in_steps(config, steps_per_epoch=3_467.)
+  config = configuration.epochs_to_steps(config, steps_per_epoch=3_467.)
   model = models.build(**config.model)
   optimizer, rate = optim.build(**config.optimizer, total_steps=config.total_steps)
   shape = (config.data.resolution,) * 2 + (3,)
@@ -380,7 +380,7 @@ def test_every_field_of_a_config_is_read(name):
   assert state.params['head']['bias'].shape == (config.model.num_classes,)
   stand_in = lambda **_: None
   stand_in.__signature__ = inspect.signature(input_pipeline.train_batches)
-  configuration.call(stand_in, 'data', config.data, seed=0, hosts=None)
+  configuration.instantiate(stand_in, 'data', config.data, seed=0, hosts=None)
   assert float(rate(config.optimizer.schedule.warmup_steps)) == pytest.approx(config.optimizer.learning_rate)
 
 
@@ -395,7 +395,7 @@ def test_resolved_config_is_the_golden(name):
 
 def test_r152x4_learns_as_bit_did():
   """Section 3.3: 0.03 times 4096 / 256, a tenth of it after 10, 23, 30 and 37 of 40 epochs of 303 M images."""
-  config = configuration.in_steps(bit.get_config('r152x4_jft'), steps_per_epoch=74_000.)
+  config = configuration.epochs_to_steps(bit.get_config('r152x4_jft'), steps_per_epoch=74_000.)
   _, rate = optim.build(**config.optimizer, total_steps=config.total_steps)
   at = [float(rate(round(74_000 * epoch))) for epoch in (0.1, 9.9, 10.1, 22.9, 23.1, 29.9, 30.1, 36.9, 37.1, 39.9)]
   np.testing.assert_allclose(at, np.repeat([0.48, 0.048, 0.0048, 4.8e-4, 4.8e-5], 2), rtol=1e-5)

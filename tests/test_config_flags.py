@@ -162,7 +162,7 @@ def test_the_config_of_a_run_is_read_again(tmp_path):
   assert 'contents' not in config and config.seed == 3
   assert config.evals.test.shots == (1, 5) and config.data.data_dir is None
   assert config.optimizer.learning_rate == example_runs.DIGITS['optimizer']['learning_rate']
-  longer = configuration.in_steps(parse(tmp_path / 'run/config.json', '--config.total_epochs=20'), 10)
+  longer = configuration.epochs_to_steps(parse(tmp_path / 'run/config.json', '--config.total_epochs=20'), 10)
   assert longer.total_steps == 200
 
 
@@ -187,19 +187,19 @@ def raised(function):
 @pytest.mark.parametrize('function, users', [
     (lambda: open('/no/such/file'), True),
     (lambda: configuration.check(ml_collections.ConfigDict()), True),
-    (lambda: configuration.choose('step', 'loss', 'x', {}), True),
+    (lambda: configuration.lookup('step', 'loss', 'x', {}), True),
     (lambda: app.run(1 / 0), False),
     (lambda: int('x'), False),
     (lambda: np.zeros((2, 3)) @ np.zeros(2), False),  # a ValueError of NumPy's
     (lambda: configuration.flat(3), False),
-    (lambda: configuration.choose('step', 'loss', [], {}), False),  # a TypeError within a check
+    (lambda: configuration.lookup('step', 'loss', [], {}), False),  # a TypeError within a check
 ])
 def test_errors_of_the_users_are_told_from_bugs(function, users):
   assert user_errors.is_users(raised(function)) == users
 
 
 def test_an_error_of_the_users_ends_in_a_line_and_with_debug_in_its_traceback(monkeypatch):
-  error = raised(lambda: configuration.choose('step', 'loss', 'x', {'y': 1}))
+  error = raised(lambda: configuration.lookup('step', 'loss', 'x', {'y': 1}))
   assert user_errors.line_of(error) == "error: config.step.loss is 'x'; it must be one of 'y'"
   monkeypatch.setattr(sys, 'argv', ['train.py', '--debug'])
   assert user_errors.line_of(error) is None
@@ -211,7 +211,7 @@ def test_a_program_of_argparse_takes_debug(monkeypatch):
   def main(arguments):
     seen.append(arguments)
     if arguments:
-      configuration.choose('step', 'loss', arguments[0], {'y': 1})
+      configuration.lookup('step', 'loss', arguments[0], {'y': 1})
     raise KeyError('a bug')
   with pytest.raises(SystemExit, match="^error: config.step.loss is 'x'; it must be one of 'y'$"):
     main(['x'])

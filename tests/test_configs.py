@@ -54,7 +54,8 @@ def test_resolved_config_is_the_golden(name):
 def test_every_field_is_read_and_the_model_and_optimizer_can_be_built(name):
   config = load(name)
   configuration.check(config)
-  config = configuration.in_steps(configuration.with_classes(config, ['some', 'classes']), steps_per_epoch=3_467.)
+  config = configuration.epochs_to_steps(configuration.with_classes(config, ['some', 'classes']),
+                                         steps_per_epoch=3_467.)
   model = models.build(**config.model)
   optimizer, learning_rate = optim.build(**config.optimizer, total_steps=config.total_steps)
   side = config.data.resolution
@@ -185,7 +186,7 @@ def reads(function, section, fields, **given):
   """Raises unless `function` takes the fields of a section; it is not called."""
   stand_in = lambda **_: None
   stand_in.__signature__ = inspect.signature(function)
-  configuration.call(stand_in, section, fields, **given)
+  configuration.instantiate(stand_in, section, fields, **given)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -24,10 +24,10 @@ def a_config(**fields):
 # A section is a callable's keywords
 
 
-def test_call():
+def test_instantiate():
   fields = ml_collections.ConfigDict(dict(a=1))
-  assert configuration.call(section, 'data', fields, given=4) == (1, 2, None, 4)
-  assert configuration.call(section, 'data', dict(a=1, b=3)) == (1, 3, None, None)
+  assert configuration.instantiate(section, 'data', fields, given=4) == (1, 2, None, 4)
+  assert configuration.instantiate(section, 'data', dict(a=1, b=3)) == (1, 3, None, None)
 
 
 @pytest.mark.parametrize('fields, given, message', [
@@ -37,9 +37,9 @@ def test_call():
     (dict(a=1, given=3), dict(given=4), r'unknown field config\.data\.given\. Valid fields: a, b$'),
     (dict(b=1), {}, r'config\.data\.a is missing; give it in the config or by --config\.data\.a=$'),
 ])
-def test_call_with_wrong_fields(fields, given, message):
+def test_instantiate_with_wrong_fields(fields, given, message):
   with pytest.raises(ValueError, match=message):
-    configuration.call(section, 'data', fields, hidden=('parent',), **given)
+    configuration.instantiate(section, 'data', fields, hidden=('parent',), **given)
 
 
 def typed(rate: float = 0., number: int | None = None, name: str = '', flag: bool = False, anything=None):
@@ -49,8 +49,8 @@ def typed(rate: float = 0., number: int | None = None, name: str = '', flag: boo
 @pytest.mark.parametrize('fields', [
     dict(rate=1), dict(rate=0.5), dict(number=None), dict(number=3), dict(flag=True), dict(anything='x'),
     dict(anything=3)])
-def test_call_with_types(fields):
-  assert configuration.call(typed, 'data', fields) == typed(**fields)
+def test_instantiate_with_types(fields):
+  assert configuration.instantiate(typed, 'data', fields) == typed(**fields)
 
 
 @pytest.mark.parametrize('fields, message', [
@@ -60,24 +60,24 @@ def test_call_with_types(fields):
     (dict(name=3), r'^config\.data\.name is 3, of type int; it must be str$'),
     (dict(flag=0), r'^config\.data\.flag is 0, of type int; it must be bool$'),
 ])
-def test_call_with_wrong_types(fields, message):
+def test_instantiate_with_wrong_types(fields, message):
   with pytest.raises(ValueError, match=message):
-    configuration.call(typed, 'data', fields)
+    configuration.instantiate(typed, 'data', fields)
 
 
-def test_call_of_a_function_that_passes_fields_on():
+def test_instantiate_of_a_function_that_passes_fields_on():
   """It names what it lacks, and leaves the rest to whatever it passes them on to."""
   def passes_on(*, name, **fields):
     return name, fields
-  assert configuration.call(passes_on, 'model', dict(name='x', other=1)) == ('x', {'other': 1})
+  assert configuration.instantiate(passes_on, 'model', dict(name='x', other=1)) == ('x', {'other': 1})
   with pytest.raises(ValueError, match=r'config\.model\.name is missing'):
-    configuration.call(passes_on, 'model', dict(other=1))
+    configuration.instantiate(passes_on, 'model', dict(other=1))
 
 
-def test_choose():
-  assert configuration.choose('step', 'loss', 'x', {'x': 1, 'y': 2}) == 1
+def test_lookup():
+  assert configuration.lookup('step', 'loss', 'x', {'x': 1, 'y': 2}) == 1
   with pytest.raises(ValueError, match=r"^config\.step\.loss is 'z'; it must be one of 'x', 'y'$"):
-    configuration.choose('step', 'loss', 'z', {'x': 1, 'y': 2})
+    configuration.lookup('step', 'loss', 'z', {'x': 1, 'y': 2})
 
 
 # The fields of a config itself
@@ -122,9 +122,9 @@ def test_check_finds_a_value_in_place_of_a_section(field, message):
     configuration.check(config)
 
 
-def test_call_with_a_value_in_place_of_a_section():
+def test_instantiate_with_a_value_in_place_of_a_section():
   with pytest.raises(ValueError, match=r"^config\.probes\.x\.train is 3; it must be a section"):
-    configuration.call(section, 'probes.x.train', 3)
+    configuration.instantiate(section, 'probes.x.train', 3)
 
 
 # Durations
@@ -135,7 +135,7 @@ def test_call_with_a_value_in_place_of_a_section():
     (300, 1_281_167 / 4096, 93_836)])
 def test_epochs_become_steps_rounded_up(epochs, steps_per_epoch, steps):
   config = ml_collections.ConfigDict(dict(total_epochs=epochs))
-  assert configuration.in_steps(config, steps_per_epoch).to_dict() == dict(total_steps=steps)
+  assert configuration.epochs_to_steps(config, steps_per_epoch).to_dict() == dict(total_steps=steps)
 
 
 def test_durations_in_sections():
@@ -143,7 +143,7 @@ def test_durations_in_sections():
       learning_rate=0.1, schedule=dict(warmup_epochs=1.5, name='linear')), evals=dict(test=dict(every_steps=7)))
   del config['total_steps']
   before = config.to_dict()
-  resolved = configuration.in_steps(config, 10).to_dict()
+  resolved = configuration.epochs_to_steps(config, 10).to_dict()
   assert resolved['total_steps'] == 20 and resolved['eval_every_steps'] == 5 and resolved['log_every_steps'] == 1
   assert resolved['checkpoint'] == dict(every_steps=5)
   assert resolved['optimizer'] == dict(learning_rate=0.1, schedule=dict(warmup_steps=15, name='linear'))
@@ -166,7 +166,7 @@ def test_durations_in_sections():
 ])
 def test_wrong_durations(fields, message):
   with pytest.raises(ValueError, match=message):
-    configuration.in_steps(a_config(**fields), 10)
+    configuration.epochs_to_steps(a_config(**fields), 10)
 
 
 @pytest.mark.parametrize('fields, message', [
@@ -180,7 +180,7 @@ def test_durations_that_are_no_numbers(fields, message):
   if 'total_epochs' in fields:
     del config['total_steps']
   with pytest.raises(ValueError, match=message):
-    configuration.in_steps(config, 10)
+    configuration.epochs_to_steps(config, 10)
 
 
 def test_a_duration_of_the_command_line_replaces_the_other_unit():
@@ -191,7 +191,7 @@ def test_a_duration_of_the_command_line_replaces_the_other_unit():
   both = a_config()
   configuration.set_fields(both, ['total_epochs=2', 'total_steps=3'])
   with pytest.raises(ValueError, match='^config gives both total_epochs = 2 and total_steps = 3; drop one of them$'):
-    configuration.in_steps(both, 10)
+    configuration.epochs_to_steps(both, 10)
 
 
 @pytest.mark.parametrize('before, value, steps', [(6, '0.5', 5), (0.5, '6', 60), (6., '6', 60), (6, '6.0', 60)])
@@ -200,7 +200,7 @@ def test_a_duration_may_be_an_int_or_a_float(before, value, steps):
   del config['total_steps']
   configuration.set_fields(config, [f'total_epochs={value}'])
   configuration.check(config)
-  assert configuration.in_steps(config, 10).total_steps == steps
+  assert configuration.epochs_to_steps(config, 10).total_steps == steps
 
 
 @pytest.mark.parametrize('before, value', [(6, '7.0'), (6., '7')])
@@ -208,7 +208,7 @@ def test_steps_may_be_a_float_that_is_a_whole_number(before, value):
   config = a_config(total_steps=before)
   configuration.set_fields(config, [f'total_steps={value}'])
   configuration.check(config)
-  assert configuration.in_steps(config, 10).total_steps == 7
+  assert configuration.epochs_to_steps(config, 10).total_steps == 7
 
 
 # (fields of the config, what the command line sets, the warmup in steps, at 10 steps an epoch)
@@ -230,7 +230,7 @@ def test_a_shorter_run_has_a_shorter_warmup(capsys, total, warmup, assignments, 
     del config['total_steps']
   configuration.set_fields(config, assignments)
   configuration.check(config)
-  resolved = configuration.in_steps(config, 10)
+  resolved = configuration.epochs_to_steps(config, 10)
   assert resolved.optimizer.schedule.to_dict() == dict(warmup_steps=steps)
   assert 'shortened_from' not in resolved
   said = capsys.readouterr().out
@@ -253,12 +253,12 @@ def test_a_warmup_as_long_as_the_run_is_refused_by_the_field_that_is_set(fields,
   if 'total_epochs' in fields:
     del config['total_steps']
   with pytest.raises(ValueError, match=message):
-    configuration.in_steps(config, 10)
+    configuration.epochs_to_steps(config, 10)
 
 
 def test_durations_that_may_be_nothing():
   config = ml_collections.ConfigDict(dict(keep_every_steps=None, schedule=dict(warmup_epochs=0.)))
-  resolved = configuration.in_steps(config, 10).to_dict()
+  resolved = configuration.epochs_to_steps(config, 10).to_dict()
   assert resolved == dict(keep_every_steps=None, schedule=dict(warmup_steps=0))
 
 
@@ -355,9 +355,9 @@ def test_classes_that_are_none_become_those_of_the_data():
 def test_a_field_may_be_a_sequence_or_one_of_several_words():
   def function(*, shots: collections.abc.Sequence[int] = (5,), head: typing.Literal['fresh', None] = None):
     return shots, head
-  assert configuration.call(function, 'probes.x', dict(shots=(1, 5), head='fresh')) == ((1, 5), 'fresh')
+  assert configuration.instantiate(function, 'probes.x', dict(shots=(1, 5), head='fresh')) == ((1, 5), 'fresh')
   with pytest.raises(ValueError, match="config.probes.x.head is 'frsh'; it must be one of 'fresh', None"):
-    configuration.call(function, 'probes.x', dict(head='frsh'))
+    configuration.instantiate(function, 'probes.x', dict(head='frsh'))
 
 
 @pytest.mark.parametrize('name', ['/val', 'a/b', '', 'a b', 'a\0b'])

@@ -171,7 +171,8 @@ def test_a_number_out_of_its_limits_is_named_with_what_is_allowed(data_dir, fiel
 def test_the_config_says_of_which_section_such_a_number_is(data_dir):
   section = dict(dataset='digits', split='test', data_dir=data_dir, batch_size=8, resolution=8, threads=-5)
   with pytest.raises(ValueError, match='^config.evals.test.threads is -5; it must be at least 1 and at most 1024'):
-    configuration.call(input_pipeline.eval_batches, 'evals.test', section, hosts=Hosts(0, 1, 1), where='evals.test')
+    configuration.instantiate(input_pipeline.eval_batches, 'evals.test', section, hosts=Hosts(0, 1, 1),
+                              where='evals.test')
 
 
 def test_a_seed_that_has_more_than_64_bits_is_named(data_dir):

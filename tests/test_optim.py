@@ -153,15 +153,16 @@ def test_a_number_out_of_its_range_is_refused_by_name(name, value, message):
   (fields[section] if section else fields)[field] = value
   shown = value if name != 'schedule.drops' else next(x for x in value if not 0 < x <= 1)
   with pytest.raises(ValueError, match=f'^config.optimizer.{name} is {shown}; {message}$'):
-    configuration.call(optim.build, 'optimizer', fields)
+    configuration.instantiate(optim.build, 'optimizer', fields)
 
 
 @pytest.mark.parametrize('fields', [dict(clip_norm=None), dict(clip_norm=1e-3), dict(weight_decay=0), dict(learning_rate=1),
                                     dict(momentum=0), dict(schedule=dict(name='steps', drops=(0.5,))),
                                     dict(schedule=dict(name='cosine', warmup_steps=0, end=0))])
 def test_the_ends_of_the_ranges_are_accepted(fields):
-  configuration.call(optim.build, 'optimizer', {'name': 'sgd', 'learning_rate': 0.1, 'schedule': CONSTANT, 'total_steps': 10,
-                                                **fields})
+  configuration.instantiate(optim.build, 'optimizer',
+                            {'name': 'sgd', 'learning_rate': 0.1, 'schedule': CONSTANT, 'total_steps': 10,
+                                                       **fields})
 
 
 def test_a_config_is_left_as_it_is():

@@ -134,7 +134,7 @@ def test_a_run_that_starts_from_them_has_the_folded_first_layer(tmp_path, capsys
   timm.write(example_weights.params(), tmp_path / 'w.safetensors')
   fresh = example_weights.params(seed=1)
   for fields in dict(weights=str(tmp_path / 'hub')), dict(weights=str(tmp_path / 'w.safetensors'), mean=CFG['mean'], std=CFG['std']):
-    started = configuration.call(weights.start, 'start_from', {**fields, 'head': 'fresh'}, wanted=fresh)
+    started = configuration.instantiate(weights.start, 'start_from', {**fields, 'head': 'fresh'}, wanted=fresh)
     assert example_weights.equal(started, {**expected, 'head': fresh['head']})
     assert 'pixels of mean 0.485, 0.456, 0.406' in capsys.readouterr().out
 
@@ -143,11 +143,11 @@ def test_a_run_that_starts_from_them_has_the_folded_first_layer(tmp_path, capsys
 def test_a_config_takes_one_number_or_three(tmp_path, mean, std):
   timm.write(example_weights.params(), tmp_path / 'w.safetensors')
   fields = dict(weights=str(tmp_path / 'w.safetensors'), mean=mean, std=std, head='given')
-  started = configuration.call(weights.start, 'start_from', fields, wanted=example_weights.params(seed=1))
+  started = configuration.instantiate(weights.start, 'start_from', fields, wanted=example_weights.params(seed=1))
   assert example_weights.equal(started, pretrained_cfg.fold(
       example_weights.params(), 'mlp_mixer', pretrained_cfg.Pixels((0.25,) * 3, (1.,) * 3), ''))
   with pytest.raises(ValueError, match=r"config\.start_from\.mean is 'x', of type str; it must be a sequence or float or None"):
-    configuration.call(weights.start, 'start_from', {**fields, 'mean': 'x'}, wanted={})
+    configuration.instantiate(weights.start, 'start_from', {**fields, 'mean': 'x'}, wanted={})
 
 
 @pytest.mark.parametrize('numbers, message', [

@@ -207,8 +207,8 @@ def test_wrong_accumulate():
     (dict(mixup=float('nan')), '^config.step.mixup is nan; it must be a finite number, at least 0$')])
 def test_a_number_out_of_its_range_is_refused_by_name(fields, message):
   with pytest.raises(ValueError, match=message):
-    configuration.call(train_step.parallel, 'step', dict(loss='softmax_xent', **fields), model=None, optimizer=None,
-                       learning_rate=None, seed=0)
+    configuration.instantiate(train_step.parallel, 'step', dict(loss='softmax_xent', **fields), model=None,
+                              optimizer=None, learning_rate=None, seed=0)
 
 
 def planned(accumulate=1, **fields):

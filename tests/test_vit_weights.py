@@ -286,7 +286,7 @@ def test_every_config_is_the_golden_and_its_model_is_that_of_its_name(name):
   if name != 'digits':
     assert models.describe(section) == f'ViT-{name[0].upper()}/{name[1:3]}'
     assert model.representation_size == (model.hidden_dim if name.endswith(('_jft', '_90')) else None)
-  optim.build(**configuration.in_steps(config, 3_000.).optimizer, total_steps=100_000)
+  optim.build(**configuration.epochs_to_steps(config, 3_000.).optimizer, total_steps=100_000)
 
 
 def test_what_no_config_is_called_lists_the_names():

@@ -63,8 +63,8 @@ def decode_limit(data):
 def main(arguments):
   config = config_flags.config(arguments)
   configuration.check(config)
-  data = configuration.call(input_pipeline.train_batches, 'data', config.data, hosts=input_pipeline.Hosts(0, 1, 1),
-                            seed=config.seed)
+  data = configuration.instantiate(input_pipeline.train_batches, 'data', config.data,
+                                   hosts=input_pipeline.Hosts(0, 1, 1), seed=config.seed)
   if isinstance(data.source, sources.FakeSource):
     raise app.UsageError("the dataset 'fake' has no pipeline to measure")
   rows = {name: measure(name, chunks) for name, chunks in stages(data)}

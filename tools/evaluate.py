@@ -114,7 +114,7 @@ def main(arguments):
   if OUT.value and not pathlib.Path(OUT.value).parent.is_dir():
     raise app.UsageError(f'--out is {OUT.value}, and there is no folder {pathlib.Path(OUT.value).parent}')
   hosts = input_pipeline.Hosts.here()
-  open_one = lambda where, section, of_model: configuration.call(
+  open_one = lambda where, section, of_model: configuration.instantiate(
       input_pipeline.eval_batches, where, fields_for(section, loaded.resolution), hosts=hosts, where=where,
       of_model=of_model)
   evals = {name: open_one(f'evals.{name}', section, classes_of(loaded)) for name, section in config.evals.items()}
@@ -127,7 +127,7 @@ def main(arguments):
     shots = open_one(like, section.train, classes.ModelClasses())
     probes[name] = shots, open_one(path, section.test, classes.ModelClasses.of(shots, path, like))
 
-  model = configuration.call(models.build, 'model', loaded.model)
+  model = configuration.instantiate(models.build, 'model', loaded.model)
   params = flax.jax_utils.replicate(loaded.params)
   evaluate = evaluators.Evaluators(model, loaded.loss, evals, probes, settings, input_pipeline.prefetch)
   results = {}

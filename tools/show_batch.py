@@ -24,8 +24,8 @@ OUT = flags.DEFINE_string('out', 'batch.png', 'The picture.')
 def main(arguments):
   config = config_flags.config(arguments)
   configuration.check(config)
-  data = configuration.call(input_pipeline.train_batches, 'data', config.data, hosts=input_pipeline.Hosts(0, 1, 1),
-                            seed=config.seed)
+  data = configuration.instantiate(input_pipeline.train_batches, 'data', config.data,
+                                   hosts=input_pipeline.Hosts(0, 1, 1), seed=config.seed)
   batch = {name: x[0] for name, x in next(data.start(STEP.value - 1)).items()}
   num_classes = len(data.source.class_names or range(batch['label'].max() + 1))  # the model need not fit
   images, targets = batch['image'].astype(np.float32), losses.targets(batch, num_classes)

@@ -62,4 +62,5 @@ def _probe(name, section, train, test, model):
     raise ValueError(f'config.probes.{name}: the {len(train.class_names):,} classes of {train.name} and the '
                      f'{len(test.class_names or ()):,} of {test.name} are not the same')
   fields = {field: value for field, value in section.items() if field not in ('train', 'test')}
-  return configuration.call(fewshot.Probe, f'probes.{name}', fields, model=model, num_classes=len(train.class_names))
+  return configuration.instantiate(fewshot.Probe, f'probes.{name}', fields, model=model,
+                                   num_classes=len(train.class_names))

@@ -72,13 +72,13 @@ def build(*, name: str, variant: str | None = None, platform: str | None = None,
   Raises:
     ValueError: naming the field, if `fields` has one that the model lacks, or lacks one that it needs.
   """
-  model, variant_fields = configuration.choose('model', 'name', name, MODELS)
+  model, variant_fields = configuration.lookup('model', 'name', name, MODELS)
   sizes = variant_fields(variant) if variant else {}
   for field in sizes.keys() & fields.keys():
     raise ValueError(f'config.model.{field} is {fields[field]}, and config.model.variant {variant!r} makes it '
                      f'{sizes[field]}; drop one of the two fields')
-  return configuration.call(model, 'model', {**sizes, **fields, 'platform': platform or jax.default_backend()},
-                            hidden=('parent', 'name'))
+  return configuration.instantiate(model, 'model', {**sizes, **fields, 'platform': platform or jax.default_backend()},
+                                   hidden=('parent', 'name'))
 
 
 def section_of(params: dict) -> dict:

@@ -187,7 +187,7 @@ class BitResNet(nn.Module):
     if width <= 0 or width % GROUPS:
       raise ValueError(f'config.model.width_factor is {self.width_factor}, which makes {width:g} channels; {GROUPS} '
                        f'groups must divide them: choose a multiple of {GROUPS / 64}')
-    configuration.choose('model', 'root', self.root, ROOTS)
+    configuration.lookup('model', 'root', self.root, ROOTS)
 
 
 def fields_of(params) -> dict:

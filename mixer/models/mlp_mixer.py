@@ -193,7 +193,7 @@ class MlpMixer(nn.Module):
   @property
   def rescales(self) -> bool:
     """Whether branches that stochastic depth keeps are divided by their probability."""
-    return configuration.choose('model', 'stochastic_depth_rule', self.stochastic_depth_rule, STOCHASTIC_DEPTH_RULES)
+    return configuration.lookup('model', 'stochastic_depth_rule', self.stochastic_depth_rule, STOCHASTIC_DEPTH_RULES)
 
   def blocks_of(self, params) -> list[dict]:
     """The parameters of each block, in their order."""

@@ -160,7 +160,7 @@ class Checkpoints:
     """
     arguments.check(dict(every_steps=every_steps, keep_latest=keep_latest, keep_every_steps=keep_every_steps), at_least=1)
     if best is not None:
-      configuration.choose('checkpoint', 'best', best, dict.fromkeys(metrics))
+      configuration.lookup('checkpoint', 'best', best, dict.fromkeys(metrics))
     self._lock = claim(workdir, run, class_names)
     self.every_steps = every_steps
     self._workdir = storage.path_of(workdir)

@@ -54,18 +54,18 @@ def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight
   """
   arguments.check(dict(learning_rate=learning_rate, clip_norm=clip_norm), above=0)
   arguments.check(dict(weight_decay=weight_decay), at_least=0)
-  make = configuration.choose('optimizer', 'name', name, ALGORITHMS)
+  make = configuration.lookup('optimizer', 'name', name, ALGORITHMS)
   configuration.check_names('optimizer', fields, {**inspect.signature(build).parameters,
                                                   **inspect.signature(make).parameters})
-  algorithm = configuration.call(make, 'optimizer', fields)
+  algorithm = configuration.instantiate(make, 'optimizer', fields)
   if not hasattr(schedule, 'items'):
     raise ValueError(f"config.optimizer.schedule is {schedule!r}; it must be a section: dict(name={schedule!r}, ...)")
   schedule = dict(schedule)
-  rates = configuration.choose('optimizer.schedule', 'name', schedule.pop('name', None), schedules.SCHEDULES)
+  rates = configuration.lookup('optimizer.schedule', 'name', schedule.pop('name', None), schedules.SCHEDULES)
   if schedule.get('warmup_steps', 0) >= total_steps:
     raise ValueError(f'config.optimizer.schedule.warmup_steps is {schedule["warmup_steps"]}, and the run has '
                      f'{total_steps} steps in all; shorten the warmup or raise total_steps')
-  rate = configuration.call(rates, 'optimizer.schedule', schedule, peak=learning_rate, total_steps=total_steps)
+  rate = configuration.instantiate(rates, 'optimizer.schedule', schedule, peak=learning_rate, total_steps=total_steps)
   return optax.chain(
       optax.clip_by_global_norm(clip_norm) if clip_norm is not None else optax.identity(),
       algorithm,

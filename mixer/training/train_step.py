@@ -67,7 +67,7 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
     each image has one class and none is mixed with another, 'top1' too: the share of the batch, with its augmentation
     and dropout, whose highest logit is that class.
   """
-  loss_function = configuration.choose('step', 'loss', loss, losses.LOSSES)
+  loss_function = configuration.lookup('step', 'loss', loss, losses.LOSSES)
   size = batch['image'].shape[0]
   if size % accumulate:
     raise ValueError(f'config.step.accumulate is {accumulate}; it must divide the {size} images a device')

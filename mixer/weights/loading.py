@@ -225,8 +225,8 @@ def _of_run(workdir, step=None, folder=None) -> Weights:
 def _check(said, place, what) -> dict:
   """The sizes that the arrays must have by what a run or a file says of its model, after all of that is checked."""
   try:
-    configuration.choose('step', 'loss', said['loss'], losses.LOSSES)
-    configuration.choose('evals', 'crop', said['crop'], export_crops.CROPS)
+    configuration.lookup('step', 'loss', said['loss'], losses.LOSSES)
+    configuration.lookup('evals', 'crop', said['crop'], export_crops.CROPS)
     for field in ('resolution', 'resize'):
       if not (isinstance(said[field], int) and said[field] > 0 or field == 'resize' and said[field] is None):
         raise ValueError(f'{field} is {safe_io.show(said[field])}; it must be a number of pixels')

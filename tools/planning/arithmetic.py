@@ -128,10 +128,10 @@ class Plan:
     images = images_of(config, num_examples)
     if images.num_classes:
       config = configuration.with_classes(config, range(images.num_classes))
-    config = configuration.in_steps(config, images.number / size)
-    model = configuration.call(models.build, 'model', config.model, platform='tpu')
-    optimizer, learning_rate = configuration.call(optim.build, 'optimizer', config.optimizer,
-                                                  total_steps=config.total_steps)
+    config = configuration.epochs_to_steps(config, images.number / size)
+    model = configuration.instantiate(models.build, 'model', config.model, platform='tpu')
+    optimizer, learning_rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer,
+                                                         total_steps=config.total_steps)
     plan = cls(name, slice_, config, images, model, optimizer, learning_rate)
     if plan.parts < 1 or plan.images_per_core % plan.parts:
       raise ValueError(f'config.step.accumulate is {plan.parts}; it must divide the {plan.images_per_core} images a '
