@@ -15,7 +15,7 @@ import functools
 import itertools
 import os
 
-import mixer  # before TensorFlow: it sets how much that prints
+import mixer  # before TensorFlow: it sets how much that prints  # noqa: F401
 
 import jax
 import numpy as np

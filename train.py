@@ -64,8 +64,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   distributed.check_same({**run, 'workdir': workdir})
 
   model = configuration.instantiate(models.build, 'model', config.model)
-  optimizer, learning_rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer,
-                                                       total_steps=total_steps)
+  optimizer, learning_rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer, total_steps=total_steps)
   init = functools.partial(train_step.init, model, optimizer, data.image_shape, config.seed)
   update = configuration.instantiate(train_step.parallel, 'step', config.step, hidden=('devices',), model=model,
                                      optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)

@@ -11,7 +11,7 @@ import json
 import pathlib
 import shutil
 
-import mixer  # before TensorFlow: it sets how much that prints
+import mixer  # before TensorFlow: it sets how much that prints  # noqa: F401
 
 from array_record.python import array_record_module
 from etils import epath
