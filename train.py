@@ -32,6 +32,7 @@ from mixer.run import devices
 from mixer.run import distributed
 from mixer.run import metric_logger
 from mixer.run import model_card
+from mixer.run import preemption
 from mixer.run import summary
 from mixer.training import optim
 from mixer.training import train_step
@@ -53,15 +54,16 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Runs `config` to its end in `workdir`. Returns the metrics of the evaluations at the end: {'test/top1': ...}.
 
   Raises:
-    processes.Interrupted: if it was told to stop; the same call goes on.
+    preemption.Preempted: if it was asked to stop; the same call resumes.
   """
   configuration.check(config)
   data, evals, probes = input_pipeline.open_all(config, input_pipeline.Hosts.here())
   config = configuration.with_classes(config, data.source.class_names)
-  config = configuration.epochs_to_steps(config, data.source.num_examples / data.batch_size, distributed.tell)
+  config = configuration.epochs_to_steps(config, data.source.num_examples / data.batch_size,
+                                         distributed.print_on_main_process)
   total_steps = config.total_steps
   run = {**config.to_dict(), **data.identity}
-  distributed.check_same({**run, 'workdir': workdir})
+  distributed.assert_equal_across_processes({**run, 'workdir': workdir})
 
   model = configuration.instantiate(models.build, 'model', config.model)
   optimizer, learning_rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer, total_steps=total_steps)
@@ -69,9 +71,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   update = configuration.instantiate(train_step.parallel, 'step', config.step, hidden=('devices',), model=model,
                                      optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)
   compiled = train_step.prepared(update, train_step.replicated_shapes(init), data.shapes)
-  notices = distributed.Notices()
+  preemption_handler = preemption.PreemptionHandler()
   evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, configuration.probes_of(config),
-                                   lambda batches: notices.between(prefetch(batches)))
+                                   lambda batches: preemption_handler.check_before_each(prefetch(batches)))
 
   with contextlib.ExitStack() as opened:
     checkpoints = opened.enter_context(configuration.instantiate(
@@ -87,8 +89,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     state = flax.jax_utils.replicate(state)
     batches = prefetch(itertools.islice(data.start(first_step), total_steps - first_step))
     update, memory = compiling.result()
-    # From here on notices are heeded, until the last checkpoint is complete.
-    with notices, opened.pop_all(), metric_logger.Report(workdir, first_step, total_steps, data.batch_size) as told:
+    # From here on signals are handled, until the last checkpoint is complete.
+    with preemption_handler, opened.pop_all(), metric_logger.Report(
+        workdir, first_step, total_steps, data.batch_size) as told:
       told.say(summary.describe(model=model, state=state, memory=memory, source=data.source, first_step=first_step,
                                 batch_size=data.batch_size, resolution=data.resolution, total_steps=total_steps))
       due = lambda step, every_steps: step % every_steps == 0 or step == total_steps
@@ -108,13 +111,13 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         results = conclude(step) if unfinished or step >= total_steps else {}
         for step, batch in enumerate(batches, first_step + 1):
           state, metrics = update(state, batch)
-          devices.settle(metrics)
+          devices.block_on_simulated_devices(metrics)
           told.step(step, metrics)
           if due(step, config.log_every_steps):
             told.log()
-          notices.check()
+          preemption_handler.check()
           results = conclude(step)
-      except distributed.Interrupted:
+      except preemption.Preempted:
         told.check()
         told.write()
         told.flush()
@@ -131,19 +134,20 @@ def main(arguments):
       print(f'{path:<32} {line}')
     return
   config = config_flags.config(arguments)
-  devices.start(lambda: distributed.join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value,
-                                       join_timeout=JOIN_TIMEOUT.value, lost_timeout=LOST_TIMEOUT.value))
+  devices.initialize(lambda: distributed.initialize_distributed(
+      DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, join_timeout=JOIN_TIMEOUT.value,
+      lost_timeout=LOST_TIMEOUT.value))
   workdir = WORKDIR.value or config_flags.default_workdir()
   try:
     described = metric_logger.describe(results := train(config, workdir))
-  except distributed.Interrupted:
-    distributed.tell(f'stopped as told; the same command goes on: {workdir}')
-    sys.exit(distributed.INTERRUPTED)
+  except preemption.Preempted:
+    distributed.print_on_main_process(f'Interrupted. State saved; run the same command to resume: {workdir}')
+    sys.exit(preemption.EXIT_PREEMPTED)
   except jax.errors.JaxRuntimeError as error:
-    distributed.advise(error)
+    distributed.add_oom_hint(error)
     raise
   finished.record(workdir, config, results, described)
-  distributed.tell(f'{described}\nrecords, checkpoints and pictures: {workdir}')
+  distributed.print_on_main_process(f'{described}\nrecords, checkpoints and pictures: {workdir}')
 
 
 if __name__ == '__main__':

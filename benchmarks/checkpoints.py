@@ -25,7 +25,7 @@ from benchmarks import ours
 from benchmarks import workloads
 from mixer.run import checkpoint
 from mixer.run import devices
-from mixer.run import distributed
+from mixer.run import preemption
 from mixer.training import train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -85,14 +85,14 @@ def going_on(workdir) -> dict[str, float]:
       told = time.monotonic()
       process.send_signal(signal.SIGTERM)
       said += process.stderr
-    if process.returncode != distributed.INTERRUPTED:
+    if process.returncode != preemption.EXIT_PREEMPTED:
       raise RuntimeError(f'train.py ended with {process.returncode}:\n{"".join(said)}')
     times |= {f'{life}_start_to_step_s': told - began, 'notice_to_exit_s': time.monotonic() - told}
   return times
 
 
 def main():
-  devices.keep_memory()  # as train.py does
+  devices.tune_glibc_malloc()  # as train.py does
   with tempfile.TemporaryDirectory() as folder:
     found = {**saving(f'{folder}/saving'), **going_on(f'{folder}/going_on')}
   found |= {'machine': f'{os.cpu_count()} x {platform.processor() or platform.machine()}', 'jax': jax.__version__,

@@ -21,7 +21,7 @@ from mixer.training import train_step
 
 
 def turns(flags):
-  devices.keep_memory()  # as tools.evaluate does
+  devices.tune_glibc_malloc()  # as tools.evaluate does
   config = workloads.config(flags.model, flags.batch)
   section = dict(dataset=flags.dataset or jpegs.prepare(), split='test', batch_size=flags.batch,
                  resolution=config.data.resolution)

@@ -62,7 +62,7 @@ def main():
   parser.add_argument('--logs', type=int, default=10, help='records of a run, the first of which is left out; default: '
                       '%(default)s')
   flags = parser.parse_args()
-  devices.keep_memory()  # as train.py does
+  devices.tune_glibc_malloc()  # as train.py does
   config = config_of(flags)
   contender.serve(turns(config, flags.seconds), quantity=f'loop on {flags.data}', model=flags.model, batch=flags.batch,
                   dtype='float32')

@@ -90,7 +90,7 @@ def main():
   parser.add_argument('--remat', action='store_true', help='recompute each block in the backward pass, and scan them')
   flags = parser.parse_args()
   if not flags.stock_malloc:
-    devices.keep_memory()  # as train.py and the tools do
+    devices.tune_glibc_malloc()  # as train.py and the tools do
   fields = dict(scan=True, remat='block') if flags.remat else {}
   config = workloads.config(flags.model, flags.batch, dtype=flags.dtype, **fields)
   name = 'ours', *(['remat'] if flags.remat else []), *(['stock malloc'] if flags.stock_malloc else [])

@@ -45,7 +45,7 @@ def main():
   parser = contender.parser(__doc__, ('ours', 'decode'))
   parser.add_argument('--dataset', help="a folder of images; default: those of benchmarks.jpegs")
   flags = parser.parse_args()
-  devices.keep_memory()  # as train.py does; the limit has it, too
+  devices.tune_glibc_malloc()  # as train.py does; the limit has it, too
   contender.serve(contender.speed(lambda: start(flags)), contender=flags.kind, quantity='input pipeline', model=None,
                   batch=BATCH, dtype='uint8')
 

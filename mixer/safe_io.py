@@ -52,7 +52,7 @@ def text(path) -> str:
     raise ValueError(f'{path} is no text in UTF-8: {error.reason} at byte {error.start}') from error
 
 
-def json_of(text: str | bytes, place):
+def parse_json(text: str | bytes, place):
   """A value from its JSON. `place` is where it stands, for the error."""
   marks = ',[{' if isinstance(text, str) else (b',', b'[', b'{')
   if sum(map(text.count, marks)) > MAX_VALUES:
@@ -65,14 +65,14 @@ def json_of(text: str | bytes, place):
     raise ValueError(f'{place}: not JSON, {error}') from error
 
 
-def object_in(path) -> dict:
+def read_json_object(path) -> dict:
   """The object in a JSON file."""
-  return object_of(text(path), path)
+  return parse_json_object(text(path), path)
 
 
-def object_of(text: str, place) -> dict:
+def parse_json_object(text: str, place) -> dict:
   """An object from its JSON. `place` is where it stands, for the error."""
-  value = json_of(text, place)
+  value = parse_json(text, place)
   if not isinstance(value, dict):
     raise ValueError(f'{place}: {show(value)} is no object, {{...}}')
   level, depth = [value], 0

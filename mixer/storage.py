@@ -85,7 +85,7 @@ def make_folder(path: epath.Path):
       _sync(folder.parent)
     return
   bucket = '/'.join(os.fspath(path).split('/')[:3])
-  with reached(path):
+  with translate_gcs_errors(path):
     try:  # Without parents, which a bucket needs none of: TensorFlow would ask for a missing bucket without end.
       path.mkdir(exist_ok=True)
     except FileNotFoundError as error:
@@ -97,7 +97,7 @@ def write(path: epath.Path, content: str | bytes):
   """Replaces a file. Whoever reads meanwhile, or after a kill or a power cut, sees the old content or the new one."""
   content = content.encode() if isinstance(content, str) else content
   if in_bucket(path):  # where an object appears when it is closed
-    with reached(path):
+    with translate_gcs_errors(path):
       path.write_bytes(content)
     return
   partial = path.with_name(f'{path.name}.partial')
@@ -109,7 +109,7 @@ def write(path: epath.Path, content: str | bytes):
 
 def append(path: epath.Path, line: str):
   """Adds a line to a file, new or not, which is replaced whole. A last line that was cut off stays one of its own."""
-  with reached(path):
+  with translate_gcs_errors(path):
     content = path.read_bytes() if path.exists() else b''
   ending = b'' if content[-1:] in (b'', b'\n') else b'\n'
   write(path, content + ending + line.encode() + b'\n')
@@ -160,7 +160,7 @@ def advice(error: BaseException, path) -> str | None:
 
 
 @contextlib.contextmanager
-def reached(path) -> Iterator[None]:
+def translate_gcs_errors(path) -> Iterator[None]:
   """Raises errors of a bucket's service as an Unreachable that says what to do, and all others as they are."""
   try:
     yield
@@ -171,13 +171,13 @@ def reached(path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def being_read(path) -> Iterator[None]:
+def translate_read_errors(path) -> Iterator[None]:
   """As `reached`, and also raises errors of a disk, or of the way to it, as an Unreachable.
 
   All others are then of what was read.
   """
   try:
-    with reached(path):
+    with translate_gcs_errors(path):
       yield
   except Unreachable:
     raise
@@ -239,7 +239,7 @@ class Lock:
       self._file.close()
 
 
-class Outbox:
+class StagingDir:
   """A folder for a library that writes its files bit by bit, each of which would send a whole file to a bucket.
 
   Attributes:

@@ -77,7 +77,7 @@ def _looks_like_records(path) -> bool:
 def _in_file(path, warnings) -> Iterator:
   if path.suffix == '.json':
     try:
-      lines = [(1, safe_io.object_in(path))]
+      lines = [(1, safe_io.read_json_object(path))]
     except ValueError as error:
       warnings.append(f'{error}; passed over')
       return

@@ -125,14 +125,14 @@ def identity(*values) -> str:
 
 def lines(path, warnings) -> list[tuple[int, dict]]:
   """(number, object) of each line of a file; what a killed program has left is told, and passed over."""
-  with storage.reached(path):
+  with storage.translate_gcs_errors(path):
     content = path.read_bytes().decode(errors='replace') if path.exists() else ''
   found, bad = [], []
   for number, line in enumerate(content.split('\n'), 1):
     if not line.strip():
       continue
     try:
-      value = safe_io.json_of(line, path)
+      value = safe_io.parse_json(line, path)
     except ValueError:
       value = None
     if isinstance(value, dict):
@@ -247,7 +247,7 @@ def origin_of(config, depth: int = 8) -> dict | None:
   for folder in (path, *list(path.parents)[:2]):  # a work directory, or a checkpoint in one
     if (folder / 'config.json').exists():
       try:
-        config = safe_io.object_in(folder / 'config.json')
+        config = safe_io.read_json_object(folder / 'config.json')
       except ValueError:
         return None
       return {'config': config, 'origin': origin_of(config, depth - 1)}

@@ -15,7 +15,7 @@ def of_workdir(folder, warnings: list[str]) -> records.Run:
   """
   folder = storage.path_of(folder)
   try:
-    config = safe_io.object_in(folder / 'config.json')
+    config = safe_io.read_json_object(folder / 'config.json')
   except ValueError as error:
     raise records.Unreadable(str(error)) from error
   records.check_config(config, str(folder / 'config.json'), whole=True)

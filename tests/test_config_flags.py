@@ -226,10 +226,10 @@ def test_a_program_of_argparse_takes_debug(monkeypatch):
 def test_of_several_processes_one_with_an_error_leaves_alone(monkeypatch):
   left = []
   monkeypatch.setattr(distributed.jax.distributed, 'is_initialized', lambda: True)
-  monkeypatch.setattr(distributed, '_leave', lambda code, message: left.append((code, message)))
+  monkeypatch.setattr(distributed.preemption, 'exit_immediately', lambda code, message: left.append((code, message)))
   with pytest.raises(SystemExit):
-    distributed.fail('error: x')
-  assert left == [(1, 'error: x\nprocess 0 of 1 ends by this error, and the others will miss it')]
+    distributed.exit_with_error('error: x')
+  assert left == [(1, 'error: x\nprocess 0 of 1 exits because of this error; the others will lose it')]
 
 
 PROGRAM = '''

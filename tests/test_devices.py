@@ -40,12 +40,12 @@ def heaps(first: str) -> int:
 @GLIBC
 def test_one_heap_where_a_cpu_computes():
   assert heaps('') > 1
-  assert heaps('devices.keep_memory()') == 1
+  assert heaps('devices.tune_glibc_malloc()') == 1
 
 
 @GLIBC
 def test_heaps_stay_as_they_are_where_an_accelerator_computes():
-  assert heaps('devices.computes_on_cpu = lambda: False; devices.keep_memory()') > 1
+  assert heaps('devices.computes_on_cpu = lambda: False; devices.tune_glibc_malloc()') > 1
 
 
 # Frees memory that the C library was told to keep.
@@ -54,7 +54,7 @@ import ctypes
 import jax
 from mixer.run import devices
 jax.config.update('jax_platforms', 'cpu')
-devices.keep_memory()
+devices.tune_glibc_malloc()
 library = ctypes.CDLL(None)
 library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 resident = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096 // 2**20
@@ -64,7 +64,7 @@ for piece in pieces:
 for piece in pieces[:-1]:  # the last one holds the heap's end
   library.free(piece)
 kept = resident()
-devices.give_memory_back()
+devices.release_free_memory()
 print(kept - resident())
 '''
 
@@ -94,7 +94,7 @@ def test_what_jax_is_told_counts(platforms, expected, told):
 def test_else_an_accelerator_is_a_package_and_a_device(package, device, expected, told, monkeypatch, tmp_path):
   told('')
   (tmp_path / device).touch()
-  monkeypatch.setattr(devices, 'SEEN_IN', {package: (f'{tmp_path}/accel*', f'{tmp_path}/other*')})
+  monkeypatch.setattr(devices, 'DEVICE_FILES', {package: (f'{tmp_path}/accel*', f'{tmp_path}/other*')})
   assert devices.computes_on_cpu() is expected
 
 
@@ -104,7 +104,7 @@ from jax._src import xla_bridge
 from mixer.run import devices
 import runpy
 import sys
-devices.keep_memory = lambda: sys.exit(77 if not xla_bridge.backends_are_initialized() else 'too late')
+devices.tune_glibc_malloc = lambda: sys.exit(77 if not xla_bridge.backends_are_initialized() else 'too late')
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
 '''
@@ -120,12 +120,12 @@ def test_programs_call_it_before_jax_has_devices(program):
   assert done.returncode == 77, done.stderr
 
 
-STARTS = 'from mixer.run import devices; devices.start(); import jax; print(jax.default_backend())'
+STARTS = 'from mixer.run import devices; devices.initialize(); import jax; print(jax.default_backend())'
 
 
 @pytest.mark.parametrize('platforms, said', [
     ('cuda', r'which JAX cannot use here( \(.*\))?\. If it is not installed: pip install "jax\[cuda13\]==[\d.]+"\. Expected one of '
-             'cpu, cuda, gpu, tpu; without JAX_PLATFORMS, JAX takes the best that it finds'),
+             'cpu, cuda, gpu, tpu; without JAX_PLATFORMS, JAX uses the best available'),
     ('cpuu', r"which JAX cannot use here \('cpuu': .*\)\. Did you mean cpu\? Expected one of"),
     ('Cpu', r'which JAX cannot use here \(.*\)\. Did you mean cpu\?'),
     ('best', r'which JAX cannot use here \(.*\)\. Expected one of cpu'),
@@ -141,8 +141,8 @@ def test_a_platform_that_is_not_here_is_told_in_a_line_with_what_to_install(plat
 def test_each_platform_has_its_package(monkeypatch, platform, package):
   monkeypatch.setattr(jax, 'devices', lambda: (_ for _ in ()).throw(RuntimeError(
       f"Unable to initialize backend '{platform}': ABORTED:\n locked. (set JAX_PLATFORMS='' to automatically choose)")))
-  monkeypatch.setattr(devices, 'keep_memory', lambda: None)
+  monkeypatch.setattr(devices, 'tune_glibc_malloc', lambda: None)
   monkeypatch.setattr(type(jax.config), 'jax_platforms', platform, raising=False)
   with pytest.raises(SystemExit) as ended:
-    devices.start()
+    devices.initialize()
   assert f"({platform!r}: ABORTED: locked.). If it is not installed: pip install \"{package}==" in str(ended.value)

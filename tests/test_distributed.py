@@ -13,6 +13,7 @@ import pytest
 
 from conftest import ROOT
 from mixer.run import distributed
+from mixer.run import preemption
 from test_train import last_state
 from test_train import told
 
@@ -115,9 +116,9 @@ def test_a_notice_to_one_process_stops_all_after_one_step_and_the_run_goes_on_bi
   with Fleet(tmp_path / 'run', data_dir) as fleet:
     fleet.wait_for('step 4 of')
     fleet.processes[1].send_signal(signal.SIGTERM)
-    assert fleet.codes() == [distributed.INTERRUPTED] * 2, fleet.said(0) + fleet.said(1)
-  assert 'SIGTERM: stops after this step and saves' in fleet.said(1)
-  assert 'stopped as told; the same command goes on' in fleet.said(0)
+    assert fleet.codes() == [preemption.EXIT_PREEMPTED] * 2, fleet.said(0) + fleet.said(1)
+  assert 'SIGTERM: stopping after this step and saving' in fleet.said(1)
+  assert 'Interrupted. State saved; run the same command to resume' in fleet.said(0)
   step, = (path.name for path in (tmp_path / 'run/interrupted').iterdir())
   assert 4 <= int(step) < STEPS
   assert (same(run(tmp_path / 'run', data_dir)[0], last_state(whole)))
@@ -129,7 +130,7 @@ def test_when_one_process_is_killed_the_others_end_and_other_numbers_of_processe
     fleet.wait_for('step 10 of')
     fleet.processes[1].kill()
     survivor = fleet.processes[0].wait(LIMIT_S)
-  assert survivor in (distributed.LOST, -signal.SIGABRT)
+  assert survivor in (distributed.EXIT_PEER_LOST, -signal.SIGABRT)
   assert 'has lost another one' in fleet.said(0) or 'another task died' in fleet.said(0)
   state, lines = run(tmp_path / 'run', data_dir, number=1, devices=4)
   assert near(state, last_state(whole))
@@ -139,9 +140,9 @@ def test_when_one_process_is_killed_the_others_end_and_other_numbers_of_processe
 def test_a_process_that_fails_ends_at_once_and_the_others_miss_it(data_dir, tmp_path):
   with Fleet(tmp_path / 'run', data_dir, flags=lambda index: ['--config.data.data_dir=/nowhere'] * index) as fleet:
     codes = fleet.codes()
-  assert codes[1] == 1 and codes[0] not in (0, distributed.INTERRUPTED)
+  assert codes[1] == 1 and codes[0] not in (0, preemption.EXIT_PREEMPTED)
   assert "dataset 'digits'" in fleet.said(1) or '/nowhere' in fleet.said(1)
-  assert 'process 1 of 2 ends by this error' in fleet.said(1)
+  assert 'process 1 of 2 exits because of this error' in fleet.said(1)
 
 
 def test_processes_of_different_configs_are_refused_by_all(data_dir, tmp_path):
@@ -157,8 +158,8 @@ def test_processes_of_different_configs_are_refused_by_all(data_dir, tmp_path):
 def test_a_process_whose_fellows_do_not_come_names_the_way_out(data_dir, tmp_path):
   with Fleet(tmp_path / 'run', data_dir, flags=lambda index: ['--join_timeout=4']) as fleet:
     fleet.processes[1].kill()
-    assert fleet.processes[0].wait(LIMIT_S) == distributed.LOST
-  assert 'not all processes of the run joined within 4 s' in fleet.said(0)
+    assert fleet.processes[0].wait(LIMIT_S) == distributed.EXIT_PEER_LOST
+  assert 'not all processes of the run connected within 4 s' in fleet.said(0)
   assert '--worker=all' in fleet.said(0) and '--num_processes=2' in fleet.said(0)
   assert not (tmp_path / 'run').exists()
 
@@ -171,7 +172,7 @@ def test_a_notice_stops_one_process_too(data_dir, tmp_path, number):
   with Fleet(tmp_path / 'run', data_dir, **fleet_of_one) as fleet:
     fleet.wait_for('step 2 of')
     fleet.processes[0].send_signal(number)
-    assert fleet.codes() == [distributed.INTERRUPTED], fleet.said()
+    assert fleet.codes() == [preemption.EXIT_PREEMPTED], fleet.said()
   run(tmp_path / 'run', data_dir, **fleet_of_one)
   assert [line['step'] for line in told(tmp_path / 'run')] == list(range(2, 601, 2))
   assert [line['step'] for line in told(tmp_path / 'run') if 'test/top1' in line] == [200, 400, 600]
@@ -179,27 +180,28 @@ def test_a_notice_stops_one_process_too(data_dir, tmp_path, number):
 
 def test_a_second_notice_leaves_at_once_whatever_the_main_thread_does():
   # A lock that is never free stands for a collective that never ends.
-  waiting = ('import threading; from mixer.run import distributed\n'
-             'with distributed.Notices(): print("in", flush=True); lock = threading.Lock(); lock.acquire(); lock.acquire()')
+  waiting = ('import threading; from mixer.run import preemption\n'
+             'with preemption.PreemptionHandler(): print("in", flush=True); lock = threading.Lock(); lock.acquire(); '
+             'lock.acquire()')
   process = subprocess.Popen([sys.executable, '-c', waiting], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              text=True)
   with process:
     assert process.stdout.readline() == 'in\n'
     process.terminate()
-    assert 'SIGTERM: stops after this step and saves' in process.stderr.readline()
+    assert 'SIGTERM: stopping after this step and saving' in process.stderr.readline()
     process.terminate()  # the same notice by another way
-    time.sleep(2 * distributed.ONE_NOTICE_S)
+    time.sleep(2 * preemption.SIGNAL_DEBOUNCE_S)
     assert process.poll() is None
     process.terminate()
     assert process.wait(LIMIT_S) == 128 + signal.SIGTERM
-    assert 'SIGTERM, the second one: leaves at once' in process.stderr.read()
+    assert 'Second SIGTERM: exiting immediately' in process.stderr.read()
 
 
 @pytest.mark.parametrize('stderr', ['full', 'closed', 'absent'])
 def test_a_notice_is_heeded_and_a_second_one_leaves_at_once_though_nobody_can_be_told(stderr, tmp_path):
   # The first one is seen by the file that `check` has written, since what would be told cannot be.
   waiting = f'''
-from mixer.run import distributed
+from mixer.run import preemption
 import os, pathlib, sys, threading
 stderr = {stderr!r}
 if stderr == 'full':
@@ -211,11 +213,11 @@ if stderr == 'full':
   os.dup2(write, 2)
 elif stderr == 'closed': os.close(2)
 else: sys.stderr = None
-with distributed.Notices() as notices:
+with preemption.PreemptionHandler() as notices:
   print('in', flush=True)
   while True:
     try: notices.check()
-    except distributed.Interrupted: break
+    except preemption.Preempted: break
   pathlib.Path({str(tmp_path / "told")!r}).touch()
   lock = threading.Lock(); lock.acquire(); lock.acquire()
 '''
@@ -227,7 +229,7 @@ with distributed.Notices() as notices:
     while not (tmp_path / 'told').exists() and time.monotonic() < until:
       time.sleep(0.01)
     assert (tmp_path / 'told').exists()
-    time.sleep(2 * distributed.ONE_NOTICE_S)
+    time.sleep(2 * preemption.SIGNAL_DEBOUNCE_S)
     process.terminate()
     assert process.wait(LIMIT_S / 4) == 128 + signal.SIGTERM
   finally:
@@ -240,34 +242,34 @@ def test_a_batch_that_does_not_fit_is_no_lost_process_and_is_told_with_the_way_o
   program = '''
 from mixer.run import distributed
 import sys, jax
-sys.excepthook = distributed._leave_alone
+sys.excepthook = distributed._excepthook
 try: jax.numpy.zeros(2**50, 'uint8')
 except jax.errors.JaxRuntimeError as error:
-  distributed.advise(error)
+  distributed.add_oom_hint(error)
   raise
 '''
   done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 1, done.stderr
-  assert 'RESOURCE_EXHAUSTED: ' in done.stderr and 'ends by this error, and the others will miss it' in done.stderr
+  assert 'RESOURCE_EXHAUSTED: ' in done.stderr and 'exits because of this error; the others will lose it' in done.stderr
   assert 'The batch does not fit into the memory of the devices. Raise config.step.accumulate' in done.stderr
 
 
 def test_signals_mean_what_they_meant_when_there_are_no_more_notices():
-  before = {number: signal.getsignal(number) for number in distributed.SIGNALS}
-  with distributed.Notices() as notices:
+  before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+  with preemption.PreemptionHandler() as notices:
     notices.check()
-  assert {number: signal.getsignal(number) for number in distributed.SIGNALS} == before
+  assert {number: signal.getsignal(number) for number in preemption.SIGNALS} == before
 
 
 @pytest.mark.parametrize('arguments, text', [
-    (('h:1', None, None), '--coordinator without --num_processes: give all three, or --distributed alone'),
+    (('h:1', None, None), '--coordinator without --num_processes: set all three, or --distributed alone'),
     (('h:1', 2, None), '--coordinator and --num_processes without --process_id'),
     ((None, None, 0), '--process_id without --coordinator'),
     (('h:1', 2, 2), '--process_id is 2, of --num_processes=2; it must be from 0 to 1'),
 ])
 def test_half_of_an_address_is_refused(arguments, text):
   with pytest.raises(ValueError, match=text):
-    distributed.join(False, *arguments)
+    distributed.initialize_distributed(False, *arguments)
 
 
 @pytest.mark.parametrize('flags, environment, text', [
@@ -291,26 +293,26 @@ def test_values_without_sense_are_named_with_what_they_must_be(flags, environmen
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
   with pytest.raises(ValueError, match=text):
-    distributed.join(False, **flags)
+    distributed.initialize_distributed(False, **flags)
 
 
 def test_variables_that_are_empty_say_nothing(monkeypatch):
   for name in ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'):
     monkeypatch.setenv(name, '')
-  distributed.join(False)
+  distributed.initialize_distributed(False)
 
 
 def test_a_machine_of_no_cluster_is_told_what_to_give(tmp_path, data_dir):
   with Fleet(tmp_path / 'run', data_dir, number=1, flags=lambda index: ['--distributed']) as fleet:
     assert fleet.codes() == [1]
-  assert '--distributed says that there are several processes, and JAX cannot find them here' in fleet.said()
-  assert 'Give --coordinator=HOST:PORT' in fleet.said()
+  assert '--distributed asks for several processes, and JAX cannot detect them here' in fleet.said()
+  assert 'Set --coordinator=HOST:PORT' in fleet.said()
 
 
 def test_processes_of_a_slice_that_have_not_joined_are_told_how(monkeypatch):
   monkeypatch.setattr(distributed.jax, 'process_count', lambda: 4)
-  with pytest.raises(ValueError, match='one of 4 processes of a slice, and they have not joined: .*--worker=all'):
-    distributed.check_same({})
+  with pytest.raises(ValueError, match='one of 4 processes of a slice, and they are not connected: .*--worker=all'):
+    distributed.assert_equal_across_processes({})
 
 
 @pytest.mark.parametrize('environment, said', [
@@ -322,4 +324,4 @@ def test_processes_of_a_slice_that_have_not_joined_are_told_how(monkeypatch):
 def test_the_environment_says_whether_there_are_others(environment, said, monkeypatch):
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
-  assert distributed.told_by_environment() == said
+  assert distributed.detect_distributed_env() == said

@@ -9,7 +9,7 @@ import pytest
 from configs import data_scale
 from mixer import configuration
 from mixer import models
-from mixer.run import distributed
+from mixer.run import preemption
 from tools import experiment
 from tools import sweep
 
@@ -104,8 +104,8 @@ def test_each_has_a_picture(command, tmp_path, name):
 def test_it_goes_on_where_it_was_stopped_with_the_tables_of_what_there_is(command, tmp_path):
   stopped = 'vit,digits,patches,seed0'
   with pytest.raises(SystemExit) as ended:
-    command('permutations', ends=stopped, code=distributed.INTERRUPTED)
-  assert ended.value.code == distributed.INTERRUPTED
+    command('permutations', ends=stopped, code=preemption.EXIT_PREEMPTED)
+  assert ended.value.code == preemption.EXIT_PREEMPTED
   assert [(row['model'], row['arm']) for row in rows_of(tmp_path)['results']] == [
       ('mixer', 'original'), ('mixer', 'patches'), ('mixer', 'pixels'), ('vit', 'original')]
   # The run in hand has evaluations, and is not finished.

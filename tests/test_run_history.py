@@ -10,8 +10,8 @@ from etils import epath
 import jax
 import pytest
 
-from mixer.run import distributed
 from mixer.run import metric_logger
+from mixer.run import preemption
 from mixer.run import provenance
 from mixer.run import run_history
 from mixer import storage
@@ -43,7 +43,7 @@ def test_a_run_tells_its_start_and_its_end(tmp_path, monkeypatch):
   assert {'python', 'jax', 'flax', 'numpy'} <= set(common['versions'])
 
 
-@pytest.mark.parametrize('error', [distributed.Interrupted(), FloatingPointError('nan'), KeyboardInterrupt()])
+@pytest.mark.parametrize('error', [preemption.Preempted(), FloatingPointError('nan'), KeyboardInterrupt()])
 def test_a_run_that_is_interrupted_or_fails_tells_its_end(tmp_path, error):
   with pytest.raises(type(error)):
     start(tmp_path, 0, [1, 2, 3], error=error)

@@ -67,13 +67,13 @@ def test_text_is_of_utf8_and_not_endless(tmp_path, monkeypatch):
 def test_json_that_is_not_read(tmp_path, text, message):
   (tmp_path / 'c.json').write_text(text)
   with pytest.raises(ValueError, match=message):
-    safe_io.object_in(tmp_path / 'c.json')
+    safe_io.read_json_object(tmp_path / 'c.json')
 
 
 def test_json_that_is_read(tmp_path):
   for value in ({}, {'a': [1, {'b': None}]}, json.loads('{"a": ' * 100 + '1' + '}' * 100)):
     (tmp_path / 'c.json').write_text(json.dumps(value))
-    assert safe_io.object_in(tmp_path / 'c.json') == value
+    assert safe_io.read_json_object(tmp_path / 'c.json') == value
 
 
 # Arrays

@@ -74,7 +74,7 @@ def chain(*errors):
 ])
 def test_an_error_of_the_disk_is_told_from_what_was_read(error, said):
   with pytest.raises(storage.Unreachable, match=f'^/run/7 cannot be read: {said}. No checkpoint was touched; the same'):
-    with storage.being_read('/run/7'):
+    with storage.translate_read_errors('/run/7'):
       raise error
 
 
@@ -85,7 +85,7 @@ def test_an_error_of_the_disk_is_told_from_what_was_read(error, said):
 ])
 def test_what_is_missing_or_wrong_is_left_as_it_is(error):
   with pytest.raises(type(error)) as raised:
-    with storage.being_read('/run/7'):
+    with storage.translate_read_errors('/run/7'):
       raise error
   assert raised.value is error
 

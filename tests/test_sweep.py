@@ -12,6 +12,7 @@ import pytest
 
 from conftest import ROOT
 from mixer.run import distributed
+from mixer.run import preemption
 from tools import sweep
 
 RUNS = {'learning_rate=0.1': 0.5, 'learning_rate=0.2': 0.75, 'learning_rate=0.3': 0.6, 'best,learning_rate=0.2': 0.9,
@@ -110,7 +111,7 @@ def test_runs_that_fail_are_left_out(command, capsys):
 
 
 @pytest.mark.parametrize('code, ends_with, how', [
-    (distributed.INTERRUPTED, 75, 'ended with exit code 75'), (distributed.LOST, 76, 'ended with exit code 76'),
+    (preemption.EXIT_PREEMPTED, 75, 'ended with exit code 75'), (distributed.EXIT_PEER_LOST, 76, 'ended with exit code 76'),
     (-signal.SIGKILL, 137, 'was ended by SIGKILL'), (-signal.SIGABRT, 134, 'was ended by SIGABRT'),
     (128 + signal.SIGTERM, 143, 'ended with exit code 143'),
 ])
@@ -126,11 +127,11 @@ def test_a_run_that_was_stopped_stops_the_sweep_which_then_goes_on(command, code
 
 def test_a_sweep_that_stops_has_the_exit_code_of_its_run(monkeypatch, capsys):
   def stop(flags):
-    raise sweep.Stopped('runs/x', distributed.INTERRUPTED)
+    raise sweep.Stopped('runs/x', preemption.EXIT_PREEMPTED)
   monkeypatch.setattr(sweep, 'sweep', stop)
   with pytest.raises(SystemExit) as ended:
     sweep.main(['--config=c.py:x', '--workdir=runs', '--over=a=1'])
-  assert ended.value.code == distributed.INTERRUPTED
+  assert ended.value.code == preemption.EXIT_PREEMPTED
   assert 'the run in runs/x ended with exit code 75, and can go on' in capsys.readouterr().err
 
 
@@ -148,7 +149,7 @@ def test_a_notice_to_the_sweep_reaches_the_run_which_may_take_its_time(tmp_path,
       assert process.poll() is None
       time.sleep(0.01)
     process.send_signal(number)
-    assert process.wait(120) == distributed.INTERRUPTED
+    assert process.wait(120) == preemption.EXIT_PREEMPTED
 
 
 def test_what_is_set_in_all_runs_is_field_and_value(command, capsys):

@@ -83,7 +83,7 @@ def test_what_is_noisy_is_repeated_until_it_is_steady_and_not_for_ever(monkeypat
 def test_memory_that_ends_is_told_from_other_errors(monkeypatch, error):
   def fail(results):
     raise error
-  monkeypatch.setattr(throughput.devices, 'settle', fail)
+  monkeypatch.setattr(throughput.devices, 'block_on_simulated_devices', fail)
   with pytest.raises(throughput.NoMemory):
     throughput.timer(Sum(), 4, seconds=1.)(8)
   error = jax.errors.JaxRuntimeError('INTERNAL: something else')

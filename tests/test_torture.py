@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from mixer.run import distributed
+from mixer.run import preemption
 from tools import torture
 
 
@@ -21,7 +21,7 @@ def test_a_run_stopped_again_and_again_ends_as_one_that_nobody_stopped(tmp_path)
   tally = torture.Tally()
   torture.run_stopped(tmp_path / 'stopped', iter(targets), durations, tally)
   assert '| in all | 4 | 3 | 1 | ' in tally.table()
-  assert tally.codes == {distributed.INTERRUPTED: 1}
+  assert tally.codes == {preemption.EXIT_PREEMPTED: 1}
   assert torture.compare(tmp_path / 'reference' / 'run', tmp_path / 'stopped' / 'run') == []
 
 

@@ -22,8 +22,8 @@ import input_pipeline
 from mixer.evaluators import classification
 from mixer import models
 from mixer.run import checkpoint
-from mixer.run import distributed
 from mixer.run import metric_logger
+from mixer.run import preemption
 from mixer.run import records
 from tools import digits_manifest
 from tools import prepare
@@ -126,15 +126,15 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_n
       if number == 2 and where == 'evaluation':
         send(tell.report)
       yield batch
-  def check(self, original=distributed.Notices.check):
+  def check(self, original=preemption.PreemptionHandler.check):
     if sent:
       assert self._told.wait(10)
     original(self)
   with monkeypatch.context() as patched:
     patched.setattr(metric_logger.Report, 'step', tell)
     patched.setattr(input_pipeline.EvalBatches, '__iter__', iterate)
-    patched.setattr(distributed.Notices, 'check', check)
-    with pytest.raises(distributed.Interrupted):
+    patched.setattr(preemption.PreemptionHandler, 'check', check)
+    with pytest.raises(preemption.Preempted):
       train.train(config(data_dir), str(tmp_path))
   assert [path.name for path in (tmp_path / 'interrupted').iterdir()] == [str(step)]
   assert [line['step'] for line in told(tmp_path) if 'test/top1' in line] == [s for s in (3, 6) if s < step]

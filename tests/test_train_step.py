@@ -11,7 +11,7 @@ import pytest
 
 from mixer import configuration
 from mixer import models
-from mixer.run.devices import settle
+from mixer.run.devices import block_on_simulated_devices
 from mixer.training import optim
 from mixer.training import train_step
 
@@ -74,7 +74,7 @@ def take(model, batches, devices, optimizer=None, accumulate=1, seed=0, loss='so
   metrics = []
   for batch in batches:
     state, values = step(state, batch)
-    settle(values)
+    block_on_simulated_devices(values)
     metrics.append(jax.device_get(values))
   # Not flax's `unreplicate`, which keeps the axis where one device of several is in use.
   return jax.tree.map(lambda x: x[0], jax.device_get(state.params)), metrics

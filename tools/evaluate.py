@@ -107,7 +107,7 @@ def main(arguments):
     raise app.UsageError(f'--config is missing, and --weights={WEIGHTS.value} has no config.json of a run to take: '
                          '--config=configs/evaluate_imagenet.py')
   config = config_flags.config(arguments)
-  devices.start()
+  devices.initialize()
   loaded = weights.load(WEIGHTS.value, MEAN.value, STD.value)
   print(loaded.describe())
   loaded.check_head(WEIGHTS.value)

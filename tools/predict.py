@@ -102,7 +102,7 @@ def predictions(weights, paths, *, batch_size: int, failed):
   batches = input_pipeline.path_batches(
       paths, batch_size=batch_size, resolution=weights.resolution, resize=weights.resize, crop=weights.crop, failed=failed)
   under_way = ((batch['index'], batch['image'], predict(params, batch['image'])) for batch in batches)
-  for index, images, probabilities in devices.one_ahead(under_way):
+  for index, images, probabilities in devices.dispatch_ahead(under_way):
     yield from zip(index, images, np.asarray(probabilities))
 
 
@@ -187,7 +187,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @user_errors.in_one_line
 def main(arguments: list[str] | None = None) -> int:
   flags = parse(arguments)
-  devices.start()
+  devices.initialize()
   paths = find(flags.images, sys.stdin)
   weights = weights_flags.load(flags).with_crop(flags.preprocessing, flags.resize)
   weights.check_head(flags.weights)

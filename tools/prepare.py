@@ -125,7 +125,7 @@ def rewrite(copy: epath.Path, out: pathlib.Path):
     if written != split.num_examples:
       raise ValueError(f'{copy} holds {written:,} records of split {split.name!r}, and its dataset_info.json says '
                        f'{split.num_examples:,}; it is damaged')
-  info = safe_io.object_in(partial / 'dataset_info.json')
+  info = safe_io.read_json_object(partial / 'dataset_info.json')
   info['fileFormat'] = 'array_record'
   (partial / 'dataset_info.json').write_text(json.dumps(info, indent=2))
   partial.rename(out)

@@ -19,6 +19,7 @@ import subprocess
 import sys
 
 from mixer.run import distributed
+from mixer.run import preemption
 from mixer.run import records
 from mixer import safe_io
 from mixer import user_errors
@@ -62,7 +63,7 @@ def result(workdir: pathlib.Path) -> dict[str, float] | None:
   last = None
   for last in records.read(workdir / 'records.jsonl'):
     pass
-  if last is None or last['step'] < safe_io.object_in(path)['total_steps']:
+  if last is None or last['step'] < safe_io.read_json_object(path)['total_steps']:
     return None
   scores = {name: value for name, value in last.items() if not name.startswith('train/') and '/' in name}
   return scores or None
@@ -106,7 +107,7 @@ def train(config: str, workdir: pathlib.Path, fields: dict[str, str]) -> dict[st
   kept.write_text(line)
   if result(workdir) is None:
     code = exit_code([sys.executable, str(ROOT / 'train.py'), *arguments[2:]])
-    if code < 0 or code > 128 or code in (distributed.INTERRUPTED, distributed.LOST):
+    if code < 0 or code > 128 or code in (preemption.EXIT_PREEMPTED, distributed.EXIT_PEER_LOST):
       raise Stopped(workdir, code)
     if code:
       raise subprocess.CalledProcessError(code, arguments)
@@ -118,7 +119,7 @@ def exit_code(arguments: list[str]) -> int:
   with subprocess.Popen(arguments) as process:
     # Python's own answer to Ctrl-C would kill it before it has saved.
     before = {number: signal.signal(number, lambda number, _: process.send_signal(number))
-              for number in distributed.SIGNALS}
+              for number in preemption.SIGNALS}
     try:
       return process.wait()
     finally:

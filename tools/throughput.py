@@ -106,7 +106,7 @@ def timer(model, resolution: int, seconds: float):
     began = time.perf_counter()
     for _ in range(passes):
       logits = forward(params, images)
-      devices.settle(logits)
+      devices.block_on_simulated_devices(logits)
     jax.block_until_ready(logits)
     return time.perf_counter() - began
 
@@ -214,7 +214,7 @@ def parse(arguments) -> argparse.Namespace:
 
 @user_errors.in_one_line
 def main(arguments: list[str] | None = None):
-  devices.start()  # first of all: the plans ask JAX for devices
+  devices.initialize()  # first of all: the plans ask JAX for devices
   flags = parse(arguments)
   about = dict(device=jax.devices()[0].device_kind, devices=jax.local_device_count(), machine=provenance.machine(),
                versions=provenance.versions(), commit=provenance.commit())

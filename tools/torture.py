@@ -9,7 +9,7 @@ checkpoints every few steps, the best one kept. A blow stops it, it is started a
 by itself. Then each array of each checkpoint must equal the reference's bit for bit, and so must the steps of the
 checkpoints, the records and the pictures. The first difference ends it, and leaves both work directories.
 
-A blow is SIGKILL or, for a share of them, SIGTERM: then the run must end with the code processes.INTERRUPTED, and go on
+A blow is SIGKILL or, for a share of them, SIGTERM: then the run must end with preemption.EXIT_PREEMPTED, and go on
 without a step lost. Of several processes, with two simulated devices each, one gets the blow: SIGTERM must stop all of
 them in that way, and when one is killed, the others must end by themselves.
 
@@ -41,7 +41,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mixer.run import checkpoint_integrity
-from mixer.run import distributed
+from mixer.run import preemption
 from mixer import trees
 from mixer import user_errors
 
@@ -217,7 +217,7 @@ class Life:
     if self.blow and self.blow.kind == signal.SIGTERM:
       if (self.reached or self.resumable) > self._step_then + MORE_STEPS:
         raise Fault(f'{self._name()}: {told} it went on to step {self.reached}')
-      if distributed.INTERRUPTED in codes and self.lost():
+      if preemption.EXIT_PREEMPTED in codes and self.lost():
         raise Fault(f'{self._name()}: {told} it stopped at step {self.reached}, and saved step {latest(self.workdir)}')
     check_records(self.workdir, latest(self.workdir))
 
@@ -228,8 +228,8 @@ class Life:
     if not any(codes):
       return over  # the blow came too late
     if self.blow.kind == signal.SIGTERM:
-      if distributed.INTERRUPTED in codes:
-        return set(codes) == {distributed.INTERRUPTED}
+      if preemption.EXIT_PREEMPTED in codes:
+        return set(codes) == {preemption.EXIT_PREEMPTED}
       if self._ready_then and not over:
         return False
     others = [code for index, code in enumerate(codes) if index != self.blow.process]

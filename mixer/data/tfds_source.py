@@ -46,10 +46,10 @@ def check_features(folder):
   versions = below(folder)  # or configs, with versions in them
   for inner in (folder, *versions, *(version for config in versions for version in below(config))):
     if (path := inner / FEATURES).exists():
-      _check_classes(safe_io.object_in(path), path)
+      _check_classes(safe_io.read_json_object(path), path)
   # TFDS opens this config where none is asked for: it must be one of the folders just checked.
   if (path := folder / '.config' / 'metadata.json').exists():
-    default = safe_io.object_in(path).get('default_config_name')
+    default = safe_io.read_json_object(path).get('default_config_name')
     if default is not None and not (isinstance(default, str) and CONFIG.fullmatch(default)):
       raise ValueError(f'{path}: default_config_name is {safe_io.show(default)}; it must be the name of a folder in {folder}')
 
@@ -61,7 +61,7 @@ def _check_classes(value, path):
         raise ValueError(f'{path} names the class {safe_io.show(part)}, and only those of {OWN_CLASSES[:-1]} are taken, '
                          'since others may run any code. Prepare the dataset anew with features of TFDS alone')
     elif key == 'json' and isinstance(part, str):
-      part = safe_io.json_of(part, path)
+      part = safe_io.parse_json(part, path)
     _check_classes(part, path)
 
 

@@ -78,7 +78,7 @@ class Scorer:
     """
     totals, sampler = {}, sample.Sampler() if keep else None
     scored = ((*self._score(params, batch), batch if keep else None) for batch in batches)
-    for sums, seen, batch in devices.one_ahead(scored):
+    for sums, seen, batch in devices.dispatch_ahead(scored):
       for name, value in jax.device_get(sums).items():
         totals[name] = totals.get(name, 0.) + np.asarray(value, np.float64)
       if keep:

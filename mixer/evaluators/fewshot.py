@@ -132,7 +132,7 @@ class Probe:
       return self._features(params, {key: batch[key] for key in ('image', 'label', 'mask')})
 
     features, labels = [], []
-    for gathered in map(jax.device_get, devices.one_ahead(map(gather, batches))):
+    for gathered in map(jax.device_get, devices.dispatch_ahead(map(gather, batches))):
       real = gathered['mask'].reshape(-1) > 0
       features.append(gathered['features'].reshape(real.size, -1)[real])
       labels.append(gathered['label'].reshape(-1)[real])

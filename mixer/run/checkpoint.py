@@ -47,7 +47,7 @@ def claim(workdir, resolved: dict, class_names: Sequence[str] | None = None):
   path, text = workdir / 'config.json', json.dumps(resolved, indent=2) + '\n'
   lock = None
   try:
-    with storage.reached(workdir):
+    with storage.translate_gcs_errors(workdir):
       if any(checkpoint_integrity.entries(workdir / folder) for folder in checkpoint_integrity.FOLDERS):
         if not path.exists():
           raise ValueError(f'{workdir} holds checkpoints and no config.json that says of which run. Choose another '
@@ -72,7 +72,7 @@ def claim(workdir, resolved: dict, class_names: Sequence[str] | None = None):
 
 def _config_in(path):
   try:
-    return safe_io.object_in(path)
+    return safe_io.read_json_object(path)
   except ValueError as error:
     raise ValueError(f'{error}. It has {path.stat().length:,} bytes, and says of which run the checkpoints beside it '
                      'are. Put back what it was, which the same command writes into a new --workdir, or choose another '
@@ -88,8 +88,9 @@ def _same_run(workdir, there, here):
   fields = configuration.differences(there, here)
   if not fields:
     if 'contents_sample' in here and 'contents_sample' not in there:
-      distributed.tell(f'the run in {workdir} was begun by an earlier version: from here on RandAugment and the rounding of '
-                     "resized pixels are those of the authors' code, which that version had otherwise")
+      distributed.print_on_main_process(
+          f'the run in {workdir} was begun by an earlier version: from here on RandAugment and the rounding of resized '
+          "pixels are those of the authors' code, which that version had otherwise")
     return
   listed = ''.join(f'\n  {line}' for line in fields)
   own = shlex.quote(str(storage.path_of(workdir) / 'config.json'))
@@ -107,7 +108,7 @@ class _Manager(ocp.CheckpointManager):
   """Orbax's, whose checkpoints outlast a power cut, and which leaves it to `restore` to find what is damaged."""
 
   def reached_preemption(self, step):
-    return False  # processes.Notices asks it, with a count of its own
+    return False  # preemption.PreemptionHandler asks it, with a count of its own
 
   def metrics(self, step):
     try:
@@ -181,7 +182,7 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy, best_fn=score, cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
-    with storage.reached(self._workdir):
+    with storage.translate_gcs_errors(self._workdir):
       # Compressed, float32 weights become smaller by 8 %, and a save takes five times as much of the processors.
       return _Manager(self._workdir / folder, item_handlers=ocp.PyTreeCheckpointHandler(use_compression=False),
                       options=options)
@@ -222,7 +223,7 @@ class Checkpoints:
 
   def _save(self, manager, step, state, metrics):
     host = _on_host(state)
-    with storage.reached(self._workdir):
+    with storage.translate_gcs_errors(self._workdir):
       if not (self._workdir / 'config.json').exists():
         raise OSError(f'the work directory {self._workdir} is gone, and with it what this run has written')
       if self._lock:
@@ -266,7 +267,7 @@ class Checkpoints:
   def _steps(self) -> list:
     """(step, manager) of what is there, the best to go on from first."""
     found = []
-    with storage.reached(self._workdir):
+    with storage.translate_gcs_errors(self._workdir):
       for manager in (self._due, self._interrupted):
         manager.reload()
         found += [(step, manager) for step in manager.all_steps()]
@@ -285,7 +286,7 @@ class Checkpoints:
     found, damaged = self._steps(), []
     for step, manager in found:
       try:
-        with storage.being_read(manager.directory / str(step)):
+        with storage.translate_read_errors(manager.directory / str(step)):
           error, restored = None, self._read(manager, step, state)
       except (_DoesNotFit, storage.Unreachable):
         raise

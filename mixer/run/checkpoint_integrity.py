@@ -40,7 +40,7 @@ def check(state, path):
   if not metadata.exists():
     logging.warning('%s is missing, and with it the checksums of the checkpoint', metadata)
     return
-  saved = (safe_io.object_in(metadata).get('custom_metadata') or {}).get('crc32')
+  saved = (safe_io.read_json_object(metadata).get('custom_metadata') or {}).get('crc32')
   if saved is None:
     logging.warning('the checkpoint %s is from before there were checksums; it is taken as it is', path)
     return
@@ -72,7 +72,7 @@ def read_params(workdir, step: int | None = None, folder: str | None = None) -> 
     if step not in (None, int(path.name)):
       continue
     try:
-      with storage.being_read(path):
+      with storage.translate_read_errors(path):
         params = _read_params(path)
     except storage.Unreachable:
       raise

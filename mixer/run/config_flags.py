@@ -51,7 +51,7 @@ def run(main, describe=None, prepare=lambda arguments: arguments, config: bool =
       except Exception as error:
         if (line := user_errors.line_of(error)) is None:
           raise
-        distributed.fail(line)
+        distributed.exit_with_error(line)
     return call
 
   def parse_or_help(arguments):
@@ -127,7 +127,7 @@ def load(path: str) -> ml_collections.ConfigDict:
     ValueError: if it holds no config.
   """
   if path.endswith('.json'):
-    saved = safe_io.object_in(path)
+    saved = safe_io.read_json_object(path)
     try:
       return ml_collections.ConfigDict({name: _with_tuples(value) for name, value in saved.items()
                                         if name not in configuration.NOT_FIELDS})

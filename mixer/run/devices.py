@@ -1,4 +1,4 @@
-"""What the devices of this machine need of the programs that feed them."""
+"""Initialization of JAX's devices, host memory and dispatch."""
 
 from collections.abc import Callable, Iterable, Iterator
 import ctypes
@@ -10,51 +10,51 @@ import sys
 import jax
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of mallopt(3)
-# Of the packages by which JAX computes elsewhere, what is there on a machine that has such devices.
-SEEN_IN = {'libtpu': ('/dev/accel*', '/dev/vfio/[0-9]*'),
+# Packages by which JAX uses accelerators, and the device files of a machine that has one.
+DEVICE_FILES = {'libtpu': ('/dev/accel*', '/dev/vfio/[0-9]*'),
            'jax_plugins': ('/dev/nvidia[0-9]*', '/dev/nvidiactl', '/dev/dxg', '/dev/kfd')}
-# What JAX_PLATFORMS may hold, and the package by which JAX has it.
+# Values of JAX_PLATFORMS, and the package that provides each.
 PLATFORMS = {'cpu': 'jax', 'cuda': 'jax[cuda13]', 'gpu': 'jax[cuda13]', 'tpu': 'jax[tpu]'}
 
 
-def start(join: Callable[[], None] = lambda: None):
-  """Has JAX start its devices, after `keep_memory` and `join`, by which other processes are joined.
+def initialize(connect: Callable[[], None] = lambda: None):
+  """Initializes JAX's devices, after `tune_glibc_malloc` and `connect`, which connects to other processes.
 
   Raises:
-    SystemExit: in one line, if JAX cannot use what JAX_PLATFORMS says.
+    SystemExit: in one line, if JAX cannot use the platforms in JAX_PLATFORMS.
   """
-  keep_memory()
-  join()
+  tune_glibc_malloc()
+  connect()
   try:
     jax.devices()
   except (AssertionError, RuntimeError) as error:
     if jax.distributed.is_initialized():
-      raise  # the others must be left as after any error
+      raise  # the excepthook exits without waiting for the other processes
     raise SystemExit(_no_devices(jax.config.jax_platforms or '', str(error))) from error
 
 
 def _no_devices(platforms: str, error: str) -> str:
-  """What to do about it that JAX starts no device, in one line."""
+  """One line on why JAX initializes no device, and what to do."""
   reason = ' '.join(error.removeprefix('Unable to initialize backend ').split(" (set JAX_PLATFORMS=''")[0].split())
-  said = f'JAX_PLATFORMS is {platforms!r}, which JAX cannot use here{reason and f" ({reason})"}. '
+  message = f'JAX_PLATFORMS is {platforms!r}, which JAX cannot use here{reason and f" ({reason})"}. '
   first = platforms.split(',')[0]
   if first in PLATFORMS:
-    said += f'If it is not installed: pip install "{PLATFORMS[first]}=={jax.__version__}". '
+    message += f'If it is not installed: pip install "{PLATFORMS[first]}=={jax.__version__}". '
   elif near := difflib.get_close_matches(first.lower(), PLATFORMS, n=1):
-    said += f'Did you mean {near[0]}? '
-  return said + f'Expected one of {", ".join(PLATFORMS)}; without JAX_PLATFORMS, JAX takes the best that it finds'
+    message += f'Did you mean {near[0]}? '
+  return message + f'Expected one of {", ".join(PLATFORMS)}; without JAX_PLATFORMS, JAX uses the best available'
 
 
-def keep_memory():
-  """Where a CPU computes, has the C library keep the memory that one step gives back for the next one.
+def tune_glibc_malloc():
+  """Makes glibc keep the memory that one step frees for the next one, where a CPU computes.
 
-  A step's temporary arrays take hundreds of megabytes, which the kernel would hand out, page by page and zeroed, at each
-  step anew. `python -m benchmarks --parts=training` has a step without that, as 'ours, stock malloc'. The process holds
-  more memory so.
+  A step's temporary arrays take hundreds of megabytes, which the kernel would otherwise map and zero, page by page, at
+  each step. `python -m benchmarks --parts=training` measures a step without this as 'ours, stock malloc'. The process
+  holds more memory in return.
 
-  To be called before JAX is asked for devices: each thread that it starts for them would get a heap of its own, which
-  gives memory back whatever it is told. A heap that is there before, as that of a thread of TensorFlow's, stays in use.
-  Of use with glibc alone; elsewhere nothing is done. Measured on two cores; of many, some might wait for the heap.
+  Call it before JAX initializes its devices: each thread that it starts for them would get a heap of its own, which
+  ignores these settings. A heap that exists before, such as that of a TensorFlow thread, stays in use. Does nothing
+  without glibc. Measured on two cores; with many, some might wait for the heap.
   """
   if (library := _glibc()) and computes_on_cpu():
     library.mallopt(M_ARENA_MAX, 1)
@@ -62,8 +62,8 @@ def keep_memory():
     library.mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
-def give_memory_back():
-  """Has the C library give back what it keeps of freed memory, of all its heaps. Of use with glibc alone."""
+def release_free_memory():
+  """Makes glibc return the freed memory of all its heaps to the system. Does nothing without glibc."""
   if library := _glibc():
     library.malloc_trim(0)
 
@@ -74,27 +74,28 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def computes_on_cpu() -> bool:
-  """Whether JAX will find no accelerator: a guess by jax_platforms and the machine, which starts no devices."""
+  """Whether JAX will have no accelerator: a guess from jax_platforms and the machine, which initializes no devices."""
   if jax.config.jax_platforms:
     return jax.config.jax_platforms.split(',')[0] == 'cpu'
-  return not any(importlib.util.find_spec(package) and any(map(glob.glob, paths)) for package, paths in SEEN_IN.items())
+  return not any(importlib.util.find_spec(package) and any(map(glob.glob, files))
+                 for package, files in DEVICE_FILES.items())
 
 
-def settle(results):
+def block_on_simulated_devices(results):
   """Waits for `results` where several devices are simulated on a CPU.
 
-  Queued collectives can take up all the threads of XLA's CPU client and then wait for one another for ever.
+  Queued collectives can occupy all threads of XLA's CPU client and deadlock.
   """
   if jax.default_backend() == 'cpu' and jax.device_count() > 1:
     jax.block_until_ready(results)
 
 
-def one_ahead(results: Iterable) -> Iterator:
-  """The same results in order, each when the next is under way: the devices go on while one is fetched."""
-  under_way = []
+def dispatch_ahead(results: Iterable) -> Iterator:
+  """The same results in order, each once the next is dispatched: the devices keep working while one is fetched."""
+  pending = []
   for result in results:
-    settle(result)
-    under_way.append(result)
-    if len(under_way) > 1:
-      yield under_way.pop(0)
-  yield from under_way
+    block_on_simulated_devices(result)
+    pending.append(result)
+    if len(pending) > 1:
+      yield pending.pop(0)
+  yield from pending

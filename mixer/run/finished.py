@@ -29,10 +29,10 @@ def record(workdir, config, results: dict, described: str):
 def results_of(workdir, config) -> str | None:
   """The results in words if all that the run of this config leaves is there; None if anything is missing or differs."""
   folder = storage.path_of(workdir)
-  kept = safe_io.object_in(folder / FILE)
+  kept = safe_io.read_json_object(folder / FILE)
   if kept.get('format') != FORMAT or kept.get('config') != _plain(config):
     return None
-  total = safe_io.object_in(folder / 'config.json')['total_steps']
+  total = safe_io.read_json_object(folder / 'config.json')['total_steps']
   last = [line for line in records.read(folder / 'records.jsonl')][-1]
   parts = ['card.md', 'learning_curves.png', *(f'predictions_{name}.png' for name in config.evals),
            f'checkpoints/{total}/default/manifest.ocdbt']

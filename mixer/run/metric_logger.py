@@ -39,7 +39,7 @@ class Report:
     self._unlogged = workdir / 'unlogged.jsonl' if tells else None
     # Of the metrics in MEANS, over the 'steps' since the last line.
     self._sums = records.at(self._unlogged, first_step) if tells else {}
-    self._outbox = storage.Outbox(workdir / 'tensorboard')
+    self._outbox = storage.StagingDir(workdir / 'tensorboard')
     self._events = metric_writers.create_default_writer(str(self._outbox.here), just_logging=not tells)
     self._flushed = time.monotonic()
     at_terminal = sys.stderr.isatty()

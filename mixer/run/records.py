@@ -11,11 +11,11 @@ from mixer import storage
 def read(path) -> Iterator[dict]:
   """The records of a file, in order. A line that a killed run left unfinished, or that is damaged, is passed over."""
   path = storage.path_of(path)
-  with storage.reached(path):
+  with storage.translate_gcs_errors(path):
     content = path.read_bytes() if path.exists() else b''
   for line in content.decode(errors='replace').split('\n'):
     try:
-      record = safe_io.json_of(line, path)
+      record = safe_io.parse_json(line, path)
     except ValueError:
       continue
     if isinstance(record, dict) and type(record.get('step')) is int:

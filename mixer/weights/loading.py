@@ -118,7 +118,7 @@ def load(name: str, mean: Sequence[float] | float | None = None, std: Sequence[f
   if name in published.TABLE:
     return _of_file(published.fetch(name), npz.read, pixels)
   path = epath.Path(name).expanduser()
-  with storage.reached(path):
+  with storage.translate_gcs_errors(path):
     return _of_path(path, pixels)
 
 
@@ -205,7 +205,7 @@ def _of_run(workdir, step=None, folder=None) -> Weights:
   path = workdir / 'config.json'
   if not path.exists():
     raise ValueError(f"{workdir} is not a run's work directory: there is no {path}")
-  config, what = safe_io.object_in(path), 'the config of a run of this version'
+  config, what = safe_io.read_json_object(path), 'the config of a run of this version'
   try:
     said = {'model': config['model'], 'resolution': config['data']['resolution'], 'loss': config['step']['loss'],
             'permutation': config['data'].get('permutation'), 'class_names': None,
@@ -280,7 +280,7 @@ def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] 
     head, token_mixing: `convert.start.start`.
   """
   loaded = load(weights, mean, std)
-  distributed.tell(f'starts from {loaded.describe()}')
+  distributed.print_on_main_process(f'starts from {loaded.describe()}')
   return starting.start(loaded.params, wanted, head=head, token_mixing=token_mixing)
 
 

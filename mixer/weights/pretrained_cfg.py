@@ -64,7 +64,7 @@ class Pixels:
 def check_library(path):
   """Raises a ValueError if the config.json beside a .safetensors file is of another library than timm."""
   config = epath.Path(path).parent / 'config.json'
-  found = safe_io.object_in(config) if config.exists() else {}
+  found = safe_io.read_json_object(config) if config.exists() else {}
   if 'architectures' in found and 'architecture' not in found:
     raise ValueError(f'{config} is of the transformers library ({safe_io.show(found["architectures"])}), whose names of '
                      "arrays are not read; use timm's version of these weights, or the authors' .npz")
@@ -82,7 +82,7 @@ def of_file(path, num_classes: int | None, resolution: int) -> Pixels:
   """
   path = epath.Path(path)
   config = path.parent / 'config.json'
-  found = safe_io.object_in(config) if config.exists() else {}
+  found = safe_io.read_json_object(config) if config.exists() else {}
   if 'architecture' in found or 'pretrained_cfg' in found:
     cfg = found.get('pretrained_cfg', found)  # the fields stood in the object itself before timm 0.8
     if not isinstance(cfg, dict):
@@ -168,7 +168,7 @@ def check_can_write(path, named: bool = True):
     named: whether timm has a name for the model, as it has to for a config.json of its own.
   """
   config = epath.Path(path).parent / 'config.json'
-  if config.exists() and 'pretrained_cfg' not in safe_io.object_in(config):
+  if config.exists() and 'pretrained_cfg' not in safe_io.read_json_object(config):
     raise ValueError(f'{config} is not of timm, and model.safetensors gets one of its own beside it; write it to a folder of '
                      'its own')
   if config.exists() and not named:

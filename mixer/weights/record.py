@@ -38,7 +38,7 @@ def read(path) -> tuple[dict | None, str]:
     text = safe_io.text(place) if beside(path).exists() else None
   if text is None:
     return None, place
-  found = safe_io.object_of(text, place)
+  found = safe_io.parse_json_object(text, place)
   if found.get('format') != FORMAT:
     raise ValueError(f'{place}: format is {safe_io.show(found.get("format"))}, and {FORMAT} is read here; convert the '
                      'weights again with this version')

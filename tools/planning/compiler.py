@@ -68,7 +68,7 @@ def compiled(lowered, counted_once: bool) -> dict:
     'peak_bytes' of a core's memory, 'step_seconds' by XLA's own estimate, which is a lower bound, 'accessed_bytes' of
     memory and 'all_reduce_bytes' of a core in a step, 'compile_seconds'}. What is not known is None.
   """
-  devices.give_memory_back()  # of the compilation before: one leaves gigabytes
+  devices.release_free_memory()  # of the compilation before: one leaves gigabytes
   began = time.monotonic()
   try:
     step = lowered.compile()

@@ -117,7 +117,7 @@ def _rows(path):
       if len(line) > MAX_LINE:
         raise ValueError(f'{place} has more than {MAX_LINE:,} bytes')
       if line.strip():
-        yield place, safe_io.json_of(line, place)
+        yield place, safe_io.parse_json(line, place)
 
 
 def _lines(file):

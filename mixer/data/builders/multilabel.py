@@ -60,7 +60,7 @@ class Multilabel(tfds.core.GeneratorBasedBuilder):
     config = download_config or tfds.download.DownloadConfig()
     # TFDS takes any finished copy for the one that is asked for.
     if self.is_prepared() and config.manual_dir and not config.download_mode.overwrite_dataset:
-      there = safe_io.object_in(self.data_path / 'report.json')['files']
+      there = safe_io.read_json_object(self.data_path / 'report.json')['files']
       given = manifests.digests(epath.Path(config.manual_dir))
       if there != given:
         raise ValueError(f'{self.data_path} was prepared from other files:\n  {there}\nand {config.manual_dir} has\n'
