@@ -22,6 +22,7 @@ from benchmarks import jpegs
 from benchmarks import picture
 from benchmarks import summary
 from benchmarks import turns
+from mixer import jsonl
 from mixer.run import provenance
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tensorflow-cpu', 'tensorflow', 'opencv-python-headless', 'torch',
@@ -95,13 +96,11 @@ def measure(groups: list[turns.Group], file, common: dict) -> list[dict]:
 
 
 def before(path: pathlib.Path) -> list[dict]:
-  """The samples of a file, if it is there. A line that a killed run left unfinished is passed over."""
-  samples = []
-  for line in path.read_text().splitlines() if path.exists() else ():
-    try:
-      samples.append(json.loads(line))
-    except json.JSONDecodeError:
-      print(f'{path}: a cut line is passed over', file=sys.stderr)
+  """The samples of a file, if it exists. Damaged lines are skipped, such as one that a killed run has not finished."""
+  damaged = []
+  samples = [sample for _, sample in jsonl.read(path, damaged)]
+  if damaged:
+    print(f'{path}: damaged lines are skipped ({", ".join(map(str, damaged))})', file=sys.stderr)
   return samples
 
 

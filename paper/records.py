@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 
+from mixer import jsonl
 from mixer import safe_io
 from mixer import storage
 
@@ -124,26 +125,14 @@ def identity(*values) -> str:
 
 
 def lines(path, warnings) -> list[tuple[int, dict]]:
-  """(number, object) of each line of a file; what a killed program has left is told, and passed over."""
-  with storage.translate_gcs_errors(path):
-    content = path.read_bytes().decode(errors='replace') if path.exists() else ''
-  found, bad = [], []
-  for number, line in enumerate(content.split('\n'), 1):
-    if not line.strip():
-      continue
-    try:
-      value = safe_io.parse_json(line, path)
-    except ValueError:
-      value = None
-    if isinstance(value, dict):
-      found.append((number, value))
-    else:
-      bad.append(number)
-  if bad:
-    one = len(bad) == 1
-    warnings.append(f'{path}: {len(bad)} {"line is" if one else "lines are"} cut off or damaged '
-                    f'({"line" if one else "lines"} {", ".join(map(str, bad))}); passed over')
-  return found
+  """(number, object) of each line of a file; damaged ones are skipped, with a warning."""
+  damaged = []
+  rows = jsonl.read(path, damaged)
+  if damaged:
+    one = len(damaged) == 1
+    warnings.append(f'{path}: {len(damaged)} {"line is" if one else "lines are"} cut off or damaged '
+                    f'({"line" if one else "lines"} {", ".join(map(str, damaged))}); passed over')
+  return rows
 
 
 def of_object(value: dict, place: str):

@@ -40,6 +40,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mixer import jsonl
 from mixer.run import checkpoint_integrity
 from mixer.run import preemption
 from mixer import trees
@@ -415,8 +416,8 @@ def compare(one: pathlib.Path, other: pathlib.Path) -> list[str]:
 
 def records_of(workdir) -> list[dict]:
   """The records, each line parsed, without what depends on the machine's speed."""
-  return [{name: value for name, value in json.loads(line).items() if name != 'images_per_s_per_core'}
-          for line in (workdir / 'records.jsonl').read_text().splitlines()]
+  return [{name: value for name, value in row.items() if name != 'images_per_s_per_core'}
+          for _, row in jsonl.read(workdir / 'records.jsonl')]
 
 
 def arrays_of(checkpoint) -> dict[str, np.ndarray]:

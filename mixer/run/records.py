@@ -4,22 +4,13 @@ from collections.abc import Iterator
 import json
 import os
 
-from mixer import safe_io
+from mixer import jsonl
 from mixer import storage
 
 
 def read(path) -> Iterator[dict]:
-  """The records of a file, in order. A line that a killed run left unfinished, or that is damaged, is passed over."""
-  path = storage.path_of(path)
-  with storage.translate_gcs_errors(path):
-    content = path.read_bytes() if path.exists() else b''
-  for line in content.decode(errors='replace').split('\n'):
-    try:
-      record = safe_io.parse_json(line, path)
-    except ValueError:
-      continue
-    if isinstance(record, dict) and type(record.get('step')) is int:
-      yield record
+  """The records of a file, in order. Damaged lines are skipped, such as one that a killed run has not finished."""
+  return (record for _, record in jsonl.read(path) if type(record.get('step')) is int)
 
 
 def at(path, step: int) -> dict:

@@ -10,6 +10,7 @@ import re
 
 import jax
 
+from mixer import jsonl
 from mixer.run import accelerators
 from mixer import storage
 from tools.planning import arithmetic
@@ -52,8 +53,7 @@ class Kept:
 
   def __init__(self, path: pathlib.Path):
     self.path = path
-    lines = path.read_text().splitlines() if path.exists() else []
-    self._rows = {self._key(row): row for row in map(json.loads, lines)}
+    self._rows = {self._key(row): row for _, row in jsonl.read(path)}
 
   @staticmethod
   def _key(row):
