@@ -90,19 +90,19 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     batches = prefetch(itertools.islice(data.start(first_step), total_steps - first_step))
     update, memory = compiling.result()
     # From here on signals are handled, until the last checkpoint is complete.
-    with preemption_handler, opened.pop_all(), metric_logger.Report(
-        workdir, first_step, total_steps, data.batch_size) as told:
-      told.say(summary.describe(model=model, state=state, memory=memory, source=data.source, first_step=first_step,
-                                batch_size=data.batch_size, resolution=data.resolution, total_steps=total_steps))
+    with preemption_handler, opened.pop_all(), metric_logger.MetricLogger(
+        workdir, first_step, total_steps, data.batch_size) as logger:
+      logger.info(summary.describe(model=model, state=state, memory=memory, source=data.source, first_step=first_step,
+                                   batch_size=data.batch_size, resolution=data.resolution, total_steps=total_steps))
       due = lambda step, every_steps: step % every_steps == 0 or step == total_steps
 
       def conclude(step):
         keep = step >= total_steps  # examples, for a picture
-        results = told.evaluated(evaluate(state.params, keep)) if due(step, config.eval_every_steps) else {}
-        told.write()
+        results = logger.log_eval(evaluate(state.params, keep)) if due(step, config.eval_every_steps) else {}
+        logger.write()
         if due(step, checkpoints.every_steps):
-          told.check()
-          told.flush()
+          logger.check_finite()
+          logger.flush()
           checkpoints.save(step, state, results)
         return results
 
@@ -112,15 +112,15 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         for step, batch in enumerate(batches, first_step + 1):
           state, metrics = update(state, batch)
           devices.block_on_simulated_devices(metrics)
-          told.step(step, metrics)
+          logger.log_step(step, metrics)
           if due(step, config.log_every_steps):
-            told.log()
+            logger.log_progress()
           preemption_handler.check()
           results = conclude(step)
       except preemption.Preempted:
-        told.check()
-        told.write()
-        told.flush()
+        logger.check_finite()
+        logger.write()
+        logger.flush()
         checkpoints.save_interrupted(step, state)
         raise
   model_card.leave(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results,

@@ -240,21 +240,21 @@ class Lock:
 
 
 class StagingDir:
-  """A folder for a library that writes its files bit by bit, each of which would send a whole file to a bucket.
+  """A folder for a library that appends to its files, which in a bucket would upload the whole file each time.
 
   Attributes:
-    here: where to write, the folder itself on a disk.
+    path: where to write: a temporary folder, or the folder itself if it is on a disk.
   """
 
   def __init__(self, folder: epath.Path):
     self._folder = folder
     self._temporary = tempfile.TemporaryDirectory() if in_bucket(folder) else None
-    self.here = epath.Path(self._temporary.name) if self._temporary else folder
+    self.path = epath.Path(self._temporary.name) if self._temporary else folder
 
-  def send(self):
-    """Brings the files to where they belong."""
+  def upload(self):
+    """Copies the files to the bucket."""
     if self._temporary:
-      for path in self.here.iterdir():
+      for path in self.path.iterdir():
         write(self._folder / path.name, path.read_bytes())
 
   def close(self):

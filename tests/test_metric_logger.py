@@ -18,38 +18,38 @@ def metrics(loss=1., grad_norm=2.):
 
 
 @pytest.fixture
-def told(tmp_path):
-  with metric_logger.Report(tmp_path, first_step=0, total_steps=10, batch_size=8) as told:
-    yield told
+def logger(tmp_path):
+  with metric_logger.MetricLogger(tmp_path, first_step=0, total_steps=10, batch_size=8) as logger:
+    yield logger
 
 
 @pytest.mark.parametrize('bad', [{'loss': np.nan}, {'loss': np.inf}, {'grad_norm': np.nan}])
-def test_the_first_step_that_is_not_finite_is_named(told, bad):
-  told.step(1, metrics())
-  told.step(2, metrics(**bad))
-  told.step(3, metrics(loss=np.nan))
+def test_the_first_step_that_is_not_finite_is_named(logger, bad):
+  logger.log_step(1, metrics())
+  logger.log_step(2, metrics(**bad))
+  logger.log_step(3, metrics(loss=np.nan))
   with pytest.raises(FloatingPointError, match='^step 2: the loss is'):
-    told.check()
+    logger.check_finite()
 
 
-def test_an_evaluation_is_not_told_of_a_run_that_is_lost(told):
+def test_an_evaluation_of_a_diverged_run_is_not_logged(logger):
   scores = {'test/top1': 0.1, 'test/top5': 0.5, 'test/loss': np.nan, 'test/examples': 7}
-  told.step(1, metrics())
+  logger.log_step(1, metrics())
   with pytest.raises(FloatingPointError, match='^after step 1: test/loss is nan'):
-    told.evaluated(scores)
-  told.step(2, metrics(loss=np.nan))
+    logger.log_eval(scores)
+  logger.log_step(2, metrics(loss=np.nan))
   with pytest.raises(FloatingPointError, match='^step 2: the loss is nan'):
-    told.evaluated(scores)
+    logger.log_eval(scores)
 
 
-def test_a_step_tells_what_was_logged_and_evaluated_then_and_nothing_else(told, tmp_path):
+def test_a_record_has_what_was_logged_and_evaluated_at_its_step_and_nothing_else(logger, tmp_path):
   for step in range(1, 5):
-    told.step(step, metrics(loss=step))
+    logger.log_step(step, metrics(loss=step))
     if step == 2:
-      told.log()
+      logger.log_progress()
     if step == 4:
-      told.evaluated({'test/top1': 0.5, 'test/top5': 1., 'test/loss': 3., 'test/examples': 7})
-    told.write()
+      logger.log_eval({'test/top1': 0.5, 'test/top5': 1., 'test/loss': 3., 'test/examples': 7})
+    logger.write()
   two, four = records.read(tmp_path / 'records.jsonl')
   assert two.pop('images_per_s_per_core') > 0
   assert two == {'step': 2, 'train/loss': 2., 'train/loss_mean': 1.5, 'train/grad_norm': 2.,
@@ -57,12 +57,12 @@ def test_a_step_tells_what_was_logged_and_evaluated_then_and_nothing_else(told, 
   assert four == {'step': 4, 'test/top1': 0.5, 'test/top5': 1., 'test/loss': 3., 'test/examples': 7}
 
 
-def test_the_means_are_over_the_steps_since_the_last_line_and_the_latest_values_stay(told, tmp_path, capsys):
+def test_the_means_are_over_the_steps_since_the_last_line_and_the_latest_values_stay(logger, tmp_path, capsys):
   for step, (loss, top1) in enumerate([(4., 0.), (2., 0.5), (1., 0.25), (3., 0.5), (0.5, 0.75)], 1):
-    told.step(step, metrics(loss=loss) | {'top1': np.float32(top1)})
+    logger.log_step(step, metrics(loss=loss) | {'top1': np.float32(top1)})
     if step in (2, 5):
-      told.log()
-    told.write()
+      logger.log_progress()
+    logger.write()
   seen = [(line['train/loss'], line['train/loss_mean'], line['train/top1'], line['train/top1_mean'])
           for line in records.read(tmp_path / 'records.jsonl')]
   assert seen == [(2., 3., 0.5, 0.25), (0.5, 1.5, 0.75, 0.5)]
@@ -73,15 +73,15 @@ def test_the_means_are_over_the_steps_since_the_last_line_and_the_latest_values_
 def test_a_run_that_was_stopped_between_two_lines_logs_the_means_of_one_that_was_not(tmp_path, stop):
   def take(workdir, first, last):
     workdir.mkdir(exist_ok=True)
-    with metric_logger.Report(workdir, first_step=first, total_steps=6, batch_size=8) as told:
+    with metric_logger.MetricLogger(workdir, first_step=first, total_steps=6, batch_size=8) as logger:
       for step in range(first + 1, last + 1):
-        told.step(step, metrics(loss=1 / step))
+        logger.log_step(step, metrics(loss=1 / step))
         if step % 3 == 0:
-          told.log()
-        told.write()
+          logger.log_progress()
+        logger.write()
         if step in (stop, last):
-          told.check()
-          told.flush()  # before a checkpoint is saved
+          logger.check_finite()
+          logger.flush()  # before a checkpoint is saved
   lines = lambda workdir: [{name: x for name, x in line.items() if name != 'images_per_s_per_core'}
                            for line in records.read(workdir / 'records.jsonl')]
   take(tmp_path / 'whole', 0, 6)
@@ -93,37 +93,63 @@ def test_a_run_that_was_stopped_between_two_lines_logs_the_means_of_one_that_was
   assert lines(tmp_path / 'killed') == lines(tmp_path / 'whole')
 
 
+def test_every_writer_gets_the_same_values(tmp_path, monkeypatch):
+  class ListWriter:
+    def __init__(self):
+      self.calls = []
+    def write(self, step, values):
+      self.calls.append((step, values))
+    def flush(self):
+      self.calls.append('flush')
+    def close(self):
+      self.calls.append('close')
+  writer, make = ListWriter(), metric_logger.make_writers
+  monkeypatch.setattr(metric_logger, 'make_writers', lambda *arguments: [*make(*arguments), writer])
+  with metric_logger.MetricLogger(tmp_path, first_step=0, total_steps=2, batch_size=8) as logger:
+    for step in (1, 2):
+      logger.log_step(step, metrics())
+      logger.log_progress()
+      logger.write()
+    logger.log_eval({'test/top1': 0.5, 'test/examples': 7})
+    logger.write()
+  records_of_steps = {}
+  for step, values in writer.calls[:-2]:
+    records_of_steps.setdefault(step, {'step': step}).update(values)
+  assert list(records_of_steps.values()) == list(records.read(tmp_path / 'records.jsonl'))
+  assert writer.calls[-2:] == ['flush', 'close']
+
+
 @pytest.mark.parametrize('kind, word', [('TPU v2', 'core'), ('TPU v3', 'core'), ('TPU v4', 'device'), ('cpu', 'device'),
                                         ('TPU v5 lite', 'device'), ('NVIDIA H100 80GB HBM3', 'device')])
 def test_only_what_is_half_a_chip_is_called_a_core(kind, word):
   assert accelerators.noun(kind) == word
 
 
-def test_a_log_file_sees_plain_lines(told, capsys):
-  told.step(1, metrics(loss=0.25))
-  told.log()
-  told.evaluated({'test/top1': 0.5, 'test/top5': 1., 'test/loss': 3., 'test/examples': 1234})
+def test_a_log_file_gets_plain_lines(logger, capsys):
+  logger.log_step(1, metrics(loss=0.25))
+  logger.log_progress()
+  logger.log_eval({'test/top1': 0.5, 'test/top5': 1., 'test/loss': 3., 'test/examples': 1234})
   progress, evaluation = capsys.readouterr().err.splitlines()
   assert re.fullmatch(r'step 1 of 10 \(10.0%\), loss 0.2500, [\d,]+ images/s/device, \d+ s left', progress)
   assert evaluation == 'step 1, test: top-1 50.00%, top-5 100.00%, loss 3.0000 on 1,234 images'
 
 
-def test_metrics_of_several_labels_have_their_names(told, capsys):
-  told.evaluated({'val/precision_at_1': 0.5, 'val/recall_at_5': 0.25, 'val/loss': 3., 'val/examples': 8,
+def test_metrics_of_several_labels_have_their_names(logger, capsys):
+  logger.log_eval({'val/precision_at_1': 0.5, 'val/recall_at_5': 0.25, 'val/loss': 3., 'val/examples': 8,
                   'val/classified': 7})
   assert capsys.readouterr().err == 'step 0, val: precision@1 50.00%, recall@5 25.00%, loss 3.0000 on 8 images\n'
 
 
-def test_one_image_is_no_images(told, capsys):
-  told.evaluated({'val/top1': 1., 'val/loss': 3., 'val/examples': 1})
+def test_one_image_is_no_images(logger, capsys):
+  logger.log_eval({'val/top1': 1., 'val/loss': 3., 'val/examples': 1})
   assert capsys.readouterr().err == 'step 0, val: top-1 100.00%, loss 3.0000 on 1 image\n'
 
 
 def test_a_person_at_a_terminal_sees_a_bar(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
-  with metric_logger.Report(tmp_path, first_step=4, total_steps=10, batch_size=8) as told:
-    told.step(5, metrics(loss=0.25))
-    told.log()
+  with metric_logger.MetricLogger(tmp_path, first_step=4, total_steps=10, batch_size=8) as logger:
+    logger.log_step(5, metrics(loss=0.25))
+    logger.log_progress()
   printed = capsys.readouterr().err
   assert '5/10' in printed and 'loss 0.2500' in printed and 'images/s/device' in printed and '<' in printed
 

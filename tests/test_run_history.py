@@ -20,9 +20,9 @@ from mixer import storage
 def start(workdir, first_step=0, steps=(), total_steps=10, error=None):
   """One start of a run that takes some steps and ends, perhaps by an error."""
   metrics = {'loss': 1., 'grad_norm': 1., 'learning_rate': 0.1}
-  with metric_logger.Report(workdir, first_step, total_steps, batch_size=8) as told:
+  with metric_logger.MetricLogger(workdir, first_step, total_steps, batch_size=8) as logger:
     for step in steps:
-      told.step(step, metrics)
+      logger.log_step(step, metrics)
     if error:
       raise error
 
@@ -54,8 +54,8 @@ def test_a_run_that_goes_on_adds_to_its_history_and_one_that_has_ended_does_not(
   run_history.History(tmp_path, 0, 10)  # and killed
   start(tmp_path, 4, range(5, 11))
   before = (tmp_path / 'history.jsonl').read_bytes()
-  told = [(event['event'], event['step']) for event in run_history.read(tmp_path)]
-  assert told == [('start', 0), ('start', 4), ('end', 10)]
+  events = [(event['event'], event['step']) for event in run_history.read(tmp_path)]
+  assert events == [('start', 0), ('start', 4), ('end', 10)]
   start(tmp_path, 10)
   assert (tmp_path / 'history.jsonl').read_bytes() == before
   start(tmp_path, 8, [9, 10])  # its last checkpoint was lost

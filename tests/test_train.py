@@ -92,12 +92,12 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_one_that_never_stopped(wh
                                                                             stop):
   class Stop(Exception):
     pass
-  def write(self, original=metric_logger.Report.write):
+  def write(self, original=metric_logger.MetricLogger.write):
     original(self)
     if self._step == stop:
       raise Stop
   with monkeypatch.context() as patched:
-    patched.setattr(metric_logger.Report, 'write', write)
+    patched.setattr(metric_logger.MetricLogger, 'write', write)
     with pytest.raises(Stop):
       train.train(config(data_dir), str(tmp_path))
   results = train.train(config(data_dir), str(tmp_path))
@@ -116,22 +116,22 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_n
     if not sent and self._step == step:
       os.kill(os.getpid(), signal.SIGTERM)
       sent.append(step)
-  def tell(self, *arguments, original=metric_logger.Report.step):
+  def log_step(self, *arguments, original=metric_logger.MetricLogger.log_step):
     original(self, *arguments)
-    tell.report = self
+    log_step.logger = self
     if where == 'step':
       send(self)
   def iterate(self, original=input_pipeline.EvalBatches.__iter__):
     for number, batch in enumerate(original(self)):
       if number == 2 and where == 'evaluation':
-        send(tell.report)
+        send(log_step.logger)
       yield batch
   def check(self, original=preemption.PreemptionHandler.check):
     if sent:
-      assert self._told.wait(10)
+      assert self._signalled.wait(10)
     original(self)
   with monkeypatch.context() as patched:
-    patched.setattr(metric_logger.Report, 'step', tell)
+    patched.setattr(metric_logger.MetricLogger, 'log_step', log_step)
     patched.setattr(input_pipeline.EvalBatches, '__iter__', iterate)
     patched.setattr(preemption.PreemptionHandler, 'check', check)
     with pytest.raises(preemption.Preempted):
