@@ -28,6 +28,7 @@ from mixer.data import folder_source
 from mixer.data import image_files
 from mixer.data import pixel_permutations
 from mixer.data import preprocess
+from mixer.data.process_shard import ProcessShard
 from mixer.data import randaugment
 from mixer.data import read_errors
 from mixer.data import sources
@@ -42,52 +43,13 @@ Source = tfds_source.TfdsByIndex | tfds_source.TfdsStream | folder_source.Folder
 
 
 @dataclasses.dataclass(frozen=True)
-class Hosts:
-  """Which part of every global batch is this process's, and over how many devices it lies."""
-  index: int
-  count: int
-  local_devices: int
-
-  @classmethod
-  def here(cls):
-    return cls(jax.process_index(), jax.process_count(), jax.local_device_count())
-
-  def check(self, field: str, batch_size: int):
-    """Raises a ValueError unless the devices of all processes divide the global batch."""
-    devices = self.count * self.local_devices
-    if batch_size % devices or batch_size <= 0:
-      below = batch_size // devices * devices
-      near = f'{below} or {below + devices}' if below > 0 else f'{devices}'
-      raise ValueError(f'{field} is {batch_size}; it must be a multiple of the {devices} devices here ({near})')
-
-  def part(self, batch_size: int) -> tuple[int, int]:
-    """(first, number): this process's places in a global batch."""
-    number = batch_size // self.count
-    return self.index * number, number
-
-  def positions(self, batch_size: int, step: int) -> range:
-    """The positions of this process's part of batch `step`."""
-    first, number = self.part(batch_size)
-    return range(step * batch_size + first, step * batch_size + first + number)
-
-  def owns(self, batch_size: int, position):
-    """Whether a position belongs to this process's part of its batch. [] int -> [] bool, in a graph."""
-    first, number = self.part(batch_size)
-    return (position % batch_size >= first) & (position % batch_size < first + number)
-
-  def lay_out(self, batch: dict) -> dict:
-    """Splits this process's part over its devices. {name: [b, ...]} -> {name: [D, b / D, ...]}."""
-    return {name: x.reshape(self.local_devices, -1, *x.shape[1:]) for name, x in batch.items()}
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainBatches:
   """Batches without end over shuffled epochs of `source`; `start(k)` begins at batch k."""
   source: Source
   batch_size: int
   resolution: int
   seed: int
-  hosts: Hosts
+  shard: ProcessShard
   crop: Callable  # of (encoded, resolution=, seed=)
   flip: bool
   augment: Callable | None  # of (image, seed), after the flip
@@ -102,7 +64,7 @@ class TrainBatches:
   @property
   def shapes(self) -> dict:
     """The shapes and types of a batch, as `start` yields it."""
-    leading = self.hosts.local_devices, self.batch_size // (self.hosts.count * self.hosts.local_devices)
+    leading = self.shard.local_devices, self.batch_size // (self.shard.count * self.shard.local_devices)
     of_one = {'image': (self.image_shape, 'uint8'), **self.source.labels}
     return {name: jax.ShapeDtypeStruct((*leading, *shape), dtype) for name, (shape, dtype) in of_one.items()}
 
@@ -113,13 +75,13 @@ class TrainBatches:
     Labels are padded with -1.
     """
     if isinstance(self.source, sources.FakeSource):
-      batches = _fake(self.hosts.part(self.batch_size)[1], self.resolution)
+      batches = _fake(self.shard.local_size(self.batch_size), self.resolution)
     else:
       examples = self.records(step).map(self._augment, num_parallel_calls=self.threads)
-      batches = read_errors.Explained(finish(examples, self.hosts.part(self.batch_size)[1]).as_numpy_iterator(),
-                                    self.source, lambda k: self.index(self.hosts.positions(self.batch_size, step + k)).numpy(),
-                                    self.whole)
-    return map(self.hosts.lay_out, batches)
+      batches = read_errors.ErrorReportingIterator(
+          batch_and_prefetch(examples, self.shard.local_size(self.batch_size)).as_numpy_iterator(), self.source,
+          lambda k: self.index(self.shard.positions(self.batch_size, step + k)).numpy(), self.whole)
+    return map(self.shard.shard_to_devices, batches)
 
   def index(self, positions):
     """Which examples stand at some positions, in the shuffled epochs. [n] -> [n] int64."""
@@ -136,17 +98,18 @@ class TrainBatches:
     return self._stream(step) if isinstance(self.source, tfds_source.TfdsStream) else self._by_index(step)
 
   def _by_index(self, step):
-    first, number = self.hosts.part(self.batch_size)
+    local = self.shard.local_slice(self.batch_size)
+    number = local.stop - local.start
     # It counts the examples of this process; the k-th is at place k % number of its part of batch k // number.
     counter = tf.data.Dataset.range(step * number, np.iinfo(np.int64).max).batch(tf_reading.READ_AT_ONCE)
-    positions = counter.map(lambda n: n // number * self.batch_size + first + n % number)
+    positions = counter.map(lambda n: n // number * self.batch_size + local.start + n % number)
     return tf_reading.records(self.source, positions.map(lambda p: (p, self.index(p))).unbatch())
 
   def _stream(self, step):
     start = step * self.batch_size
     positions = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
     records = tf.data.Dataset.zip(positions, self.source.stream(self.seed, start))
-    mine = records.filter(lambda p, _: self.hosts.owns(self.batch_size, p))
+    mine = records.filter(lambda p, _: self.shard.owns(self.batch_size, p))
     return mine.map(lambda p, record: (p, tf.constant(-1, tf.int64), record))
 
   @property
@@ -171,7 +134,7 @@ class TrainBatches:
     return {'image': preprocess.permute(image, self.permutation), **labels}
 
 
-def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int, seed: int, hosts: Hosts,
+def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int, seed: int, shard: ProcessShard,
                   data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
                   fraction: float = 1., resize: int | None = None, min_area: float | None = None, pad: int = 0,
                   antialias: bool = False, flip: bool = True, randaugment_magnitude: float | None = None,
@@ -186,7 +149,7 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
     resolution: of the images, in pixels.
     fraction: how much of the split to use, chosen by content: `subset.Subset`.
     seed: of order and augmentation.
-    hosts: this process among all.
+    shard: which part of each batch this process reads, over how many devices.
     resize: the side to which whole images are resized before a crop at a random place (fine-tuning); by default crops
       are Inception's, of any part of an image (pre-training).
     min_area: the smallest part of an image's area that an Inception crop may cover; by default 0.05.
@@ -198,7 +161,7 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
       `permutations.draw`. Evaluations and probes must have the same.
     threads: that decode and augment; by default one a core. The batches are the same.
   """
-  hosts.check('config.data.batch_size', batch_size)
+  shard.check(batch_size)
   with configuration.named('config'):
     limits.check(seed=seed)
   limits.check(resolution=resolution, resize=resize, pad=pad, randaugment_magnitude=randaugment_magnitude,
@@ -214,7 +177,7 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
   source = source if fraction == 1 else subset.Subset.of(source, fraction)
   augment = None if randaugment_magnitude is None else _randaugment(randaugment_layers, randaugment_magnitude)
   order = pixel_permutations.draw('data', permutation, resolution, permutation_patch, permutation_seed)
-  return TrainBatches(source, batch_size, resolution, seed, hosts, crop, flip, augment, threads or os.cpu_count(), order,
+  return TrainBatches(source, batch_size, resolution, seed, shard, crop, flip, augment, threads or os.cpu_count(), order,
                       classes.ModelClasses(num_classes).number_for(source))
 
 
@@ -233,7 +196,7 @@ class EvalBatches:
   source: Source
   batch_size: int
   resolution: int
-  hosts: Hosts
+  shard: ProcessShard
   crop: str
   resize: int
   threads: int
@@ -243,13 +206,14 @@ class EvalBatches:
   def __iter__(self) -> Iterator[dict]:
     """Yields batches as TrainBatches does, with 'mask': [D, b] float32, 1 for real examples."""
     if isinstance(self.source, sources.FakeSource):
-      batch = next(_fake(self.hosts.part(self.batch_size)[1], self.resolution))
+      batch = next(_fake(self.shard.local_size(self.batch_size), self.resolution))
       batches = (dict(batch, mask=self.mask(k)) for k in range(len(self)))
     else:
-      decoded = read_errors.Explained(self._dataset.as_numpy_iterator(), self.source,
-                                    lambda k: self.index(self.hosts.positions(self.batch_size, k)), self.whole)
+      decoded = read_errors.ErrorReportingIterator(
+          self._dataset.as_numpy_iterator(), self.source, lambda k: self.index(self.shard.positions(self.batch_size, k)),
+          self.whole)
       batches = (dict(batch, mask=self.mask(k)) for k, batch in enumerate(decoded))
-    return map(self.hosts.lay_out, batches)
+    return map(self.shard.shard_to_devices, batches)
 
   def __len__(self):
     return -(-self.source.num_examples // self.batch_size)
@@ -259,22 +223,22 @@ class EvalBatches:
     return np.minimum(positions, self.source.num_examples - 1)
 
   def mask(self, step: int):
-    return np.array([p < self.source.num_examples for p in self.hosts.positions(self.batch_size, step)], np.float32)
+    return np.array([p < self.source.num_examples for p in self.shard.positions(self.batch_size, step)], np.float32)
 
   @functools.cached_property
   def _dataset(self):
     records = self._stream() if isinstance(self.source, tfds_source.TfdsStream) else self._by_index()
-    return finish(records.map(self.whole, num_parallel_calls=self.threads), self.hosts.part(self.batch_size)[1])
+    return batch_and_prefetch(records.map(self.whole, num_parallel_calls=self.threads), self.shard.local_size(self.batch_size))
 
   def _by_index(self):
-    indices = np.concatenate([self.index(self.hosts.positions(self.batch_size, k)) for k in range(len(self))])
+    indices = np.concatenate([self.index(self.shard.positions(self.batch_size, k)) for k in range(len(self))])
     return tf_reading.records(self.source, tf.data.Dataset.from_tensor_slices(indices))
 
   def _stream(self):
     filling = len(self) * self.batch_size - self.source.num_examples
     records = self.source.in_order()
     records = records.concatenate(records.take(1).repeat(filling)).enumerate()
-    return records.filter(lambda p, _: self.hosts.owns(self.batch_size, p))
+    return records.filter(lambda p, _: self.shard.owns(self.batch_size, p))
 
   def whole(self, index, record):
     """An example as it is scored, in a graph."""
@@ -284,7 +248,7 @@ class EvalBatches:
     return {'image': preprocess.permute(image, self.permutation), **labels}
 
 
-def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resolution: int, hosts: Hosts,
+def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resolution: int, shard: ProcessShard,
                  data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
                  crop: str = 'paper_resize', resize: int | None = None, permutation: str | None = None,
                  permutation_patch: int | None = None, permutation_seed: int = 0, threads: int | None = None,
@@ -296,7 +260,7 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
     dataset, split, data_dir, label, max_labels: which images and labels: `sources.open_split`.
     batch_size: of all devices of all processes together; what is scored does not depend on it.
     resolution: of the images, in pixels.
-    hosts: this process among all.
+    shard: as in `train_batches`.
     crop: of preprocess.EVALUATION_CROPS, of which paper_resize and paper_crop are (i) and (ii) of the paper's App. C.
     resize: the side before the crop, in pixels; by default 8/7 of the resolution, as in 256 for 224 (App. C), or for
       'antialiased' the resolution.
@@ -307,7 +271,7 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
   Raises:
     ValueError: if the images are not there, or are of other classes.
   """
-  hosts.check(f'config.{where}.batch_size', batch_size)
+  shard.check(batch_size)
   configuration.lookup(where, 'crop', crop, preprocess.EVALUATION_CROPS)
   limits.check(resolution=resolution, resize=resize, permutation_patch=permutation_patch, threads=threads,
                permutation_seed=permutation_seed, max_labels=max_labels)
@@ -315,7 +279,7 @@ def eval_batches(*, where: str, dataset: str, split: str, batch_size: int, resol
   source = sources.open_split(dataset, split, data_dir, label, max_labels, of_model.names)
   of_model.check(source)
   order = pixel_permutations.draw(where, permutation, resolution, permutation_patch, permutation_seed)
-  return EvalBatches(source, batch_size, resolution, hosts, crop, resize, threads or os.cpu_count(), order,
+  return EvalBatches(source, batch_size, resolution, shard, crop, resize, threads or os.cpu_count(), order,
                      of_model.number_for(source))
 
 
@@ -325,7 +289,7 @@ def _parse(batches, index, record):
   return encoded, classes.within(labels, batches.num_classes)
 
 
-def open_all(config, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches],
+def build_datasets(config, shard: ProcessShard) -> tuple[TrainBatches, dict[str, EvalBatches],
                                             dict[str, tuple[EvalBatches, EvalBatches]]]:
   """The batches of a config: for training, of each evaluation by its name, and of each probe (training, test).
 
@@ -333,7 +297,7 @@ def open_all(config, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches]
     ValueError: that tells of every dataset that is not there, or whose classes the model does not fit.
   """
   opened, problems = {}, []
-  for name, attempt in attempts(config, hosts).items():
+  for name, attempt in dataset_openers(config, shard).items():
     try:
       opened[name] = attempt()
     except ValueError as error:
@@ -352,19 +316,19 @@ def open_all(config, hosts: Hosts) -> tuple[TrainBatches, dict[str, EvalBatches]
       name: (opened[f'probes.{name}.train'], opened[f'probes.{name}.test']) for name in configuration.probes_of(config)}
 
 
-def attempts(config, hosts: Hosts) -> dict[str, Callable]:
+def dataset_openers(config, shard: ProcessShard) -> dict[str, Callable]:
   """{'data', 'evals.NAME', 'probes.NAME.train', ...}: for each section that names a dataset, what opens it."""
   opened = {}
 
   def train():
-    data = configuration.instantiate(train_batches, 'data', config.data, hosts=hosts, seed=config.seed,
+    data = configuration.instantiate(train_batches, 'data', config.data, shard=shard, seed=config.seed,
                                      num_classes=config.model.num_classes)
     check_classes(data, config.model)
     opened['data'] = data
     return data
 
   def evaluation(path, fields, like):
-    batches = configuration.instantiate(eval_batches, path, fields, hosts=hosts, where=path,
+    batches = configuration.instantiate(eval_batches, path, fields, shard=shard, where=path,
                                         of_model=of_model(path, like))
     opened[path] = batches
     return batches
@@ -411,7 +375,7 @@ def prefetch(batches: Iterable[dict], depth: int = 2) -> Iterator[dict]:
   return draw()
 
 
-def finish(examples: tf.data.Dataset, number: int) -> tf.data.Dataset:
+def batch_and_prefetch(examples: tf.data.Dataset, number: int) -> tf.data.Dataset:
   """Batches of `number` examples in their order, two of them ready ahead."""
   return tf_reading.untuned(examples.batch(number, drop_remainder=True).prefetch(2))
 

@@ -24,6 +24,7 @@ import input_pipeline
 from input_pipeline import prefetch
 from mixer import config_fields
 from mixer import configuration
+from mixer.data.process_shard import ProcessShard
 from mixer import evaluators
 from mixer import models
 from mixer.run import checkpoint
@@ -57,7 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     preemption.Preempted: if it was asked to stop; the same call resumes.
   """
   configuration.check(config)
-  data, evals, probes = input_pipeline.open_all(config, input_pipeline.Hosts.here())
+  data, evals, probes = input_pipeline.build_datasets(config, ProcessShard.current())
   config = configuration.with_classes(config, data.source.class_names)
   config = configuration.epochs_to_steps(config, data.source.num_examples / data.batch_size,
                                          distributed.print_on_main_process)

@@ -14,6 +14,7 @@ from benchmarks import ours
 from benchmarks import workloads
 import input_pipeline
 from mixer import configuration
+from mixer.data import process_shard
 from mixer.evaluators import classification
 from mixer import models
 from mixer.run import devices
@@ -26,7 +27,7 @@ def turns(flags):
   section = dict(dataset=flags.dataset or jpegs.prepare(), split='test', batch_size=flags.batch,
                  resolution=config.data.resolution)
   batches = configuration.instantiate(input_pipeline.eval_batches, 'evals.test', section, where='evals.test',
-                                      hosts=input_pipeline.Hosts.here())
+                                      shard=process_shard.ProcessShard.current())
   init, _ = ours.build(config, (section['resolution'], section['resolution'], 3))
   params = flax.jax_utils.replicate(train_step.on_host(init).params)
   scorer = classification.Scorer(configuration.instantiate(models.build, 'model', config.model), config.step.loss)

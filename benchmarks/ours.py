@@ -17,6 +17,7 @@ from benchmarks import contender
 from benchmarks import workloads
 import input_pipeline
 from mixer import configuration
+from mixer.data import process_shard
 from mixer.evaluators import classification
 from mixer import models
 from mixer.run import devices
@@ -36,7 +37,7 @@ def build(config, image_shape):
 
 def data_of(config) -> input_pipeline.TrainBatches:
   return configuration.instantiate(input_pipeline.train_batches, 'data', config.data, seed=config.seed,
-                                   hosts=input_pipeline.Hosts.here())
+                                   shard=process_shard.ProcessShard.current())
 
 
 def step_rates(config, seconds: float):

@@ -10,6 +10,7 @@ from benchmarks import contender
 from benchmarks import jpegs
 import input_pipeline
 from mixer import configuration
+from mixer.data import process_shard
 from mixer.run import devices
 from tools import bench_input
 
@@ -35,7 +36,7 @@ def speeds(chunks, ready: int, seconds: float):
 def start(flags):
   config = dict(dataset=flags.dataset or jpegs.prepare(), split='train', batch_size=BATCH, resolution=RESOLUTION)
   data = configuration.instantiate(input_pipeline.train_batches, 'data', config, seed=0,
-                                   hosts=input_pipeline.Hosts(0, 1, 1))
+                                   shard=process_shard.ProcessShard(0, 1, 1))
   if flags.kind == 'ours':
     return speeds((batch['image'].shape[1] for batch in data.start(0)), READY, flags.seconds)
   return speeds(bench_input.decode_limit(data), 1, flags.seconds)

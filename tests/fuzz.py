@@ -41,13 +41,13 @@ import tensorflow as tf
 import example_images
 import example_weights
 import input_pipeline
-from input_pipeline import Hosts
 from mixer import configuration
 from mixer.data.builders import imagenet21k
 from mixer.data.builders import imagenet_tar
 from mixer.data.builders import manifests
 from mixer.data import image_files
 from mixer.data import preprocess
+from mixer.data.process_shard import ProcessShard
 from mixer import models
 from mixer.run import checkpoint
 from mixer.run import config_flags
@@ -299,7 +299,7 @@ class Folder(Images):
     path = self.folder / 'train/class/1.png'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    fields = dict(dataset=str(self.folder), split='train', batch_size=1, resolution=16, hosts=Hosts(0, 1, 1), threads=1)
+    fields = dict(dataset=str(self.folder), split='train', batch_size=1, resolution=16, shard=ProcessShard(0, 1, 1), threads=1)
     failed = []
     for _ in input_pipeline.path_batches([str(path)], batch_size=1, resolution=16, resize=18, crop='timm',
                                          failed=lambda index, why: failed.append(why)):
@@ -405,7 +405,7 @@ class Config(Reader):
     # Prepared once; each input opens it.
     self._data_dir = str(self.folder / 'data')
     input_pipeline.train_batches(dataset='digits', split='train', batch_size=8, resolution=8, seed=0,
-                                 hosts=Hosts(0, 1, 1), data_dir=self._data_dir)
+                                 shard=ProcessShard(0, 1, 1), data_dir=self._data_dir)
     config = self._parse([])
     self._fields = [*(path for path in configuration.flat(config) if not path.endswith('data_dir')), *'''
         data.resize data.randaugment_magnitude data.max_labels data.fraction data.threads data.label model.variant
@@ -434,7 +434,7 @@ class Config(Reader):
     # As train.train does, up to what is computed.
     config = self._parse(json.loads(data))
     configuration.check(config)
-    batches, *_ = input_pipeline.open_all(config, Hosts(0, 1, 1))
+    batches, *_ = input_pipeline.build_datasets(config, ProcessShard(0, 1, 1))
     config = configuration.with_classes(config, batches.source.class_names)
     config = configuration.epochs_to_steps(config, batches.source.num_examples / batches.batch_size)
     model = configuration.instantiate(models.build, 'model', config.model)

@@ -380,7 +380,7 @@ def test_every_field_of_a_config_is_read(name):
   assert state.params['head']['bias'].shape == (config.model.num_classes,)
   stand_in = lambda **_: None
   stand_in.__signature__ = inspect.signature(input_pipeline.train_batches)
-  configuration.instantiate(stand_in, 'data', config.data, seed=0, hosts=None)
+  configuration.instantiate(stand_in, 'data', config.data, seed=0, shard=None)
   assert float(rate(config.optimizer.schedule.warmup_steps)) == pytest.approx(config.optimizer.learning_rate)
 
 

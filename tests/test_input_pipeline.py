@@ -10,26 +10,26 @@ import tensorflow as tf
 
 import example_images
 import input_pipeline
-from input_pipeline import Hosts
 from mixer import configuration
 from mixer.data.builders import digits
 from mixer.data import preprocess
+from mixer.data.process_shard import ProcessShard
 from mixer.data import sources
 from mixer.data import tf_reading
 from mixer.data import tfds_source
 from tools import export
 
 
-def train(data_dir, hosts=Hosts(0, 1, 1), **fields):
+def train(data_dir, shard=ProcessShard(0, 1, 1), **fields):
   return input_pipeline.train_batches(**{
       'dataset': 'digits', 'split': 'train', 'batch_size': 100, 'resolution': 8, 'seed': 0, 'data_dir': data_dir,
-      'min_area': 0.5, 'hosts': hosts, **fields})
+      'min_area': 0.5, 'shard': shard, **fields})
 
 
-def evaluation(data_dir, hosts=Hosts(0, 1, 1), **fields):
+def evaluation(data_dir, shard=ProcessShard(0, 1, 1), **fields):
   return input_pipeline.eval_batches(**{'where': 'evals.test',
       'dataset': 'digits', 'split': 'test', 'batch_size': 100, 'resolution': 8, 'resize': 8, 'data_dir': data_dir,
-      'hosts': hosts, **fields})
+      'shard': shard, **fields})
 
 
 def take(batches, number, start=0):
@@ -55,7 +55,7 @@ def test_neighbours_in_the_order_lie_at_all_distances(data_dir):
   """Four rounds of the cipher, TensorFlow's default, give a chi2 of thousands here."""
   number = 1_281_167
   source = sources.FakeSource()
-  order = input_pipeline.TrainBatches(source, 1, 8, 0, Hosts(0, 1, 1), None, True, None, 1).index(np.arange(65_536)).numpy()
+  order = input_pipeline.TrainBatches(source, 1, 8, 0, ProcessShard(0, 1, 1), None, True, None, 1).index(np.arange(65_536)).numpy()
   counts = np.bincount(np.diff(order) % number * 256 // number, minlength=256)
   expected = counts.sum() / 256
   assert ((counts - expected)**2 / expected).sum() < 400  # 255 degrees of freedom: 346 at p = 0.0001
@@ -84,7 +84,7 @@ def test_batches_are_the_same_for_any_number_of_threads(data_dir):
 
 def test_processes_and_devices_share_out_the_batches_of_one(data_dir):
   whole = take(train(data_dir), 3)
-  parts = [take(train(data_dir, Hosts(index, 2, 5)), 3) for index in range(2)]
+  parts = [take(train(data_dir, ProcessShard(index, 2, 5)), 3) for index in range(2)]
   for k in range(3):
     joined = {name: np.concatenate([part[k][name].reshape(-1, *part[k][name].shape[2:]) for part in parts])
               for name in ('image', 'label')}
@@ -100,9 +100,9 @@ def test_a_process_reads_only_its_part(data_dir, monkeypatch):
     return original(self, indices)
   monkeypatch.setattr(tfds_source.TfdsByIndex, 'read', spy)
   monkeypatch.setattr(tf_reading, 'READ_AT_ONCE', 32)
-  next(train(data_dir, Hosts(1, 2, 1), batch_size=128, threads=1).start(0))
+  next(train(data_dir, ProcessShard(1, 2, 1), batch_size=128, threads=1).start(0))
   part = lambda index: {int(i) for k in range(11) for i in train(data_dir, batch_size=128).index(
-      Hosts(index, 2, 1).positions(128, k)).numpy()}  # 11 batches are not yet an epoch
+      ProcessShard(index, 2, 1).positions(128, k)).numpy()}  # 11 batches are not yet an epoch
   assert len(read) >= 32 and set(read) <= part(1) and not set(read) & part(0)
 
 
@@ -119,11 +119,11 @@ def test_augmentation_differs_between_epochs_and_seeds(data_dir):
   assert alike(first, epoch(0, 1)) < 0.1 and alike(first, epoch(1, 0)) < 0.1
 
 
-@pytest.mark.parametrize('batch_size, hosts', [(100, 1), (360, 1), (7, 1), (512, 1), (40, 2)])
-def test_evaluation_sees_each_example_once(data_dir, batch_size, hosts):
+@pytest.mark.parametrize('batch_size, processes', [(100, 1), (360, 1), (7, 1), (512, 1), (40, 2)])
+def test_evaluation_sees_each_example_once(data_dir, batch_size, processes):
   seen = []
-  for index in range(hosts):
-    batches = evaluation(data_dir, Hosts(index, hosts, 1), batch_size=batch_size)
+  for index in range(processes):
+    batches = evaluation(data_dir, ProcessShard(index, processes, 1), batch_size=batch_size)
     got = list(batches)
     assert len(got) == len(batches) == -(-360 // batch_size)
     for batch in got:
@@ -141,11 +141,11 @@ def test_evaluation_pixels_are_those_of_the_files(data_dir):
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(data_dir):
-  with pytest.raises(ValueError, match=r'config.data.batch_size is 100; it must be a multiple of the 8 devices here '
+  with pytest.raises(ValueError, match=r'^batch_size is 100; it must be a multiple of the 8 devices '
                                        r'\(96 or 104\)'):
-    train(data_dir, Hosts(0, 1, 8))
-  with pytest.raises(ValueError, match=r'batch_size is 5; .* the 8 devices here \(8\)'):
-    evaluation(data_dir, Hosts(0, 2, 4), batch_size=5)
+    train(data_dir, ProcessShard(0, 1, 8))
+  with pytest.raises(ValueError, match=r'^batch_size is 5; .* the 8 devices \(8\)'):
+    evaluation(data_dir, ProcessShard(0, 2, 4), batch_size=5)
 
 
 @pytest.mark.parametrize('field, values, allowed', [
@@ -157,7 +157,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(data_dir):
     ('randaugment_layers', (-1, 101), 'at least 0 and at most 100'),
     ('min_area', (-0.1, 0., 1.1, np.nan), '.*above 0 and at most 1'),
     ('fraction', (-0.1, 0., 1.1, np.nan, 1e-9), 'above 0, at most 1'),
-    ('batch_size', (-8, 0), r'a multiple of the 1 devices here \(1\)'),
+    ('batch_size', (-8, 0), r'a multiple of the 1 devices \(1\)'),
 ])
 def test_a_number_out_of_its_limits_is_named_with_what_is_allowed(data_dir, field, values, allowed):
   for value in values:
@@ -171,7 +171,7 @@ def test_a_number_out_of_its_limits_is_named_with_what_is_allowed(data_dir, fiel
 def test_the_config_says_of_which_section_such_a_number_is(data_dir):
   section = dict(dataset='digits', split='test', data_dir=data_dir, batch_size=8, resolution=8, threads=-5)
   with pytest.raises(ValueError, match='^config.evals.test.threads is -5; it must be at least 1 and at most 1024'):
-    configuration.instantiate(input_pipeline.eval_batches, 'evals.test', section, hosts=Hosts(0, 1, 1),
+    configuration.instantiate(input_pipeline.eval_batches, 'evals.test', section, shard=ProcessShard(0, 1, 1),
                               where='evals.test')
 
 
@@ -200,7 +200,7 @@ def test_a_broken_file_is_named(tmp_path, content):
     PIL.Image.fromarray(np.full((9, 9, 3), k, np.uint8)).save(path)
   broken = tmp_path / 'train/class/3.png'
   broken.write_bytes(broken.read_bytes()[:40] if content == 'truncated' else content)
-  fields = dict(dataset=str(tmp_path), split='train', batch_size=2, resolution=8, hosts=Hosts(0, 1, 1))
+  fields = dict(dataset=str(tmp_path), split='train', batch_size=2, resolution=8, shard=ProcessShard(0, 1, 1))
   with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png: .* Mend it or put a good image in its place, under the'):
     list(itertools.islice(input_pipeline.train_batches(**fields, seed=0).start(0), 4))
   with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png'):
@@ -213,7 +213,7 @@ def test_an_image_that_claims_too_many_pixels_is_named(tmp_path, kind):
     path = tmp_path / f'train/class/{k}.png'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(example_images.claiming(kind, 16_000, 16_000) if k == 3 else example_images.file(kind))
-  fields = dict(dataset=str(tmp_path), split='train', batch_size=2, resolution=8, hosts=Hosts(0, 1, 1))
+  fields = dict(dataset=str(tmp_path), split='train', batch_size=2, resolution=8, shard=ProcessShard(0, 1, 1))
   message = r'cannot decode .*/train/class/3.png: its header claims 256000000 pixels; at most 80,000,000 are taken. Me'
   for training in ({}, dict(pad=1), dict(resize=9)):
     with pytest.raises(ValueError, match=message):
@@ -227,33 +227,33 @@ def test_a_strip_is_named_by_an_evaluation_that_keeps_its_shape(tmp_path):
   path.parent.mkdir(parents=True)
   path.write_bytes(example_images.file('png', np.zeros((1, 51, 3), np.uint8)))
   fields = dict(where='evals.test', dataset=str(tmp_path), split='test', batch_size=2, resolution=8,
-                hosts=Hosts(0, 1, 1))
+                shard=ProcessShard(0, 1, 1))
   assert len(list(input_pipeline.eval_batches(**fields))) == 1
   with pytest.raises(ValueError, match=r'cannot decode .*/strip.png: 51 x 1 pixels; sides of at most 50 to 1'):
     list(input_pipeline.eval_batches(**fields, crop='paper_crop'))
 
 
 def test_fake_images_need_no_files():
-  hosts = Hosts(0, 1, 2)
+  shard = ProcessShard(0, 1, 2)
   batches = input_pipeline.train_batches(dataset='fake', split='train', batch_size=8, resolution=16, seed=0,
-                                         hosts=hosts)
+                                         shard=shard)
   batch = next(batches.start(3))
   assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
       name: (x.shape, x.dtype) for name, x in batches.shapes.items()}
   scored = input_pipeline.eval_batches(where='evals.test', dataset='fake', split='test', batch_size=1_000_000, resolution=1,
-                                       hosts=hosts)
+                                       shard=shard)
   assert sum(batch['mask'].sum() for batch in scored) == 1_281_167
 
 
 def test_shapes_are_those_of_the_batches(data_dir):
-  batches = train(data_dir, Hosts(0, 1, 4))
+  batches = train(data_dir, ProcessShard(0, 1, 4))
   batch, = take(batches, 1)
   assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
       name: (x.shape, x.dtype) for name, x in batches.shapes.items()}
 
 
 def test_prefetch_keeps_the_order_and_lays_out_over_the_devices(data_dir):
-  batches = train(data_dir, Hosts.here(), batch_size=80)
+  batches = train(data_dir, ProcessShard.current(), batch_size=80)
   host = take(batches, 3)
   device = list(input_pipeline.prefetch(itertools.islice(batches.start(0), 3)))
   assert equal(host, [jax.device_get(batch) for batch in device])
@@ -265,7 +265,7 @@ def test_randaugment_is_applied_and_depends_on_the_seed_and_the_position_alone(d
   one, = take(augmented, 1, start=5)
   assert np.mean(one['image'] == take(plain, 1, start=5)[0]['image']) < 0.9
   assert equal([one], take(train(data_dir, randaugment_magnitude=10., threads=5), 6)[5:])
-  parts = [take(train(data_dir, Hosts(k, 2, 1), randaugment_magnitude=10.), 1, start=5)[0]['image'][0] for k in range(2)]
+  parts = [take(train(data_dir, ProcessShard(k, 2, 1), randaugment_magnitude=10.), 1, start=5)[0]['image'][0] for k in range(2)]
   assert np.array_equal(np.concatenate(parts), one['image'][0])
   assert not equal([one], take(train(data_dir, randaugment_magnitude=20.), 1, start=5))
   assert not equal([one], take(train(data_dir, randaugment_magnitude=10., randaugment_layers=1), 1, start=5))
@@ -276,17 +276,17 @@ def test_all_datasets_that_are_missing_are_named_at_once(data_dir):
   config = ml_collections.ConfigDict(dict(seed=0, model=dict(num_classes=10), data=section(), evals=dict(a=section(), b=section())))
   config.data.dataset, config.evals.b.split = 'no_such_dataset', 'validation'
   with pytest.raises(ValueError, match=r"(?s)'no_such_dataset' is neither .*\nsplit 'validation' is not in digits"):
-    input_pipeline.open_all(config, Hosts(0, 1, 1))
+    input_pipeline.build_datasets(config, ProcessShard(0, 1, 1))
   config.data.dataset, config.evals.b.split = 'digits', 'test'
-  data, evals, _ = input_pipeline.open_all(config, Hosts(0, 1, 1))
+  data, evals, _ = input_pipeline.build_datasets(config, ProcessShard(0, 1, 1))
   assert data.source.num_examples == 1437 and {k: len(x) for k, x in evals.items()} == {'a': 180, 'b': 45}
   config.evals.b.resolution = 16
   with pytest.raises(ValueError, match='config.evals.b.resolution is 16, and config.data.resolution is 8: the token-mixing'):
-    input_pipeline.open_all(config, Hosts(0, 1, 1))
+    input_pipeline.build_datasets(config, ProcessShard(0, 1, 1))
   config.evals.b.resolution = 8
   config.model.num_classes = 7
   with pytest.raises(ValueError, match='config.model.num_classes is 7, and digits/1.0.0'):
-    input_pipeline.open_all(config, Hosts(0, 1, 1))
+    input_pipeline.build_datasets(config, ProcessShard(0, 1, 1))
 
 
 def growth(batches):
@@ -329,7 +329,7 @@ def zoo(tmp_path_factory):
 def test_folders_and_paths_show_what_people_see(zoo):
   """Training, evaluation, and what tools.predict reads: the same pixels, and those of the exported script."""
   root, kinds = zoo
-  fields = dict(dataset=str(root), split='train', resolution=16, resize=16, hosts=Hosts(0, 1, 1))
+  fields = dict(dataset=str(root), split='train', resolution=16, resize=16, shard=ProcessShard(0, 1, 1))
   paths = sorted(map(str, (root / 'train/class').iterdir()))
   evaluated = next(iter(input_pipeline.eval_batches(**fields, where='evals.test', batch_size=len(kinds))))['image'][0]
   failed = []
@@ -354,7 +354,7 @@ def test_folders_and_paths_show_what_people_see(zoo):
 
 
 def test_antialias_reaches_both_training_crops_and_is_off_by_default(zoo):
-  fields = dict(dataset=str(zoo[0]), split='train', resolution=6, batch_size=8, seed=0, hosts=Hosts(0, 1, 1))
+  fields = dict(dataset=str(zoo[0]), split='train', resolution=6, batch_size=8, seed=0, shard=ProcessShard(0, 1, 1))
   for crop in ({'resize': 6}, {'min_area': 0.9}):
     first = lambda **more: next(input_pipeline.train_batches(**fields, **crop, **more).start(0))['image'].astype(int)
     assert np.array_equal(first(), first(antialias=False))
@@ -386,16 +386,16 @@ def test_evaluations_have_the_classes_of_the_training_images(tmp_path):
   other = colours(tmp_path / 'other', 'test', 'red', 'zebra')
   with pytest.raises(ValueError, match=r"the classes of .*, split train are 'blue', 'red', and those of .*/other, split test "
                                        r"are 'red', 'zebra': .* Give config.evals.test and config.data the same classes"):
-    input_pipeline.open_all(own_images(tmp_path, other), Hosts(0, 1, 1))
+    input_pipeline.build_datasets(own_images(tmp_path, other), ProcessShard(0, 1, 1))
   fewer = colours(tmp_path / 'fewer', 'test', 'red')
-  _, evals, _ = input_pipeline.open_all(own_images(tmp_path, fewer), Hosts(0, 1, 1))
+  _, evals, _ = input_pipeline.build_datasets(own_images(tmp_path, fewer), ProcessShard(0, 1, 1))
   assert [batch['label'].ravel().tolist() for batch in evals['test']] == [[1, 1]] and evals['test'].num_classes == 2
 
 
 def test_where_the_number_of_classes_is_left_to_the_data_labels_are_checked_by_it(tmp_path):
   colours(tmp_path, 'train', 'blue', 'red')
   colours(tmp_path, 'test', 'blue')
-  data, evals, _ = input_pipeline.open_all(own_images(tmp_path, num_classes=None), Hosts(0, 1, 1))
+  data, evals, _ = input_pipeline.build_datasets(own_images(tmp_path, num_classes=None), ProcessShard(0, 1, 1))
   assert data.num_classes == evals['test'].num_classes == 2
 
 
@@ -406,14 +406,14 @@ def test_a_probe_is_of_the_classes_of_its_own_training_images(tmp_path):
   colours(tmp_path / 'probe', 'test', 'b')
   part = lambda split: dict(dataset=str(tmp_path / 'probe'), split=split, batch_size=2, resolution=8)
   probes = dict(other=dict(train=part('train'), test=part('test')))
-  _, _, opened = input_pipeline.open_all(own_images(tmp_path, probes=probes), Hosts(0, 1, 1))
+  _, _, opened = input_pipeline.build_datasets(own_images(tmp_path, probes=probes), ProcessShard(0, 1, 1))
   assert opened['other'][1].source.class_names == ['a', 'b', 'c'] and opened['other'][1].num_classes == 3
   (tmp_path / 'probe/test/b').rename(tmp_path / 'probe/test/d')
   with pytest.raises(ValueError, match="'d' only among the latter. Give config.probes.other.test and config.probes.other.train"):
-    input_pipeline.open_all(own_images(tmp_path, probes=probes), Hosts(0, 1, 1))
+    input_pipeline.build_datasets(own_images(tmp_path, probes=probes), ProcessShard(0, 1, 1))
 
 
 def test_classes_that_the_model_lacks_are_shown(tmp_path):
   colours(tmp_path, 'train', 'blue', 'red', 'red_old')
   with pytest.raises(ValueError, match=r"set --config.model.num_classes=3, or see .*: 'blue', 'red', 'red_old'"):
-    input_pipeline.open_all(own_images(tmp_path), Hosts(0, 1, 1))
+    input_pipeline.build_datasets(own_images(tmp_path), ProcessShard(0, 1, 1))

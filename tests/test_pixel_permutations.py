@@ -12,6 +12,7 @@ from configs import permutations as config
 import input_pipeline
 from mixer.data import pixel_permutations
 from mixer.data import preprocess
+from mixer.data import process_shard
 from mixer import models
 
 SIDE, PATCH = 8, 2
@@ -66,11 +67,11 @@ def test_pixels_leave_their_patches():
 
 @pytest.mark.parametrize('fields', [PATCHES, PIXELS])
 def test_all_images_are_moved_by_one_permutation_after_all_else(fields, data_dir):
-  hosts = input_pipeline.Hosts(0, 1, 1)
+  shard = process_shard.ProcessShard(0, 1, 1)
   order = draw(fields['permutation'], patch_size=fields.get('permutation_patch'), seed=3)
   for batches, given in ((input_pipeline.train_batches, dict(TRAIN, randaugment_magnitude=10.)),
                          (input_pipeline.eval_batches, EVALUATION)):
-    plain, permuted = (first(batches(**given, data_dir=data_dir, hosts=hosts, **more)) for more in ({}, fields))
+    plain, permuted = (first(batches(**given, data_dir=data_dir, shard=shard, **more)) for more in ({}, fields))
     np.testing.assert_array_equal(permuted, moved(plain, order))
 
 
@@ -127,7 +128,7 @@ def test_to_a_mixer_permuted_patches_are_other_weights_and_so_is_its_training():
 ])
 def test_what_is_no_permutation_is_refused(fields, message, data_dir):
   with pytest.raises(ValueError, match=message):
-    input_pipeline.train_batches(**TRAIN, data_dir=data_dir, hosts=input_pipeline.Hosts(0, 1, 1), **fields)
+    input_pipeline.train_batches(**TRAIN, data_dir=data_dir, shard=process_shard.ProcessShard(0, 1, 1), **fields)
 
 
 @pytest.mark.parametrize('section', ['evals.val', 'probes.other.test'])
@@ -135,12 +136,12 @@ def test_a_part_that_is_permuted_in_another_way_is_refused(section, data_dir):
   wrong = config.get_config('mixer,digits,pixels')
   for part in (wrong.data, wrong.evals.val, wrong.probes.other.train, wrong.probes.other.test):
     part.data_dir = data_dir
-  hosts = input_pipeline.Hosts(0, 1, 1)
-  input_pipeline.open_all(wrong, hosts)
+  shard = process_shard.ProcessShard(0, 1, 1)
+  input_pipeline.build_datasets(wrong, shard)
   wrong = wrong.copy_and_resolve_references()
   (wrong.evals.val if section == 'evals.val' else wrong.probes.other.test).permutation_seed = 5
   with pytest.raises(ValueError, match=f'config.{section} permutes the pixels in another way than config.data;'):
-    input_pipeline.open_all(wrong, hosts)
+    input_pipeline.build_datasets(wrong, shard)
 
 
 @pytest.mark.parametrize('model, data, kind', list(itertools.product(

@@ -86,6 +86,7 @@ def read_all(folder):
   import example_weights
   import input_pipeline
   from mixer import weights
+  from mixer.data import process_shard
   from mixer.data.builders import manifests
   from mixer.data.builders import imagenet_tar
   import test_imagenet21k
@@ -108,7 +109,7 @@ def read_all(folder):
   test_imagenet21k.tar_of_tars(folder / 'small.tar.gz', mode='w:gz')
   with (folder / 'small.tar.gz').open('rb') as file:
     assert sum(len(list(images)) for *_, images in imagenet_tar.read(file, 'small.tar.gz', imagenet_tar.TARS)) == 26
-  fields = dict(batch_size=8, resolution=8, seed=0, hosts=input_pipeline.Hosts(0, 1, 1))
+  fields = dict(batch_size=8, resolution=8, seed=0, shard=process_shard.ProcessShard(0, 1, 1))
   for dataset in (dict(dataset=str(folder / 'images'), fraction=0.9999), dict(dataset='digits', data_dir=str(folder))):
     for _ in range(2):  # the second time with the hashes of the first
       next(input_pipeline.train_batches(**dataset, split='train', **fields).start(0))

@@ -11,9 +11,9 @@ import tensorflow_datasets as tfds
 
 import example_images
 import input_pipeline
-from input_pipeline import Hosts
 from mixer.data.builders import digits
 from mixer.data import classes
+from mixer.data.process_shard import ProcessShard
 from mixer.data import read_errors
 from mixer.data import sources
 from mixer.data import tfds_source
@@ -151,15 +151,15 @@ def test_a_copy_may_lie_in_a_relative_folder(copies, tmp_path, monkeypatch):
   assert sources.open_split('./lists/1.0.0', 'train', label='number').num_examples == 1000
 
 
-def train(directory, hosts=Hosts(0, 1, 1), **fields):
+def train(directory, shard=ProcessShard(0, 1, 1), **fields):
   return input_pipeline.train_batches(**{
       'dataset': directory, 'split': 'train', 'batch_size': 100, 'resolution': 8, 'seed': 0, 'min_area': 0.5,
-      'flip': False, 'label': 'number', 'hosts': hosts, **fields})
+      'flip': False, 'label': 'number', 'shard': shard, **fields})
 
 
-def evaluation(directory, hosts=Hosts(0, 1, 1), **fields):
+def evaluation(directory, shard=ProcessShard(0, 1, 1), **fields):
   return input_pipeline.eval_batches(**{'where': 'evals.x', 'dataset': directory, 'split': 'train', 'batch_size': 64,
-                                        'resolution': 8, 'resize': 8, 'hosts': hosts, **fields})
+                                        'resolution': 8, 'resize': 8, 'shard': shard, **fields})
 
 
 def numbers(batches, start, count):
@@ -234,7 +234,7 @@ def test_a_stream_goes_on_at_the_exact_example_and_with_the_same_augmentation(co
 
 def test_the_parts_of_two_processes_make_up_the_stream(copies):
   whole = numbers(train(copies['tfrecord']), 7, 5).reshape(5, 100)
-  parts = [numbers(train(copies['tfrecord'], Hosts(k, 2, 1)), 7, 5).reshape(5, 50) for k in range(2)]
+  parts = [numbers(train(copies['tfrecord'], ProcessShard(k, 2, 1)), 7, 5).reshape(5, 50) for k in range(2)]
   assert np.array_equal(np.concatenate(parts, axis=1), whole)
 
 
@@ -251,7 +251,7 @@ def test_a_part_of_a_split_as_a_stream(copies):
 def test_evaluating_a_stream_scores_each_example_once(copies, count):
   seen = []
   for k in range(count):
-    batches = evaluation(copies['tfrecord'], Hosts(k, count, 1), label='number')
+    batches = evaluation(copies['tfrecord'], ProcessShard(k, count, 1), label='number')
     assert len(list(batches)) == len(batches) == 16
     seen += [int(x) for batch in batches for x in batch['label'][batch['mask'] > 0]]
   assert sorted(seen) == list(range(1000))
@@ -365,6 +365,6 @@ def test_what_is_decoded_to_find_bad_files_is_decoded_whole(tmp_path):
   path.parent.mkdir(parents=True)
   path.write_bytes(example_images.file('png')[:40])
   batches = input_pipeline.train_batches(dataset=str(tmp_path), split='train', batch_size=1, resolution=8, seed=0,
-                                         hosts=Hosts(0, 1, 1))
+                                         shard=ProcessShard(0, 1, 1))
   (bad, fix), = read_errors.bad_examples(batches.source, batches.whole, 2)
   assert bad.startswith(f'cannot decode {path}: ') and fix.startswith('Mend it or put a good image in its place')

@@ -16,6 +16,7 @@ from conftest import ROOT
 import example_runs
 import input_pipeline
 from mixer.data import export_crops
+from mixer.data import process_shard
 from mixer import user_errors
 from tools import evaluate
 from tools import export
@@ -188,7 +189,7 @@ def test_evaluate_compares_the_classes_of_the_weights_and_of_the_images(tmp_path
     (tmp_path / name).mkdir(parents=True)
     PIL.Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / name / '0.png')
   score = lambda names: input_pipeline.eval_batches(
-      where='evals.test', dataset=str(tmp_path), split='test', batch_size=2, resolution=8, hosts=input_pipeline.Hosts(0, 1, 1),
+      where='evals.test', dataset=str(tmp_path), split='test', batch_size=2, resolution=8, shard=process_shard.ProcessShard(0, 1, 1),
       of_model=evaluate.classes_of(types.SimpleNamespace(model={'num_classes': 2}, class_names=names)))
   with pytest.raises(ValueError, match=r"the classes of the weights are 'blue', 'red', and those of .* are 'red', 'zebra': .*"
                                        r"Evaluate on images of the same classes under the same names"):

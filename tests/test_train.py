@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from configs import mixer_digits
 from conftest import ROOT
 import input_pipeline
+from mixer.data import process_shard
 from mixer.evaluators import classification
 from mixer import models
 from mixer.run import checkpoint
@@ -214,7 +215,7 @@ def test_another_seed_is_another_run(whole, data_dir, tmp_path):
     ('checkpoint.best_of', 8, 'unknown field config.checkpoint.best_of'),
     ('batch_size', 8, 'unknown field config.batch_size'),
     ('model.dropout_rate', 'much', "config.model.dropout_rate is 'much', of type str; it must be float"),
-    ('data.batch_size', 36, r'config.data.batch_size is 36; it must be a multiple of the 8 devices here \(32 or 40\)'),
+    ('data.batch_size', 36, r'config.data.batch_size is 36; it must be a multiple of the 8 devices \(32 or 40\)'),
     ('step.accumulate', 3, r'config.step.accumulate is 3; it must divide the 4 images a device'),
     ('model.num_classes', 11, r'config.model.num_classes is 11, and digits/1.0.0 .* has 10 classes'),
     ('model.patch_size', 3, 'the images are 8 x 8 pixels, which patches of 3 x 3 do not tile'),
@@ -264,7 +265,7 @@ def test_a_manifest_of_several_labels_trains_through_the_path_of_jft(tmp_path):
 
 def split(data_dir, batch_size, devices):
   return input_pipeline.eval_batches(where='evals.test', dataset='digits', split='test', batch_size=batch_size, resolution=8,
-                                     resize=8, data_dir=data_dir, hosts=input_pipeline.Hosts(0, 1, devices))
+                                     resize=8, data_dir=data_dir, shard=process_shard.ProcessShard(0, 1, devices))
 
 
 @pytest.fixture(scope='module')

@@ -15,6 +15,7 @@ from configs import mixer_finetune
 from conftest import ROOT
 import example_weights
 import input_pipeline
+from mixer.data import process_shard
 from mixer import weights
 from tools import export
 from tools import predict
@@ -65,7 +66,7 @@ def pngs(tmp_path_factory, data_dir):
   """(paths, classes) of the 360 test digits as files."""
   folder = tmp_path_factory.mktemp('pngs')
   batches = input_pipeline.eval_batches(where='evals.test', dataset='digits', split='test', data_dir=data_dir, batch_size=360,
-                                        resolution=8, resize=8, hosts=input_pipeline.Hosts(0, 1, 1))
+                                        resolution=8, resize=8, shard=process_shard.ProcessShard(0, 1, 1))
   batch = next(iter(batches))
   for k, image in enumerate(batch['image'][0]):
     PIL.Image.fromarray(image).save(folder / f'{k:03}.png')

@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 
 from configs import vtab
 import input_pipeline
-from input_pipeline import Hosts
 from mixer.data import preprocess
+from mixer.data.process_shard import ProcessShard
 from mixer.data import sources
 from mixer.data import tfds_source
 from mixer.data import vtab_labels
@@ -210,7 +210,7 @@ def test_an_epoch_of_a_stream_of_parts_holds_each_example_once(clevr):
 @pytest.mark.parametrize('label, wanted', [
     ('clevr_count', lambda objects: len(objects) - 3), ('clevr_distance', clevr_distance)])
 def test_batches_have_the_derived_label_of_their_images(clevr, file_format, label, wanted):
-  fields = dict(dataset=clevr[file_format], label=label, resolution=16, hosts=Hosts(0, 1, 1))
+  fields = dict(dataset=clevr[file_format], label=label, resolution=16, shard=ProcessShard(0, 1, 1))
   train = input_pipeline.train_batches(split='train[:50]+train[60:80]', batch_size=70, seed=0, **fields)
   score = input_pipeline.eval_batches(where='evals.x', split='validation', batch_size=20, **fields)
   made = scenes(120)
@@ -227,7 +227,7 @@ def test_only_what_a_label_is_made_of_is_parsed(clevr):
 @pytest.mark.parametrize('label', ['clevr_count', 'clevr_distance'])
 def test_a_scene_without_annotations_is_an_error(clevr, label):
   batches = input_pipeline.eval_batches(where='evals.x', dataset=clevr['array_record'], split='test', label=label,
-                                        batch_size=3, resolution=16, hosts=Hosts(0, 1, 1))
+                                        batch_size=3, resolution=16, shard=ProcessShard(0, 1, 1))
   with pytest.raises(ValueError, match=f'none of the [68] classes of {label}; the split may lack annotations'):
     list(batches)
 

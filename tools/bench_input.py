@@ -21,6 +21,7 @@ import tqdm
 import input_pipeline
 from mixer import configuration
 from mixer.data import preprocess
+from mixer.data import process_shard
 from mixer.data import sources
 from mixer.run import config_flags
 
@@ -44,7 +45,7 @@ def stages(data):
   """(name, iterator of numbers of images), each doing what the one before does and something more."""
   count = lambda batches: (len(batch) for batch in batches)
   records = data.records(0).map(lambda position, index, record: record)
-  yield 'read', count(input_pipeline.finish(records, data.batch_size).as_numpy_iterator())
+  yield 'read', count(input_pipeline.batch_and_prefetch(records, data.batch_size).as_numpy_iterator())
   images = lambda data: (batch['image'][0] for batch in data.start(0))
   yield 'and decode, crop, flip', count(images(dataclasses.replace(data, augment=None)))
   if data.augment:
@@ -64,7 +65,7 @@ def main(arguments):
   config = config_flags.config(arguments)
   configuration.check(config)
   data = configuration.instantiate(input_pipeline.train_batches, 'data', config.data,
-                                   hosts=input_pipeline.Hosts(0, 1, 1), seed=config.seed)
+                                   shard=process_shard.ProcessShard(0, 1, 1), seed=config.seed)
   if isinstance(data.source, sources.FakeSource):
     raise app.UsageError("the dataset 'fake' has no pipeline to measure")
   rows = {name: measure(name, chunks) for name, chunks in stages(data)}

@@ -9,6 +9,7 @@ import tqdm
 
 import input_pipeline
 from mixer import configuration
+from mixer.data import process_shard
 from mixer.data import read_errors
 from mixer.data import sources
 from mixer.run import config_flags
@@ -35,7 +36,7 @@ def main(arguments):
   configuration.check(config)
   missing = False
   # The batch is not checked against the devices of this machine, which need not be those of the run.
-  for section, attempt in input_pipeline.attempts(config, input_pipeline.Hosts(0, 1, 1)).items():
+  for section, attempt in input_pipeline.dataset_openers(config, process_shard.ProcessShard(0, 1, 1)).items():
     try:
       batches = attempt()
     except ValueError as error:

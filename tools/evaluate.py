@@ -20,6 +20,7 @@ import input_pipeline
 from mixer import configuration
 from mixer.data import classes
 from mixer.data import preprocess
+from mixer.data import process_shard
 from mixer import evaluators
 from mixer import models
 from mixer.run import config_flags
@@ -113,9 +114,9 @@ def main(arguments):
   loaded.check_head(WEIGHTS.value)
   if OUT.value and not pathlib.Path(OUT.value).parent.is_dir():
     raise app.UsageError(f'--out is {OUT.value}, and there is no folder {pathlib.Path(OUT.value).parent}')
-  hosts = input_pipeline.Hosts.here()
+  shard = process_shard.ProcessShard.current()
   open_one = lambda where, section, of_model: configuration.instantiate(
-      input_pipeline.eval_batches, where, fields_for(section, loaded.resolution), hosts=hosts, where=where,
+      input_pipeline.eval_batches, where, fields_for(section, loaded.resolution), shard=shard, where=where,
       of_model=of_model)
   evals = {name: open_one(f'evals.{name}', section, classes_of(loaded)) for name, section in config.evals.items()}
   for name, batches in evals.items():

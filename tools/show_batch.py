@@ -10,6 +10,7 @@ import numpy as np
 import input_pipeline
 from mixer import configuration
 from mixer.data import class_names
+from mixer.data import process_shard
 from mixer.run import config_flags
 from mixer.run import plots
 from mixer.training import losses
@@ -25,7 +26,7 @@ def main(arguments):
   config = config_flags.config(arguments)
   configuration.check(config)
   data = configuration.instantiate(input_pipeline.train_batches, 'data', config.data,
-                                   hosts=input_pipeline.Hosts(0, 1, 1), seed=config.seed)
+                                   shard=process_shard.ProcessShard(0, 1, 1), seed=config.seed)
   batch = {name: x[0] for name, x in next(data.start(STEP.value - 1)).items()}
   num_classes = len(data.source.class_names or range(batch['label'].max() + 1))  # the model need not fit
   images, targets = batch['image'].astype(np.float32), losses.targets(batch, num_classes)

@@ -17,7 +17,7 @@ NUMBERED_FROM_0 = 'Number the labels from 0, or raise --config.model.num_classes
 
 
 @dataclasses.dataclass(eq=False)
-class Explained:
+class ErrorReportingIterator:
   """The same batches; where one cannot be decoded, the error says which file or example it is."""
   open = weakref.WeakSet()
   batches: Iterator[dict]
@@ -94,5 +94,5 @@ def _complaint(source, place, error: tf.errors.OpError) -> tuple[str, str]:
 @atexit.register
 def _close_all():
   """Threads that still read when the interpreter ends wait for it, and it for them, for ever."""
-  for batches in list(Explained.open):
+  for batches in list(ErrorReportingIterator.open):
     batches.close()

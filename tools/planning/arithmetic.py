@@ -10,6 +10,7 @@ import jax
 import ml_collections
 
 from mixer import configuration
+from mixer.data import process_shard
 from mixer import flops
 from mixer import models
 from mixer.run import accelerators
@@ -98,7 +99,7 @@ def _opened(config, must_be_here):
     return None
   import input_pipeline  # it imports TensorFlow, which takes as long as all the rest
   try:
-    return input_pipeline.attempts(config, input_pipeline.Hosts(0, 1, 1))['data']().source
+    return input_pipeline.dataset_openers(config, process_shard.ProcessShard(0, 1, 1))['data']().source
   except ValueError:
     if must_be_here:
       raise
