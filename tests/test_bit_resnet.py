@@ -447,6 +447,7 @@ def logits_there(model, x):
     return model(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('height, width', [(64, 64), (51, 38)])
 def test_our_weights_give_our_logits_in_timm(timm, tmp_path, height, width):
   model, params = small()
@@ -456,6 +457,7 @@ def test_our_weights_give_our_logits_in_timm(timm, tmp_path, height, width):
   np.testing.assert_allclose(logits(model, params, x), wanted, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_r50x1_of_timm_is_ours(timm, tmp_path):
   """At its real size, built by timm's own name."""
   model = models.build(name='bit_resnet', variant='R50x1', num_classes=1000, platform='any')
@@ -468,6 +470,7 @@ def test_r50x1_of_timm_is_ours(timm, tmp_path):
   np.testing.assert_allclose(logits(model, params, x), wanted, atol=1e-4 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', COUNTS)
 def test_timm_counts_as_many_parameters(timm, variant):
   fields = bit_resnet.variant_fields(variant)

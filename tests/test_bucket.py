@@ -20,6 +20,8 @@ FLAGS = ['--config=configs/mixer_digits.py', '--config.total_steps=6', '--config
          '--config.evals.test.batch_size=120', '--config.model.num_blocks=1', '--config.model.hidden_dim=16',
          '--config.model.dropout_rate=0.1']
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def server():

@@ -128,6 +128,7 @@ def damage(folder, how):
     shutil.rmtree(folder / 'default')
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_costs_that_checkpoint_at_most(tmp_path):
   save(tmp_path, [1, 2])
   whole, run = tmp_path / 'checkpoints', tmp_path / 'run'

@@ -34,7 +34,7 @@ class Fleet:
       free.bind(('127.0.0.1', 0))
       port = free.getsockname()[1]
     fields = {**FIELDS, 'data.data_dir': data_dir, 'evals.test.data_dir': data_dir}
-    environment = dict(os.environ, XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}')
+    environment = dict(os.environ, XLA_FLAGS=f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}')
     self.logs = [workdir.parent / f'{workdir.name}-{index}-{time.time()}.log' for index in range(number)]
     self.processes = []
     for index, log in enumerate(self.logs):
@@ -92,6 +92,7 @@ def near(one, other):
   return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number, devices', [(1, 4), (2, 2), (2, 4)])
 def test_several_processes_train_as_one_with_all_devices(whole, data_dir, tmp_path, number, devices):
   state, lines = run(tmp_path / 'run', data_dir, number, devices)
@@ -104,6 +105,7 @@ def test_several_processes_train_as_one_with_all_devices(whole, data_dir, tmp_pa
   assert lines[-1]['test/examples'] == 360
 
 
+@pytest.mark.slow
 def test_one_process_alone_writes_and_tells(whole):
   assert [line['step'] for line in told(whole)] == list(range(2, STEPS + 1, 2))
   assert len(list((whole / 'tensorboard').iterdir())) == 1
@@ -112,6 +114,7 @@ def test_one_process_alone_writes_and_tells(whole):
   assert 'step ' not in second and 'top-1' not in second
 
 
+@pytest.mark.slow
 def test_a_notice_to_one_process_stops_all_after_one_step_and_the_run_goes_on_bit_for_bit(whole, data_dir, tmp_path):
   with Fleet(tmp_path / 'run', data_dir) as fleet:
     fleet.wait_for('step 4 of')
@@ -125,6 +128,7 @@ def test_a_notice_to_one_process_stops_all_after_one_step_and_the_run_goes_on_bi
   assert told(tmp_path / 'run') == told(whole)
 
 
+@pytest.mark.slow
 def test_when_one_process_is_killed_the_others_end_and_other_numbers_of_processes_go_on(whole, data_dir, tmp_path):
   with Fleet(tmp_path / 'run', data_dir) as fleet:
     fleet.wait_for('step 10 of')
@@ -137,6 +141,7 @@ def test_when_one_process_is_killed_the_others_end_and_other_numbers_of_processe
   assert [line['step'] for line in lines] == list(range(2, STEPS + 1, 2))
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_at_once_and_the_others_miss_it(data_dir, tmp_path):
   with Fleet(tmp_path / 'run', data_dir, flags=lambda index: ['--config.data.data_dir=/nowhere'] * index) as fleet:
     codes = fleet.codes()
@@ -145,6 +150,7 @@ def test_a_process_that_fails_ends_at_once_and_the_others_miss_it(data_dir, tmp_
   assert 'process 1 of 2 exits because of this error' in fleet.said(1)
 
 
+@pytest.mark.slow
 def test_processes_of_different_configs_are_refused_by_all(data_dir, tmp_path):
   different = lambda index: [f'--config.seed={index}', f'--config.step.mixup=0.{index + 1}']
   with Fleet(tmp_path / 'run', data_dir, flags=different) as fleet:
@@ -155,6 +161,7 @@ def test_processes_of_different_configs_are_refused_by_all(data_dir, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_a_process_whose_fellows_do_not_come_names_the_way_out(data_dir, tmp_path):
   with Fleet(tmp_path / 'run', data_dir, flags=lambda index: ['--join_timeout=4']) as fleet:
     fleet.processes[1].kill()
@@ -164,6 +171,7 @@ def test_a_process_whose_fellows_do_not_come_names_the_way_out(data_dir, tmp_pat
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_notice_stops_one_process_too(data_dir, tmp_path, number):
   # One device takes hundreds of steps a second, and the notice should come before the last.

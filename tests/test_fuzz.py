@@ -8,6 +8,8 @@ import pytest
 
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(300)
 def test_damaged_files_are_read_or_refused_by_name_in_bounded_memory():

@@ -197,6 +197,7 @@ def test_classes_are_called_by_their_ids_without_words(tars, tmp_path):
   assert prepare(tars / 'tars_gz', tmp_path).info.metadata['class_names'] == WNIDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config, merge', CASES[:3], ids=ids)
 def test_beam_and_one_process_make_the_same(tars, tmp_path, config, merge):
   manual_dir = tars / ('folders' if config is FOLDERS else 'tars')

@@ -300,6 +300,7 @@ def growth(batches):
   return resident() - before
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_a_thousand_batches(data_dir):
   batches = train(data_dir, batch_size=32, resolution=64, randaugment_magnitude=10.).start(0)
   assert growth(batches) < 100  # the 1,000 batches hold 375

@@ -19,6 +19,7 @@ from mixer.models import stochastic
 
 TABLE_1 = list(csv.DictReader((golden.FOLDER / 'table1_specs.csv').open()))
 VARIANTS = [row['model'].removeprefix('Mixer-') for row in TABLE_1]
+ONE_DAILY = [pytest.param(name, marks=[pytest.mark.slow] if name != 'S/32' else []) for name in VARIANTS]
 
 # 8 x 12 pixels: six patches, in two rows of three.
 SMALL = dict(name='mlp_mixer', num_classes=5, patch_size=4, num_blocks=3, hidden_dim=16, tokens_mlp_dim=10,
@@ -294,14 +295,14 @@ def plain_results(variant, dtype):
   return logits_and_gradients(mlp_mixer.MlpMixer(**fields, dtype=dtype), params, images)
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', ONE_DAILY)
 def test_all_variants_are_the_same_on_a_cpu(variant):
   fields, params, images = variant_case(variant)
   got = logits_and_gradients(mlp_mixer.MlpMixer(**fields, platform='cpu'), params, images)
   assert_near(got, plain_results(variant, 'float32'), 2e-5)
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', ONE_DAILY)
 def test_all_variants_are_no_less_exact_in_bfloat16_on_a_cpu(variant):
   fields, params, images = variant_case(variant)
   exact, plain = plain_results(variant, 'float32'), plain_results(variant, 'bfloat16')
@@ -363,6 +364,7 @@ def test_a_cpus_products_of_bfloat16_are_those_that_xla_has_instructions_for(for
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(step(params)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('side, number', [(20, 3), (4, 9)])  # an odd number of patches; one, in parts
 def test_parameters_of_bfloat16_train_in_all_forms(side, number):
   model, _, _ = small_model(dtype='bfloat16', param_dtype='bfloat16')
@@ -384,6 +386,7 @@ def test_the_order_of_blocks_is_that_of_their_numbers():
   assert models.build(**{**SMALL, 'num_blocks': 12}).blocks_of(params) == list(range(12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('platform', ['any', 'cpu'])
 def test_a_scan_holds_one_block_and_remat_keeps_less(platform):
   model, params, images = small_model(platform=platform, num_blocks=8)
@@ -400,6 +403,7 @@ def test_a_scan_holds_one_block_and_remat_keeps_less(platform):
   assert temporary(scan=True, remat='block') < 0.6 * temporary(scan=True)
 
 
+@pytest.mark.slow
 def test_a_cpus_form_keeps_less():
   """0.68 of it, and 0.96 where XLA shares what GELU's backward pass computes anew."""
   fields, params, images = variant_case('S/32')

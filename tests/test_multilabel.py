@@ -213,6 +213,7 @@ def test_however_the_manifest_is_written_the_records_are_the_same(prepared, fold
   assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 def test_beam_makes_the_same_copy(prepared, folder):
   other = prepare(folder, 'beam', beam_runner='DirectRunner')
   for split in 'train', 'validation':
@@ -224,6 +225,7 @@ def test_beam_makes_the_same_copy(prepared, folder):
   assert (other.data_path / 'report.json').read_text() == (prepared.data_path / 'report.json').read_text()
 
 
+@pytest.mark.slow
 def test_beam_names_the_line_that_is_wrong(folder):
   write_lines(folder / 'train.jsonl', [row('good.jpg', ['cat']), row('good.jpg', ['fish'])])
   with pytest.raises(Exception, match=r"train.jsonl, line 2: 'fish' is not in classes.txt"):

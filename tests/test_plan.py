@@ -91,11 +91,13 @@ def quick(tmp_path_factory):
   return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_plan_needs_neither_data_nor_compilation_and_is_there_for_every_pre_training_config(quick):
   assert set(quick['plans']) == {f'configs/{name}' for name in PLANS}
   assert quick['compilations'] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', EXPECTED)
 def test_quick_plan(quick, name):
   found, (variant, steps, core_days) = quick['plans'][f'configs/{name}.py'], EXPECTED[name]
@@ -105,12 +107,14 @@ def test_quick_plan(quick, name):
   assert found['fits']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', OTHERS)
 def test_quick_plan_of_a_baseline_or_of_a_study(quick, name):
   found = quick['plans'][f'configs/{name}']
   assert found['paper'] == OTHERS[name] and found['fits']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', PLANS)
 def test_a_config_names_a_slice_that_exists_and_its_images_a_core(quick, name):
   slice_name, topology, images_per_core = page.named_slice(ROOT / 'configs' / name.partition(':')[0])
@@ -118,6 +122,7 @@ def test_a_config_names_a_slice_that_exists_and_its_images_a_core(quick, name):
   assert quick['plans'][f'configs/{name}']['images_per_core'] == images_per_core
 
 
+@pytest.mark.slow
 def test_the_paper_took_a_sensible_part_of_the_peak(quick):
   # 12 to 57 %, the least of BiT-R50x1; its figures have one or two digits.
   for found in quick['plans'].values():
@@ -186,6 +191,7 @@ def a_plan(stem, *name, **fields):
   return arithmetic.Plan.of(stem, config, accelerators.slice_of('v5p:2x2x1'), None if known else 2_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stem, names', list(configs_of_all_names()))
 def test_every_config_is_planned(stem, names):
   plan = a_plan(stem)
@@ -384,6 +390,7 @@ def test_the_page_holds_a_row_for_every_config_and_was_made_by_the_command_in_it
   assert 'python -m tools.plan --all --compile --out=docs/tpu_plans.md' in text
 
 
+@pytest.mark.slow
 def test_the_page_is_up_to_date(quick):
   assert (ROOT / 'docs' / 'tpu_plans.md').read_text() == quick['page'], (
       'python -m tools.plan --all --out=docs/tpu_plans.md makes it anew, with --compile what has changed as well')
@@ -422,6 +429,7 @@ needs_compiler = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None,
                                     reason='libtpu is not installed: requirements-tpu.txt')
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_training_step_is_compiled_for_a_tpu():
   # In a process of its own: the tests share a cache of what is compiled, and this cannot come from one.
@@ -436,6 +444,7 @@ def test_the_training_step_is_compiled_for_a_tpu():
   assert 'images/s a core: an upper bound' in told
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize('generation', accelerators.GENERATIONS)
 def test_a_program_may_have_the_memory_that_is_said(generation):

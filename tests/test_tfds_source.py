@@ -276,6 +276,7 @@ def test_a_copy_that_lacks_a_file_is_refused(copies, tmp_path, file_format):
     sources.open_split(str(copy), 'train')
 
 
+@pytest.mark.slow
 def test_memory_of_a_stream_does_not_grow_over_a_thousand_batches(copies):
   batches = train(copies['tfrecord'], batch_size=16, resolution=64).start(0)
   assert test_input_pipeline.growth(batches) < 60  # the 1,000 batches hold 187

@@ -13,6 +13,7 @@ from mixer.run import preemption
 from tools import torture
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # six starts of the program
 def test_a_run_stopped_again_and_again_ends_as_one_that_nobody_stopped(tmp_path):
   durations = torture.run_reference(tmp_path / 'reference')

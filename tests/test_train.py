@@ -299,13 +299,14 @@ def test_an_evaluation_that_misses_examples_is_an_error(data_dir, scorer_and_par
 
 def command(data_dir, workdir, devices, *flags):
   """The command line of the demo, shortened, on some simulated devices."""
-  environment = dict(os.environ, XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}')
+  environment = dict(os.environ, XLA_FLAGS=f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}')
   return [sys.executable, 'train.py', '--config=configs/mixer_digits.py', f'--workdir={workdir}',
           f'--config.data.data_dir={data_dir}', f'--config.evals.test.data_dir={data_dir}', '--config.total_epochs=3',
           '--config.optimizer.schedule.warmup_epochs=1', '--config.log_every_epochs=0.2',
           '--config.checkpoint.every_epochs=0.2', *flags], environment
 
 
+@pytest.mark.slow
 def test_the_demo_killed_in_the_middle_goes_on_also_on_other_devices(data_dir, tmp_path):
   """The shortened demo, killed after its first checkpoint, then gone on with on two devices."""
   arguments, environment = command(data_dir, tmp_path / 'run', 1)
