@@ -124,8 +124,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         logger.flush()
         checkpoints.save_interrupted(step, state)
         raise
-  model_card.leave(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results,
-             samples=evaluate.samples)
+  model_card.write_artifacts(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results,
+                             samples=evaluate.samples)
   return results
 
 

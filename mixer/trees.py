@@ -34,6 +34,11 @@ def nested(leaves: dict) -> dict:
   return tree
 
 
+def count(tree) -> int:
+  """How many numbers all leaves have together: the number of parameters of a model."""
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def shapes(tree) -> dict[str, tuple[int, ...]]:
   """{'a/b/c': shape} of all that has one."""
   return {name: tuple(leaf.shape) for name, leaf in flat(tree).items()}

@@ -17,6 +17,7 @@ from mixer import flops
 from mixer import models
 from mixer.run import provenance
 from mixer import storage
+from mixer import trees
 from paper import command_line
 from paper import records
 
@@ -33,11 +34,11 @@ def count(name: str, variant: str, resolution: int, tiles: int) -> records.Count
   model = configuration.instantiate(models.build, 'model', fields, platform='any')
   image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
   params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
-  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   sizes = {field: getattr(model, field) for field in SIZES if hasattr(model, field)}
   return records.Count(
-      model=name, variant=variant, resolution=resolution, params_without_head=size(params) - size(params['head']),
-      params_1000_classes=size(params), gmacs=flops.macs(model.apply, {'params': params}, image) / 1e9,
+      model=name, variant=variant, resolution=resolution,
+      params_without_head=trees.count(params) - trees.count(params['head']),
+      params_1000_classes=trees.count(params), gmacs=flops.macs(model.apply, {'params': params}, image) / 1e9,
       fields={**sizes, 'tokens': (resolution // sizes['patch_size'])**2}, commit=provenance.commit(),
       versions=provenance.versions(('jax', 'flax')),
       time=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'))

@@ -94,7 +94,7 @@ def captured(model, params, height, width):
 def test_parameters_of_a_variant_are_as_many_as_published(variant):
   model = models.build(name='bit_resnet', variant=variant, num_classes=1000)
   params = param_shapes(model)
-  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[variant]
+  assert trees.count(params) == COUNTS[variant]
   fields = bit_resnet.fields_of(params)
   assert fields == dict(num_classes=1000, root='large', **bit_resnet.variant_fields(variant))
   assert bit_resnet.variant_of(fields) == variant

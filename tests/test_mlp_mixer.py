@@ -16,6 +16,7 @@ from mixer import flops
 from mixer import models
 from mixer.models import mlp_mixer
 from mixer.models import stochastic
+from mixer import trees
 
 TABLE_1 = list(csv.DictReader((golden.FOLDER / 'table1_specs.csv').open()))
 VARIANTS = [row['model'].removeprefix('Mixer-') for row in TABLE_1]
@@ -40,10 +41,6 @@ FAST = {'xla_backend_optimization_level': 0}
 @functools.cache
 def param_shapes(model, image_shape):
   return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))['params']
-
-
-def count(params):
-  return sum(x.size for x in jax.tree.leaves(params))
 
 
 def filled(shapes, seed=0):
@@ -104,9 +101,9 @@ def test_table_1(row):
   model = models.build(name='mlp_mixer', variant=variant, num_classes=1000)
   params = param_shapes(model, (224, 224, 3))
   image = jax.ShapeDtypeStruct((1, 224, 224, 3), 'float32')
-  assert count(params) == int(row['exact_params_1000_classes'])
+  assert trees.count(params) == int(row['exact_params_1000_classes'])
   assert round(flops.macs(model.apply, {'params': params}, image) / 1e9, 2) == float(row['gmacs_at_224'])
-  without_head = count(param_shapes(model.clone(num_classes=None), (224, 224, 3)))
+  without_head = trees.count(param_shapes(model.clone(num_classes=None), (224, 224, 3)))
   assert without_head == int(row['exact_params_without_head'])
   assert round(without_head / 1e6) == int(row['params_millions_without_head'])
 
@@ -114,7 +111,7 @@ def test_table_1(row):
 def test_param_counts_golden():
   lines = [f'{"variant":<8} {"without head":>13} {"1000 classes":>13}']
   for variant in [*VARIANTS, 'S/8']:
-    counts = [count(param_shapes(models.build(name='mlp_mixer', variant=variant, num_classes=k), (224, 224, 3)))
+    counts = [trees.count(param_shapes(models.build(name='mlp_mixer', variant=variant, num_classes=k), (224, 224, 3)))
               for k in (None, 1000)]
     lines.append(f'{variant:<8} {counts[0]:>13,} {counts[1]:>13,}')
   golden.check('param_counts', '\n'.join(lines) + '\n')
@@ -123,7 +120,7 @@ def test_param_counts_golden():
 def test_any_patch_size():
   """S/8 is not the paper's; its published checkpoint has as many parameters (paper.md, section 1)."""
   model = models.build(name='mlp_mixer', variant='S/8', num_classes=1000)
-  assert count(param_shapes(model, (224, 224, 3))) == 20_646_504
+  assert trees.count(param_shapes(model, (224, 224, 3))) == 20_646_504
 
 
 def test_names_and_shapes_of_b16_are_the_published_ones():

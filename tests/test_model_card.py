@@ -69,7 +69,7 @@ def test_a_card_says_what_was_reached_on_what_and_by_what(finished):
   last = list(records.read(workdir / 'records.jsonl'))[-1]
   assert f'| test | top1 | {last["test/top1"]:.2%} | 360 |' in text
   assert f'| test | loss | {last["test/loss"]:.4f} | 360 |' in text
-  assert '10 classes, 8 x 8 pixels; started from nothing, trained for 4 steps of 32 images, 0.1 epochs.' in text
+  assert '10 classes, 8 x 8 pixels; trained from scratch for 4 steps of 32 images, 0.1 epochs.' in text
   assert '| training | digits | train | 1,437 |\n| test | digits | test | 360 |' in text
   assert 'Training images: digits/1.0.0, 1437 examples. Classes: [classes.txt](classes.txt).' in text
   assert '![Learning curves](learning_curves.png)' in text and (workdir / 'learning_curves.png').exists()
@@ -116,7 +116,7 @@ def test_the_commands_to_train_are_of_configs_that_train(finished):
       assert tuned['test/examples'] == 360
       assert json.loads((workdir.parent / 'a run_tuned/config.json').read_text())['start_from'] == {
           'weights': str(workdir), 'head': 'fresh'}
-      assert f'; started from {workdir}, trained' in (workdir.parent / 'a run_tuned/card.md').read_text()
+      assert f'; fine-tuned from {workdir} for ' in (workdir.parent / 'a run_tuned/card.md').read_text()
     else:
       assert {**config.to_dict(), **{name: own[name] for name in configuration.NOT_FIELDS}} == own
 
@@ -161,7 +161,7 @@ def test_each_metric_has_the_number_of_examples_that_it_rests_on(arguments):
   assert '| real | top1 | 50.00% | 900 |\n| real | loss | 2.0000 | 1,000 |\n| pets | 5shot | 25.00% | 37 |' in text
   assert ('| training | imagenet2012 | train[:99%], 0.1 of it | 1,000 |\n'
           '| real | imagenet2012 | train[:99%] | 1,000 |\n'
-          '| pets, to learn from | imagenet2012 | train[:99%], 0.1 of it | 74 |\n'
+          '| pets (training) | imagenet2012 | train[:99%], 0.1 of it | 74 |\n'
           '| pets | imagenet2012 | test, 0.1 of it | 37 |') in text
 
 
@@ -201,17 +201,17 @@ def test_a_run_is_complete_whatever_goes_wrong_when_its_learning_is_judged(data_
   given = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in SMALL.items()),
            f'--config.data.data_dir={data_dir}', f'--config.evals.test.data_dir={data_dir}']
   train.train(config_of(parsed(given)), str(tmp_path / 'run'))
-  assert 'could not be made: ZeroDivisionError' in capsys.readouterr().err and (tmp_path / 'run/card.md').exists()
+  assert 'could not be written: ZeroDivisionError' in capsys.readouterr().err and (tmp_path / 'run/card.md').exists()
 
 
 def test_work_that_is_not_known_is_not_claimed(arguments):
-  assert '| work | not recorded |' in model_card.text(**arguments)
+  assert '| compute | not recorded |' in model_card.text(**arguments)
   event = {'format': 1, 'event': 'start', 'step': 30, 'devices': 64, 'device': 'TPU v3', 'hosts': 8, 'machine': 'a | b',
            'commit': 'abc+', 'versions': {'jax': '1'}}
   arguments['events'] = [event, event, {**event, 'event': 'end', 'step': 50, 'seconds': 9000.}]
   text = model_card.text(**arguments)
-  assert ('| wall time | at least 2.5 h in the training loop; 2 starts; 1 of them without an end, as when killed, whose '
-          'time is not known; the first 30 steps were taken before there was a record |') in text
+  assert ('| wall time | at least 2.5 h in the training loop; 2 starts; 1 of them without a recorded end (killed, for '
+          'example), whose time is unknown; the first 30 steps were taken before the history began |') in text
   assert '| core-hours | at least 160 |' in text
   arguments['events'] = [event, {**event, 'event': 'end', 'step': 50, 'seconds': 9.}]
   assert '| wall time | at least 9 s in the training loop; 1 start; the first 30 steps were' in model_card.text(**arguments)
@@ -228,11 +228,11 @@ def test_what_cannot_be_made_is_told_and_is_no_error(arguments, tmp_path, monkey
   arguments.pop('parameters'), arguments.pop('events')
   arguments['workdir'] = tmp_path
   arguments['run']['step'] = {'loss': 'softmax_xent'}
-  model_card.leave(**arguments, evals={}, params={'w': np.zeros((8, 3, 4))}, samples={})
-  assert (f'{tmp_path}/learning_curves.png could not be made: RuntimeError: no fonts. The run is complete without it; '
+  model_card.write_artifacts(**arguments, evals={}, params={'w': np.zeros((8, 3, 4))}, samples={})
+  assert (f'{tmp_path}/learning_curves.png could not be written: RuntimeError: no fonts. The run is complete without it; '
           'the same command tries again') in capsys.readouterr().err
   assert 'Mixer-B/16, 12 parameters' in (tmp_path / 'card.md').read_text()
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   (tmp_path / 'other').mkdir()
-  model_card.leave(**{**arguments, 'workdir': tmp_path / 'other'}, evals={}, params={}, samples={})
+  model_card.write_artifacts(**{**arguments, 'workdir': tmp_path / 'other'}, evals={}, params={}, samples={})
   assert not list((tmp_path / 'other').iterdir())

@@ -79,14 +79,14 @@ def event(kind, step, devices=4, seconds=None, **fields):
           'commit': 'abc', 'versions': {'jax': '1'}, **({} if seconds is None else {'seconds': seconds}), **fields}
 
 
-def test_work_adds_up_what_is_told_and_counts_what_is_not():
-  found = run_history.work([
+def test_totals_add_up_what_was_recorded_and_count_what_was_not():
+  totals = run_history.totals([
       event('start', 0), event('end', 5, seconds=1800.), event('start', 5), event('start', 5, 8, commit='def'),
       event('end', 9, 8, seconds=900.), event('start', 9, 8, commit='def')])
-  assert (found.starts, found.unended, found.first_step) == (4, 2, 0)
-  assert found.seconds == 2700 and found.core_hours == (1800 * 4 + 900 * 8) / 3600 == 4
-  assert found.commits == ['abc', 'def'] and found.versions == ['jax 1']
-  assert found.hardware == ['4 x TPU v3 on 1 host (a)', '8 x TPU v3 on 1 host (a)']
+  assert (totals.starts, totals.unended, totals.first_step) == (4, 2, 0)
+  assert totals.seconds == 2700 and totals.core_hours == (1800 * 4 + 900 * 8) / 3600 == 4
+  assert totals.commits == ['abc', 'def'] and totals.versions == ['jax 1']
+  assert totals.hardware == ['4 x TPU v3 on 1 host (a)', '8 x TPU v3 on 1 host (a)']
 
 
 def test_cut_lines_and_other_formats_are_passed_over_and_kept(tmp_path):

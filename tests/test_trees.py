@@ -10,6 +10,11 @@ def test_flat_and_nested_are_inverses():
   assert trees.nested(trees.flat(tree)) == tree
 
 
+def test_count_is_of_all_numbers():
+  assert trees.count({'a': np.zeros((2, 3)), 'b': {'c': np.zeros(5), 'd': np.zeros(())}}) == 12
+  assert trees.count({}) == 0
+
+
 @pytest.mark.parametrize('names', [['a', 'a/b'], ['a/b', 'a'], ['a//b'], ['/a'], ['']])
 def test_names_that_make_no_tree(names):
   with pytest.raises(ValueError, match="'.*' (lies below another array: 'a' is one|cannot be the name of an array)"):

@@ -113,7 +113,7 @@ def reference(params, image, pool):
 def test_published_sizes(variant, resolution, pool, params, gmacs):
   model = models.build(name='vit', variant=variant, pool=pool, num_classes=1000)
   shapes = param_shapes(model, (resolution, resolution, 3))
-  assert sum(x.size for x in jax.tree.leaves(shapes)) == params
+  assert trees.count(shapes) == params
   if gmacs:
     image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), 'float32')
     # Of a loop one block is traced, and counted as often as it runs.

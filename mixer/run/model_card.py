@@ -1,7 +1,7 @@
-"""What a finished run leaves for people: pictures, and card.md, which says what the model is and how to use it.
+"""The artifacts of a finished run for people: plots, and card.md, which says what the model is and how to use it.
 
-The card rests on the work directory (config.json's fields, history.jsonl) and on the final evaluation, so that a run
-that is started again when it has ended writes the same one.
+The card is made from the work directory (config.json's fields, history.jsonl) and the final evaluation, so that starting
+a finished run again writes the same one.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from mixer import storage
 from mixer.wording import counted
 
 
-def leave(workdir, *, run: dict, source, evals: dict, params, results: dict, samples: dict):
-  """Leaves learning_curves.png, predictions_NAME.png and card.md in a work directory. Only the first process does.
+def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results: dict, samples: dict):
+  """Writes learning_curves.png, predictions_NAME.png and card.md into a work directory, in the main process.
 
-  The checkpoints and records are complete before. So what cannot be made is told on stderr, and is no error. A run that
-  has not learned anything is said to be so, on stderr and on the card.
+  The checkpoints and records are complete by then, so that a failure is printed to stderr and not raised. Warnings of
+  `sanity` go to stderr and to the card.
 
   Args:
     run: the resolved config, with the 'contents' of the training images.
@@ -55,8 +55,8 @@ def leave(workdir, *, run: dict, source, evals: dict, params, results: dict, sam
   for name, make in parts.items():
     try:
       make(folder / name)
-    except Exception as error:  # whatever it is: the run is worth more than a picture of it
-      print(f'{folder / name} could not be made: {type(error).__name__}: {error}. The run is complete without it; the '
+    except Exception as error:  # of any kind: a plot must not fail the run
+      print(f'{folder / name} could not be written: {type(error).__name__}: {error}. The run is complete without it; the '
             'same command tries again', file=sys.stderr)
   for warning in warnings:
     print(f'WARNING: {warning}', file=sys.stderr)
@@ -64,9 +64,9 @@ def leave(workdir, *, run: dict, source, evals: dict, params, results: dict, sam
 
 def text(workdir, *, run: dict, source, parameters: int, results: dict, events: list[dict],
          warnings: Sequence[str] = ()) -> str:
-  """The card, in Markdown. The arguments are those of `leave`.
+  """The card, in Markdown. The arguments are those of `write_artifacts`.
 
-  `parameters` is their number, `events` the history, `warnings` what `sanity.warnings` says.
+  `parameters` is their number, `events` the history, `warnings` those of `sanity.warnings`.
   """
   config = {name: value for name, value in run.items() if name not in configuration.NOT_FIELDS}
   model, batch = config['model'], config['data']['batch_size']
@@ -79,7 +79,7 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
   parts = [
       f'# {name}',
       f'{kind}, {parameters:,} parameters, {model["num_classes"]:,} classes, {config["data"]["resolution"]} x '
-      f'{config["data"]["resolution"]} pixels; {_started(config)}, trained for {counted(config["total_steps"], "step")} of '
+      f'{config["data"]["resolution"]} pixels; {_origin(config)} for {counted(config["total_steps"], "step")} of '
       f'{counted(batch, "image")}, {epochs:,.1f} epochs.',
       *(f'{sanity.ON_CARD}{warning}' for warning in warnings),
       '## Results', _table(('evaluation', 'metric', 'value', 'examples'), _scores(results)),
@@ -89,13 +89,13 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
       '```sh\n' + '\n'.join(_commands(workdir, name, config)) + '\n```',
       '## Data', _table(('for', 'dataset', 'split', 'images'), _data(config, source, results)),
       f'Training images: {run["contents"]}.' + (' Classes: [classes.txt](classes.txt).' if source.class_names else ''),
-      '## Work', _table(('', ''), _work(events)),
+      '## Compute', _table(('', ''), _compute(events)),
       '## Config', '<details><summary>All fields</summary>', f'```json\n{json.dumps(config, indent=2)}\n```', '</details>']
   return '\n\n'.join(parts) + '\n'
 
 
-def _started(config):
-  return f'started from {config["start_from"]["weights"]}' if 'start_from' in config else 'started from nothing'
+def _origin(config):
+  return f'fine-tuned from {config["start_from"]["weights"]}' if 'start_from' in config else 'trained from scratch'
 
 
 def _table(header, rows) -> str:
@@ -116,45 +116,45 @@ def _scores(results):
 
 
 def _data(config, source, results):
-  told = lambda section: (section['dataset'], section.get('split', '') + (
+  split = lambda section: (section['dataset'], section.get('split', '') + (
       f', {section["fraction"]:.3g} of it' if section.get('fraction') else ''))
-  yield ('training', *told(config['data']), f'{source.num_examples:,}')
+  yield ('training', *split(config['data']), f'{source.num_examples:,}')
   for name, section in config['evals'].items():
-    yield (name, *told(section), f'{results[f"{name}/examples"]:,}')
+    yield (name, *split(section), f'{results[f"{name}/examples"]:,}')
   for name, section in config.get('probes', {}).items():
-    yield (f'{name}, to learn from', *told(section['train']), f'{results[f"{name}/train_examples"]:,}')
-    yield (name, *told(section['test']), f'{results[f"{name}/examples"]:,}')
+    yield (f'{name} (training)', *split(section['train']), f'{results[f"{name}/train_examples"]:,}')
+    yield (name, *split(section['test']), f'{results[f"{name}/examples"]:,}')
 
 
-def _work(events):
+def _compute(events):
   if not any(event['event'] == 'start' for event in events):
-    return [('work', 'not recorded')]
-  work = run_history.work(events)
-  least = 'at least ' if work.unended or work.first_step else ''
-  told = [counted(work.starts, 'start')]
-  if work.unended:
-    told.append(f'{work.unended} of them without an end, as when killed, whose time is not known')
-  if work.first_step:
-    first = 'step was' if work.first_step == 1 else f'{work.first_step:,} steps were'
-    told.append(f'the first {first} taken before there was a record')
-  wall = f'{work.seconds / 3600:,.1f} h' if work.seconds >= 3600 else f'{work.seconds:,.0f} s'
-  core_hours = f'{work.core_hours:,.0f}' if work.core_hours >= 100 else f'{work.core_hours:.3g}'
+    return [('compute', 'not recorded')]
+  totals = run_history.totals(events)
+  least = 'at least ' if totals.unended or totals.first_step else ''
+  notes = [counted(totals.starts, 'start')]
+  if totals.unended:
+    notes.append(f'{totals.unended} of them without a recorded end (killed, for example), whose time is unknown')
+  if totals.first_step:
+    first = 'step was' if totals.first_step == 1 else f'{totals.first_step:,} steps were'
+    notes.append(f'the first {first} taken before the history began')
+  wall = f'{totals.seconds / 3600:,.1f} h' if totals.seconds >= 3600 else f'{totals.seconds:,.0f} s'
+  core_hours = f'{totals.core_hours:,.0f}' if totals.core_hours >= 100 else f'{totals.core_hours:.3g}'
   kinds = {accelerators.noun(event['device']) for event in events if event['event'] == 'start'}
   noun = 'core' if kinds == {'core'} else 'device'
-  return [('hardware', '; then '.join(work.hardware)),
-          ('wall time', f'{least}{wall} in the training loop; {"; ".join(told)}'),
+  return [('hardware', '; then '.join(totals.hardware)),
+          ('wall time', f'{least}{wall} in the training loop; {"; ".join(notes)}'),
           (f'{noun}-hours', f'{least}{core_hours}'),
-          ('commit', ', then '.join(work.commits)),
-          ('versions', '; then '.join(work.versions))]
+          ('commit', ', then '.join(totals.commits)),
+          ('versions', '; then '.join(totals.versions))]
 
 
 def _commands(workdir, name, config):
-  """Lines of sh: each command below what it does. They take the config of the run itself."""
+  """Lines of sh: each command below a comment. They use the config of the run itself."""
   line = lambda *words: ' '.join(map(shlex.quote, words))
   run = str(workdir).rstrip('/')
   weights, own = f'--weights={run}', f'--config={run}/config.json'
   yield from ('# train again', line('python', 'train.py', own, f'--workdir={run}_again'))
-  if config['model']['name'] not in models.KINDS:  # whose weights only their own run reads
+  if config['model']['name'] not in models.KINDS:  # no tool loads their weights
     return
   yield from ('# evaluate', line('python', '-m', 'tools.evaluate', weights))
   yield from ('# predict, of images or folders of them', line('python', '-m', 'tools.predict', weights, 'photo.jpg'))

@@ -3,6 +3,7 @@
 import jax
 
 from mixer import flops
+from mixer import trees
 from mixer.wording import counted
 
 
@@ -22,7 +23,7 @@ def describe(*, model, state, memory, source, batch_size: int, resolution: int, 
   mib = lambda size: f'{size / 2**20:,.0f} MiB'
   devices, hosts = jax.device_count(), jax.process_count()
   rows = {
-      'model': f'{type(model).__name__}, {sum(x.size for x in jax.tree.leaves(params)):,} parameters, '
+      'model': f'{type(model).__name__}, {trees.count(params):,} parameters, '
                f'{flops_per_image / 1e9:,.3g} GFLOPs an image forward at {resolution} x {resolution}',
       'data': f'{source.name}, {counted(source.num_examples, "image")}',
       'order': source.order,

@@ -16,6 +16,7 @@ from mixer import models
 from mixer.run import accelerators
 from mixer.training import optim
 from mixer.training import train_step
+from mixer import trees
 from paper import matching
 from paper import tables
 
@@ -159,12 +160,12 @@ class Plan:
 
   @property
   def params(self) -> int:
-    return _count(self.state.params)
+    return trees.count(self.state.params)
 
   @property
   def params_without_head(self) -> int:
     """As Table 1 counts them."""
-    return self.params - _count(self.state.params.get('head', {}))
+    return self.params - trees.count(self.state.params.get('head', {}))
 
   @functools.cached_property
   def flops_per_image(self) -> float:
@@ -261,10 +262,6 @@ class Plan:
       rows['paper'] = (f'{self.paper_core_days} TPUv3 core-days (Tables 2, 3), which is {self.paper_utilisation:.0%} of '
                        'the peak')
     return aligned(rows)
-
-
-def _count(tree) -> int:
-  return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def aligned(rows: dict[str, str]) -> str:
