@@ -16,7 +16,6 @@ if __name__ == '__main__' and (done := finished.results_asked_for(sys.argv)):
   sys.exit(print(done))  # at once: what is imported below takes ten seconds
 
 from absl import flags
-import flax.jax_utils
 import jax
 import ml_collections
 
@@ -70,8 +69,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   optimizer, learning_rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer, total_steps=total_steps)
   init = functools.partial(train_step.init, model, optimizer, data.image_shape, config.seed)
   update = configuration.instantiate(train_step.parallel, 'step', config.step, hidden=('devices',), model=model,
-                                     optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)
-  compiled = train_step.prepared(update, train_step.replicated_shapes(init), data.shapes)
+                              optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)
+  compiled = train_step.prepared(update, jax.eval_shape(init), data.shapes)
   preemption_handler = preemption.PreemptionHandler()
   evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, configuration.probes_of(config),
                                    lambda batches: preemption_handler.check_before_each(prefetch(batches)))
@@ -82,19 +81,22 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         class_names=data.source.class_names, metrics=evaluate.metrics))
     pool = opened.enter_context(futures.ThreadPoolExecutor())
     compiling = pool.submit(compiled)  # meanwhile the state and the first images are fetched
-    state, unfinished = checkpoints.restore(train_step.on_host(init))
+    state, unfinished = checkpoints.restore(jax.eval_shape(init))
+    if state is None:
+      state = devices.init_replicated(init)
+      if 'start_from' in config:
+        state = state.replace(params=configuration.instantiate(
+            weights.start, 'start_from', config.start_from, wanted=state.params))
+    state = jax.device_put(state, devices.replicated())  # where it is not yet
     first_step = int(state.step)
-    if first_step == 0 and 'start_from' in config:
-      state = state.replace(params=configuration.instantiate(weights.start, 'start_from', config.start_from,
-                                                             wanted=state.params))
-    state = flax.jax_utils.replicate(state)
     batches = prefetch(itertools.islice(data.start(first_step), total_steps - first_step))
     update, memory = compiling.result()
     # From here on signals are handled, until the last checkpoint is complete.
     with preemption_handler, opened.pop_all(), metric_logger.MetricLogger(
         workdir, first_step, total_steps, data.batch_size) as logger:
-      logger.info(summary.describe(model=model, state=state, memory=memory, source=data.source, first_step=first_step,
-                                   batch_size=data.batch_size, resolution=data.resolution, total_steps=total_steps))
+      logger.info(summary.describe(model=model, params=state.params, memory=memory, source=data.source,
+                                   first_step=first_step, batch_size=data.batch_size, resolution=data.resolution,
+                                   total_steps=total_steps))
       due = lambda step, every_steps: step % every_steps == 0 or step == total_steps
 
       def conclude(step):

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 
-import flax.jax_utils
 import jax
 import tqdm
 
@@ -26,7 +25,6 @@ from benchmarks import workloads
 from mixer.run import checkpoint
 from mixer.run import devices
 from mixer.run import preemption
-from mixer.training import train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
 BATCH = 8  # images
@@ -38,8 +36,8 @@ def saving(workdir) -> dict[str, float]:
   config = workloads.config('B/16', BATCH)
   data = ours.data_of(config)
   init, update = ours.build(config, data.image_shape)
-  state = flax.jax_utils.replicate(train_step.on_host(init))
-  size = sum(x.nbytes for x in jax.tree.leaves(state)) / jax.local_device_count()
+  state = devices.init_replicated(init)
+  size = sum(x.nbytes for x in jax.tree.leaves(state))
   batch = next(data.start(0))
   alone, beside, stalls = [], [], []
   with checkpoint.Checkpoints(workdir=workdir, run={}, metrics=(), every_steps=1) as checkpoints:

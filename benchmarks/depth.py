@@ -26,7 +26,7 @@ def compiled(variant: str, dtype: str, **way) -> tuple[float, float]:
   config = workloads.config(variant, BATCH, dtype=dtype, **way)
   data = ours.data_of(config)
   init, update = ours.build(config, data.image_shape)
-  state = train_step.replicated_shapes(init)
+  state = jax.eval_shape(init)
   began = time.monotonic()
   _, memory = train_step.prepared(update, state, data.shapes)()
   return time.monotonic() - began, memory.temp_size_in_bytes / 2**20

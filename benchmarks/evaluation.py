@@ -5,7 +5,6 @@
 
 import time
 
-import flax.jax_utils
 import numpy as np
 
 from benchmarks import contender
@@ -18,7 +17,6 @@ from mixer.data import process_shard
 from mixer.evaluators import classification
 from mixer import models
 from mixer.run import devices
-from mixer.training import train_step
 
 
 def turns(flags):
@@ -29,7 +27,7 @@ def turns(flags):
   batches = configuration.instantiate(input_pipeline.eval_batches, 'evals.test', section, where='evals.test',
                                       shard=process_shard.ProcessShard.current())
   init, _ = ours.build(config, (section['resolution'], section['resolution'], 3))
-  params = flax.jax_utils.replicate(train_step.on_host(init).params)
+  params = devices.init_replicated(lambda: init().params)
   scorer = classification.Scorer(configuration.instantiate(models.build, 'model', config.model), config.step.loss)
   number = batches.source.num_examples
   first = next(input_pipeline.prefetch(batches))

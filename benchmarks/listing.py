@@ -15,7 +15,7 @@ import optax
 from benchmarks import contender
 from benchmarks import workloads
 from mixer import flops
-from mixer.training import train_step
+from mixer.run import devices
 
 
 class MlpBlock(nn.Module):
@@ -112,7 +112,7 @@ def training(model, batch):
 
 def step_rates(model, batch, seconds):
   init, update, inputs = training(model, batch)
-  state = jax.device_put(train_step.on_host(init))
+  state = devices.init_replicated(init)
 
   def run(number):
     nonlocal state
@@ -125,7 +125,7 @@ def step_rates(model, batch, seconds):
 def forward_rates(model, batch, seconds):
   net, _, images = shapes(model, batch)
   init, _, (images, _) = training(model, batch)
-  params = jax.device_put(train_step.on_host(init)[0])
+  params = devices.init_replicated(lambda: init()[0])
   forward = jax.jit(net.apply)
 
   def run(number):

@@ -9,7 +9,6 @@
 import functools
 import time
 
-import flax.jax_utils
 import jax
 import numpy as np
 
@@ -45,8 +44,8 @@ def step_rates(config, seconds: float):
   data = data_of(config)
   init, update = build(config, data.image_shape)
   batch = next(input_pipeline.prefetch(data.start(0)))
-  compiled, _ = train_step.prepared(update, train_step.replicated_shapes(init), data.shapes)()
-  state = flax.jax_utils.replicate(train_step.on_host(init))
+  compiled, _ = train_step.prepared(update, jax.eval_shape(init), data.shapes)()
+  state = devices.init_replicated(init)
 
   def run(number):
     nonlocal state
@@ -61,7 +60,7 @@ def scorer_rates(config, seconds: float):
   model = configuration.instantiate(models.build, 'model', config.model)
   data = data_of(config)
   init, _ = build(config, data.image_shape)
-  params = flax.jax_utils.replicate(train_step.on_host(init).params)
+  params = devices.init_replicated(lambda: init().params)
   batch = next(data.start(0))
   batch['mask'] = np.ones(batch['label'].shape, np.float32)
   batch = next(input_pipeline.prefetch([batch]))
@@ -77,7 +76,7 @@ def compiling(config):
   yield []
   while True:
     init, update = build(config, data.image_shape)
-    state = train_step.replicated_shapes(init)
+    state = jax.eval_shape(init)
     began = time.monotonic()
     _, memory = train_step.prepared(update, state, data.shapes)()
     yield [dict(quantity='compile time', unit='s', value=time.monotonic() - began),

@@ -39,7 +39,7 @@ def ours(devices, images: int):
   init = functools.partial(train_step.init, model, optimizer, (RESOLUTION, RESOLUTION, 3), 0)
   update = train_step.parallel(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0,
                                loss='softmax_xent', devices=devices)
-  return update.lower(train_step.replicated_shapes(init, len(devices)), _batch(len(devices), images, 'uint8'))
+  return update.lower(jax.eval_shape(init), _batch(len(devices), images, 'uint8'))
 
 
 def the_listing(devices, images: int):
@@ -59,8 +59,8 @@ def the_listing(devices, images: int):
     changes, moments = optimizer.update(grads, moments, params)
     return (optax.apply_updates(params, changes), moments), value
 
-  step = jax.pmap(update, axis_name='batch', devices=devices, out_axes=(0, None), donate_argnums=0)
-  return step.lower(train_step.replicated_shapes(init, len(devices)), _batch(len(devices), images, 'float32'))
+  step = jax.pmap(update, axis_name='batch', in_axes=(None, 0), out_axes=(None, None), devices=devices, donate_argnums=0)
+  return step.lower(jax.eval_shape(init), _batch(len(devices), images, 'float32'))
 
 
 def _batch(devices, images, dtype):

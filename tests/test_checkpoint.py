@@ -7,7 +7,6 @@ import re
 import resource
 import shutil
 
-import flax.jax_utils
 import jax
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from mixer import models
 from mixer.run import checkpoint
 from mixer.run import checkpoint_integrity
+from mixer.run import devices
 from mixer import storage
 from mixer.training import optim
 from mixer.training import train_step
@@ -30,13 +30,13 @@ def first_state(num_classes=10):
                        tokens_mlp_dim=4, channels_mlp_dim=16)
   optimizer, _ = optim.build(name='adamw', learning_rate=0.1, schedule=dict(name='linear'), total_steps=10,
                              weight_decay=0.1, clip_norm=1.)
-  return train_step.on_host(functools.partial(train_step.init, model, optimizer, (8, 8, 3), seed=0))
+  return jax.device_get(devices.init_replicated(functools.partial(train_step.init, model, optimizer, (8, 8, 3), seed=0)))
 
 
 def at(step, state=None):
-  """A state that tells its step, replicated over the devices."""
+  """A state of values that depend on its step, on all devices."""
   state = first_state() if state is None else state
-  return flax.jax_utils.replicate(jax.tree.map(lambda x: x + step, state).replace(step=np.int32(step)))
+  return jax.device_put(jax.tree.map(lambda x: x + step, state).replace(step=np.int32(step)), devices.replicated())
 
 
 def open_run(workdir, **fields):
@@ -63,9 +63,9 @@ def equal(one, other):
       jax.tree.map(lambda x, y: x.dtype == y.dtype and np.array_equal(x, y), one, other))
 
 
-def test_what_is_restored_is_what_was_saved_without_the_axis_of_devices(tmp_path):
+def test_what_is_restored_is_what_was_saved(tmp_path):
   save(tmp_path, [1, 2])
-  assert equal(restore(tmp_path), flax.jax_utils.unreplicate(jax.device_get(at(2))))
+  assert equal(restore(tmp_path), jax.device_get(at(2)))
 
 
 def test_a_checkpoint_is_on_the_disk_before_those_before_it_are_deleted(tmp_path, monkeypatch):
@@ -81,9 +81,9 @@ def test_a_checkpoint_is_on_the_disk_before_those_before_it_are_deleted(tmp_path
   assert kept(tmp_path) == [2]
 
 
-def test_without_a_checkpoint_the_state_stays(tmp_path):
-  state = first_state()
-  assert restore(tmp_path, state) is state
+def test_without_a_checkpoint_nothing_is_restored(tmp_path):
+  with open_run(tmp_path) as checkpoints:
+    assert checkpoints.restore(first_state()) == (None, False)
 
 
 def test_kept_are_the_latest_the_regular_and_the_best(tmp_path):
@@ -108,12 +108,12 @@ def test_of_checkpoints_without_metrics_none_is_the_best(tmp_path):
 
 def test_saving_does_not_wait_for_the_disk_nor_see_later_changes(tmp_path):
   state = at(1)
-  bump = jax.pmap(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+  bump = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
   with open_run(tmp_path) as checkpoints:
     checkpoints.save(1, state)
     for _ in range(5):
       state = bump(state)
-  assert equal(restore(tmp_path), jax.device_get(flax.jax_utils.unreplicate(at(1))))
+  assert equal(restore(tmp_path), jax.device_get(at(1)))
 
 
 def damage(folder, how):
@@ -145,7 +145,7 @@ def test_a_flipped_bit_anywhere_costs_that_checkpoint_at_most(tmp_path):
       (run / 'checkpoints' / name).write_bytes(data)
       restored = restore(run)
       step = int(restored.step)
-      assert equal(restored, flax.jax_utils.unreplicate(jax.device_get(at(step)))), (name, place)
+      assert equal(restored, jax.device_get(at(step))), (name, place)
       assert step == 2 or (run / 'damaged/checkpoints-2').exists()
       fell_back += step == 1
   assert fell_back > len(names)

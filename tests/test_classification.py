@@ -1,6 +1,5 @@
 """The evaluator of several classes an example, against plain loops."""
 
-import flax.jax_utils
 import jax
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from mixer import models
 
 @pytest.fixture(scope='module')
 def setup():
-  """(scorer, replicated params, batches of 2 devices x 4 examples, of which 13 of 16 are real and 11 have classes)."""
+  """(scorer, params, batches of 2 devices x 4 examples, of which 13 of 16 are real and 11 have classes)."""
   model = models.build(name='mlp_mixer', num_classes=8, patch_size=4, num_blocks=1, hidden_dim=16, tokens_mlp_dim=4,
                        channels_mlp_dim=8)
   params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 3), 'float32'))['params']
@@ -29,7 +28,7 @@ def setup():
 
 def test_precision_recall_and_loss_are_over_the_examples_that_have_a_class(setup):
   model, params, whole, batches = setup
-  got = classification.Scorer(model, 'sigmoid_xent')(flax.jax_utils.replicate(params, jax.devices()[:2]), batches, 13)
+  got = classification.Scorer(model, 'sigmoid_xent')(params, batches, 13)
   logits = np.asarray(model.apply({'params': params}, models.scale(whole['image'])), np.float64)
   hits, recalls, losses = [], [], []
   for k in range(13):
@@ -49,7 +48,7 @@ def test_a_split_without_a_class_is_an_error(setup):
   model, params, whole, batches = setup
   nameless = [{**batch, 'label': np.full_like(batch['label'], -1)} for batch in batches]
   with pytest.raises(RuntimeError, match='none of the 13 examples of the split has a class to score by'):
-    classification.Scorer(model, 'sigmoid_xent')(flax.jax_utils.replicate(params, jax.devices()[:2]), nameless, 13)
+    classification.Scorer(model, 'sigmoid_xent')(params, nameless, 13)
 
 
 @pytest.mark.parametrize('loss', ['softmax_xent', 'sigmoid_xent'])
@@ -57,7 +56,7 @@ def test_the_sample_has_the_probabilities_of_the_loss_and_the_wrong_ones_first(s
   model, params, whole, batches = setup
   scorer = classification.Scorer(model, loss)
   assert scorer.sample is None
-  scores = scorer(flax.jax_utils.replicate(params, jax.devices()[:2]), batches, 13, keep=True)
+  scores = scorer(params, batches, 13, keep=True)
   logits = np.asarray(model.apply({'params': params}, models.scale(whole['image'])))
   shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True) if loss == 'softmax_xent' else 1 / (1 + np.exp(-logits))
   right = [logits[k].argmax() in whole['label'][k] for k in range(16)]

@@ -1,6 +1,5 @@
 """The few-shot probe: its least squares in several ways to one number, its choice of examples, its count of them."""
 
-import flax.jax_utils
 import jax
 import numpy as np
 import pytest
@@ -138,7 +137,6 @@ def batches_of(examples, devices, size=16):
 
 def probed(setup, devices=2, train=None, num_train=40, num_test=30, **fields):
   model, params, given_train, test = setup
-  params = flax.jax_utils.replicate(params, jax.devices()[:devices])
   probe = fewshot.Probe(model, **{'num_classes': CLASSES, 'shots': (1, 5), 'seeds': 2, 'l2': 7., **fields})
   return probe(params, batches_of(train or given_train, devices), batches_of(test, devices), num_train=num_train,
                num_test=num_test)

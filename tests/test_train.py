@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import flax.jax_utils
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -282,7 +281,7 @@ def test_evaluations_agree_to_the_example(data_dir, scorer_and_params, devices, 
   scorer, params = scorer_and_params
   def score(devices, batch_size):
     batches = split(data_dir, batch_size, devices)
-    return scorer(flax.jax_utils.replicate(params, jax.devices()[:devices]), batches, batches.source.num_examples)
+    return scorer(params, batches, batches.source.num_examples)
   reference, got = score(1, 360), score(devices, batch_size)
   for name in ('top1', 'top5', 'examples'):
     assert got[name] == reference[name], name
@@ -294,7 +293,7 @@ def test_an_evaluation_that_misses_examples_is_an_error(data_dir, scorer_and_par
   scorer, params = scorer_and_params
   batches = split(data_dir, batch_size=120, devices=1)
   with pytest.raises(RuntimeError, match='the evaluation scored 240 examples, and the split has 360'):
-    scorer(flax.jax_utils.replicate(params, jax.devices()[:1]), list(batches)[:2], 360)
+    scorer(params, list(batches)[:2], 360)
 
 
 def command(data_dir, workdir, devices, *flags):

@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.jax_utils
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import pytest
 
 from mixer import configuration
 from mixer import models
-from mixer.run.devices import block_on_simulated_devices
+from mixer.run import devices
 from mixer.training import optim
 from mixer.training import train_step
 
@@ -57,27 +56,27 @@ def start(model, optimizer):
   return train_step.TrainState(np.zeros((), np.int32), params, opt_state)
 
 
-def take(model, batches, devices, optimizer=None, accumulate=1, seed=0, loss='softmax_xent',
+def take(model, batches, num_devices, optimizer=None, accumulate=1, seed=0, loss='softmax_xent',
          mixup=0.):
   """(parameters after the steps, the metrics of each) on so many devices."""
   optimizer, learning_rate = optimizer or an_optimizer()
-  devices = jax.devices()[:devices]
+  its_devices = jax.devices()[:num_devices]
   given = dict(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
                mixup=mixup, accumulate=accumulate)
-  if len(devices) == jax.device_count():
+  if num_devices == jax.device_count():
     step = train_step.parallel(**given)
   else:
-    step = jax.pmap(functools.partial(train_step.update, **given), 'batch', out_axes=(0, None), devices=devices)
-  state = flax.jax_utils.replicate(start(model, optimizer), devices)
-  batches = [jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch) for batch in batches]
+    step = jax.pmap(functools.partial(train_step.update, **given), 'batch', in_axes=(None, 0), out_axes=None,
+                    devices=its_devices)
+  state = start(model, optimizer)
+  batches = [jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch) for batch in batches]
   step = step.lower(state, batches[0]).compile(FAST)
   metrics = []
   for batch in batches:
     state, values = step(state, batch)
-    block_on_simulated_devices(values)
+    devices.block_on_simulated_devices(values)
     metrics.append(jax.device_get(values))
-  # Not flax's `unreplicate`, which keeps the axis where one device of several is in use.
-  return jax.tree.map(lambda x: x[0], jax.device_get(state.params)), metrics
+  return jax.device_get(state.params), metrics
 
 
 def assert_same(result, expected, atol=1e-6):
@@ -187,7 +186,7 @@ def test_several_labels():
   yes = np.array([[k in row for k in range(5)] for row in batch['label']])
   shares = 1 / (1 + np.exp(-logits))
   expected = -np.log(np.where(yes, shares, 1 - shares)).sum(axis=1).mean()
-  _, metrics = take(model, [batch], devices=2, accumulate=4, loss='sigmoid_xent')
+  _, metrics = take(model, [batch], num_devices=2, accumulate=4, loss='sigmoid_xent')
   assert metrics[0]['loss'] == pytest.approx(expected, rel=1e-5)
 
 
@@ -220,7 +219,7 @@ def planned(accumulate=1, **fields):
   step = train_step.parallel(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0, loss='softmax_xent',
                              accumulate=accumulate, devices=jax.devices()[:1])
   batch = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in a_batch().items()}
-  memory = step.lower(train_step.replicated_shapes(init, 1), batch).compile().memory_analysis()
+  memory = step.lower(jax.eval_shape(init), batch).compile().memory_analysis()
   return memory, sum(x.size * 4 for x in jax.tree.leaves(jax.eval_shape(init).params))
 
 
@@ -239,12 +238,11 @@ def test_parts_of_a_batch_take_less_memory():
 def test_init():
   optimizer, _ = an_optimizer()
   inits = [functools.partial(train_step.init, nn.Dense(5), optimizer, SHAPE, seed) for seed in (0, 0, 1)]
-  state, again, other = map(train_step.on_host, inits)
+  state, again, other = map(devices.init_replicated, inits)
   assert state.step == 0 and state.step.dtype == 'int32'
   jax.tree.map(np.testing.assert_array_equal, state, again)
   assert np.any(state.params['kernel'] != other.params['kernel'])
-  shapes = train_step.replicated_shapes(inits[0])
-  assert jax.tree.map(lambda x: x.shape, shapes) == jax.tree.map(lambda x: (8, *np.shape(x)), state)
+  assert all(x.is_fully_replicated and len(x.sharding.device_set) == 8 for x in jax.tree.leaves(state))
 
 
 def test_scale():

@@ -2,7 +2,6 @@
 
 import json
 
-import flax.jax_utils
 import flax.linen as nn
 import jax
 import numpy as np
@@ -215,11 +214,11 @@ def make_run(workdir, **model):
   config = {'model': {**section, 'dropout_rate': 0.1, 'scan': True}, 'data': {'resolution': 8},
             'step': {'loss': 'softmax_xent'}, 'evals': {'val': {'resolution': 8, 'resize': 9}}}
   optimizer, _ = optim.build(name='adamw', learning_rate=0.1, schedule=dict(name='linear'), total_steps=10)
-  state = train_step.on_host(lambda: train_step.init(models.build(**section), optimizer, (8, 8, 3), seed=0))
+  state = train_step.init(models.build(**section), optimizer, (8, 8, 3), seed=0)
   state = state.replace(params=test_vit.filled(state.params))
   with checkpoint.Checkpoints(workdir=workdir, run=config, class_names=list('abcde'), metrics=[],
                               every_steps=1) as checkpoints:
-    checkpoints.save(3, flax.jax_utils.replicate(state))
+    checkpoints.save(3, state)
   return state.params
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from unittest import mock
 
-import flax.jax_utils
 import jax
 import numpy as np
 import pytest
@@ -39,7 +38,7 @@ def state(**fields):
   model = models.build(**{**RUN['model'], **fields})
   optimizer, _ = optim.build(name='adamw', learning_rate=0.1, schedule=dict(name='linear'), total_steps=10,
                              weight_decay=0.1, clip_norm=1.)
-  return train_step.on_host(functools.partial(train_step.init, model, optimizer, (8, 8, 3), seed=0))
+  return jax.device_get(jax.jit(functools.partial(train_step.init, model, optimizer, (8, 8, 3), seed=0))())
 
 
 def make_run(workdir, steps=(1, 2), config=RUN, class_names=None, **fields):
@@ -48,7 +47,7 @@ def make_run(workdir, steps=(1, 2), config=RUN, class_names=None, **fields):
                               keep_latest=9) as checkpoints:
     for step in steps:
       moved = jax.tree.map(lambda x: x + step, state(**fields))
-      checkpoints.save(step, flax.jax_utils.replicate(moved))
+      checkpoints.save(step, moved)
 
 
 @pytest.fixture(scope='module')
@@ -308,7 +307,7 @@ def test_a_model_of_images_of_any_size_is_taken_for_those_of_its_root(tmp_path):
 def test_a_run_of_a_model_of_images_of_any_size_has_those_of_its_config(tmp_path):
   config = {**RUN, 'model': BIT}
   with checkpoint.Checkpoints(workdir=tmp_path, run=config, class_names=None, metrics=[], every_steps=1) as checkpoints:
-    checkpoints.save(1, flax.jax_utils.replicate(state().replace(params=bit())))
+    checkpoints.save(1, state().replace(params=bit()))
   loaded = weights.load(tmp_path)
   assert (loaded.model, loaded.resolution) == (BIT, 8) and example_weights.equal(loaded.params, bit())
 
@@ -431,7 +430,7 @@ def test_a_config_of_no_json_is_named(run, tmp_path):
 
 def test_parameters_of_a_run_that_are_not_finite_are_refused(tmp_path):
   with checkpoint.Checkpoints(workdir=tmp_path, run=RUN, class_names=None, metrics=[], every_steps=1) as checkpoints:
-    checkpoints.save(1, flax.jax_utils.replicate(jax.tree.map(lambda x: x * np.nan, state())))
+    checkpoints.save(1, jax.tree.map(lambda x: x * np.nan, state()))
   with pytest.raises(ValueError, match=r"checkpoints/1: array 'MixerBlock_0/LayerNorm_0/bias' has 12 values of 12"):
     weights.load(tmp_path)
 

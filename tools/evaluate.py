@@ -13,7 +13,6 @@ import time
 from absl import app
 from absl import flags
 from etils import epath
-import flax.jax_utils
 import jax
 
 import input_pipeline
@@ -129,7 +128,7 @@ def main(arguments):
     probes[name] = shots, open_one(path, section.test, classes.ModelClasses.of(shots, path, like))
 
   model = configuration.instantiate(models.build, 'model', loaded.model)
-  params = flax.jax_utils.replicate(loaded.params)
+  params = jax.device_put(loaded.params, devices.replicated())
   evaluate = evaluators.Evaluators(model, loaded.loss, evals, probes, settings, input_pipeline.prefetch)
   results = {}
   for found in evaluate.each(params):

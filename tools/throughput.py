@@ -28,7 +28,6 @@ import statistics
 import sys
 import time
 
-import flax.jax_utils
 import jax
 import numpy as np
 import tqdm
@@ -39,7 +38,6 @@ from mixer.run import accelerators
 from mixer.run import devices
 from mixer.run import provenance
 from mixer import storage
-from mixer.training import train_step
 from mixer import user_errors
 
 FORMAT = 1
@@ -97,8 +95,8 @@ def timer(model, resolution: int, seconds: float):
   """
   count = jax.local_device_count()
   image = np.zeros((1, resolution, resolution, 3), np.float32)
-  params = flax.jax_utils.replicate(train_step.on_host(lambda: model.init(jax.random.key(0), image)['params']))
-  forward = jax.pmap(lambda params, images: model.apply({'params': params}, images))
+  params = devices.init_replicated(lambda: model.init(jax.random.key(0), image)['params'])
+  forward = jax.pmap(lambda params, images: model.apply({'params': params}, images), in_axes=(None, 0))
   draw = jax.pmap(lambda key, size: jax.random.uniform(key, (size, resolution, resolution, 3), minval=-1.),
                   static_broadcasted_argnums=1)
 

@@ -8,7 +8,7 @@ from mixer.evaluators import fewshot
 
 
 class Evaluators:
-  """A config's evaluations and few-shot probes of a model's parameters, replicated over the devices.
+  """A config's evaluations and few-shot probes of a model's parameters.
 
   Attributes:
     metrics: the names of what is the better the higher, 'test/top1' and the like.

@@ -35,7 +35,7 @@ def _hits(several: bool, num_classes: int) -> dict:
 
 
 class Scorer:
-  """Scores a model's parameters, replicated over the devices, on the batches of a split.
+  """Scores a model's parameters on the batches of a split.
 
   Batches are {'image': [D, b, H, W, 3] uint8, 'label': [D, b] or [D, b, L], 'mask': [D, b]}, D devices of b examples,
   and may have 'weight': [D, b, L].
@@ -62,7 +62,7 @@ class Scorer:
               'probability': probabilities(logits).max(-1)}
       return jax.lax.psum(sums, 'batch'), seen
 
-    self._score = jax.pmap(score, axis_name='batch', out_axes=(None, 0))
+    self._score = jax.pmap(score, axis_name='batch', in_axes=(None, 0), out_axes=(None, 0))
 
   def __call__(self, params, batches: Iterable[dict], num_examples: int, keep: bool = False) -> dict[str, float]:
     """{'top1', 'top5', 'loss', 'examples'}, or {'precision_at_1', 'recall_at_5', 'loss', 'examples', 'classified'}.

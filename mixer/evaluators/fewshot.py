@@ -67,7 +67,7 @@ def top1(train, train_labels, test, test_labels, num_classes: int, l2: float) ->
 
 
 class Probe:
-  """Probes a model's parameters, replicated over the devices, with the batches of two splits.
+  """Probes a model's parameters with the batches of two splits.
 
   Batches are {'image': [D, b, H, W, 3] uint8, 'label': [D, b], 'mask': [D, b]}, D devices of b examples. The features
   are the mean over tokens that the head is applied to; a head among the parameters is not looked at.
@@ -102,7 +102,7 @@ class Probe:
                    'label': batch['label'], 'mask': batch['mask']}
       return jax.lax.all_gather(of_device, 'batch')  # every host has all examples
 
-    self._features = jax.pmap(features, axis_name='batch', out_axes=None)
+    self._features = jax.pmap(features, axis_name='batch', in_axes=(None, 0), out_axes=None)
 
   def __call__(self, params, train: Iterable[dict], test: Iterable[dict], *, num_train: int,
                num_test: int) -> dict[str, float]:

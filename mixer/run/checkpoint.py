@@ -1,4 +1,4 @@
-"""Checkpoints of a run, with Orbax: asynchronous, of the state without its axis of devices.
+"""Checkpoints of a run, with Orbax: asynchronous.
 
 A work directory has them in two folders. `checkpoints` holds those that are due, and keeps some; `interrupted` holds
 at most one, of a run that was told to stop, with all that was due after its step still to be done. So a run that was
@@ -8,7 +8,6 @@ interrupted leaves the same checkpoints as one that was not.
 from collections.abc import Sequence
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import shlex
@@ -222,7 +221,7 @@ class Checkpoints:
     self._save(self._interrupted, step, state, None)
 
   def _save(self, manager, step, state, metrics):
-    host = _on_host(state)
+    host = jax.device_get(state)
     with storage.translate_gcs_errors(self._workdir):
       if not (self._workdir / 'config.json').exists():
         raise OSError(f'the work directory {self._workdir} is gone, and with it what this run has written')
@@ -274,10 +273,13 @@ class Checkpoints:
     return sorted(found, key=lambda entry: (entry[0], entry[1] is self._due), reverse=True)
 
   def restore(self, state) -> tuple:
-    """The latest state that can be read, on the host, and whether it was interrupted: what was due then still is.
+    """(the latest state that can be read, on the host, whether the run was interrupted there, and so work is still due).
 
-    Where there is no checkpoint it is `state` itself. A checkpoint that cannot be read, or is not what was saved, is
-    set aside with a warning, and the one before it is taken.
+    Where there is no checkpoint, it is (None, False). A checkpoint that cannot be read, or is not what was saved, is set
+    aside with a warning, and the one before it is taken.
+
+    Args:
+      state: a tree of the shapes and types to restore.
 
     Raises:
       ValueError: if the checkpoint's arrays have other names or shapes than `state`, or no checkpoint can be read.
@@ -301,7 +303,7 @@ class Checkpoints:
       steps = ', '.join(str(step) for step, _ in found)
       raise ValueError(f'none of the checkpoints in {self._workdir} can be read (steps {steps}); the latest: '
                        f'{damaged[0][1]}\nMove the folder away to start anew')
-    return state, False
+    return None, False
 
   def _read(self, manager, step, state):
     path = manager.directory / str(step)
@@ -311,9 +313,8 @@ class Checkpoints:
     if unlike := trees.compare(there, trees.shapes(state), 'checkpoint', 'config'):
       raise _DoesNotFit(f'the checkpoint {path} does not fit the model of this config:{unlike}\n'
                         'Use the config it was made with, or another --workdir')
-    wanted = jax.tree.map(np.asarray, state)
-    restored = manager.restore(step, args=ocp.args.PyTreeRestore(
-        wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)))
+    restore_args = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), state)
+    restored = manager.restore(step, args=ocp.args.PyTreeRestore(state, restore_args=restore_args))
     checkpoint_integrity.check(restored, path)
     return restored
 
@@ -344,12 +345,6 @@ class Checkpoints:
 
 class _DoesNotFit(ValueError):
   """A checkpoint that can be read has other arrays than the run."""
-
-
-def _on_host(state):
-  """A replicated tree's arrays. [devices, ...] -> [...]. Nothing is computed, nor takes room, on a device."""
-  return jax.tree.map(functools.partial(np.squeeze, axis=0),
-                      jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), state)))
 
 
 def _in_all(here: bool) -> bool:

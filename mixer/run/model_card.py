@@ -32,7 +32,6 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
     run: the resolved config, with the 'contents' of the training images.
     source: of the training images.
     evals: the batches of each evaluation by its name; they have a `source`.
-    params: replicated, with a leading axis of devices.
     results: of the final evaluation: {'test/top1': ...}.
     samples: for each evaluation the examples to draw: `evaluators.sample.Sample`.
   """
@@ -48,7 +47,7 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
   for name, sample in samples.items():
     parts[f'predictions_{name}.png'] = (
         lambda path, name=name, sample=sample: plots.predictions(sample, evals[name].source.class_names, path))
-  count = sum(x.size // x.shape[0] for x in jax.tree.leaves(params))
+  count = sum(x.size for x in jax.tree.leaves(params))
   parts['card.md'] = lambda path: storage.write(path, text(
       workdir, run=run, source=source, parameters=count, results=results, events=run_history.read(workdir),
       warnings=warnings))

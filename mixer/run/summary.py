@@ -7,17 +7,15 @@ from mixer import trees
 from mixer.wording import counted
 
 
-def describe(*, model, state, memory, source, batch_size: int, resolution: int, first_step: int,
+def describe(*, model, params, memory, source, batch_size: int, resolution: int, first_step: int,
              total_steps: int) -> str:
   """Parameters, FLOPs, devices, batch, steps and, where it is known, memory.
 
   Args:
-    state: replicated, with a leading axis of devices.
     memory: XLA's account of the compiled step, or None.
     source: of the training images.
     first_step: how many steps were taken before.
   """
-  params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.params)
   image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), 'float32')
   flops_per_image = 2 * flops.macs(model.apply, {'params': params}, image)
   mib = lambda size: f'{size / 2**20:,.0f} MiB'

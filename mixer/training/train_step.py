@@ -33,19 +33,6 @@ def init(model, optimizer, image_shape, seed: int) -> TrainState:
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def on_host(init) -> TrainState:
-  """init(), computed on one device and brought to the host."""
-  # XLA's CPU compiler takes a second for each random array; at this level a third of it, with the same numbers.
-  options = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
-  return jax.device_get(jax.jit(init, compiler_options=options)())
-
-
-def replicated_shapes(init, devices: int | None = None) -> TrainState:
-  """The shapes and types of init(), replicated over so many devices, by default this host's; nothing is computed."""
-  devices = devices or jax.local_device_count()
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), jax.eval_shape(init))
-
-
 def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: int, loss: str, mixup: float,
            accumulate: int):
   """The next state, and the step's metrics, on one device under the mapped axis 'batch'.
@@ -95,21 +82,10 @@ def update(state: TrainState, batch, *, model, optimizer, learning_rate, seed: i
     (value, hits), grads = jax.tree.map(lambda x: x / accumulate, jax.lax.scan(add, zero, parts)[0])
 
   value, hits, grads = jax.lax.pmean((value, hits, grads), 'batch')
-  # The leading axis that pmap takes off and puts on again: where the optimizer sees it, XLA writes the new state over the
-  # old one. Without, it copies that first on a CPU (10 % more temporary memory for B/16), and on TPUs accesses more.
-  params = _axis_on(state.params)
-  changes, opt_state = optimizer.update(_axis_on(grads), _axis_on(state.opt_state), params)
-  params, opt_state = _axis_off((optax.apply_updates(params, changes), opt_state))
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
   seen = {'loss': value, **hits, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
   return TrainState(state.step + 1, params, opt_state), seen
-
-
-def _axis_on(tree):
-  return jax.tree.map(lambda x: x[None] if x.ndim else x, tree)
-
-
-def _axis_off(tree):
-  return jax.tree.map(lambda x: x[0] if x.ndim else x, tree)
 
 
 def mixing_weight(mixup: float, seed: int, step):
@@ -119,10 +95,10 @@ def mixing_weight(mixup: float, seed: int, step):
 
 def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: float = 0., accumulate: int = 1,
              devices=None):
-  """`update` over all devices: state and batch have a leading axis of devices, the metrics have none.
+  """`update` over all devices: (state, batch) -> (state, metrics). The batch alone has a leading axis of devices.
 
-  The state is donated whole. The batch is not: none of the results could take its memory. `devices` may be others than
-  those of this machine, to compile for them (tools/planning/compiler.py).
+  The state is replicated, and donated whole. The batch is not: none of the results could take its memory. `devices` may
+  be others than those of this machine, to compile for them (tools/planning/compiler.py).
 
   Args:
     loss: 'softmax_xent' or 'sigmoid_xent'.
@@ -137,7 +113,7 @@ def parallel(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: fl
   arguments.check(dict(accumulate=accumulate), at_least=1)
   step = functools.partial(update, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
                            mixup=mixup, accumulate=accumulate)
-  return jax.pmap(step, axis_name='batch', devices=devices, out_axes=(0, None), donate_argnums=0)
+  return jax.pmap(step, axis_name='batch', in_axes=(None, 0), out_axes=(None, None), devices=devices, donate_argnums=0)
 
 
 def prepared(step, state: TrainState, batch: dict):

@@ -31,7 +31,7 @@ def lower(plan: arithmetic.Plan, images_per_core: int):
   shapes = {'image': ((side, side, 3), 'uint8'), **plan.images.labels}
   batch = {name: jax.ShapeDtypeStruct((cores, images_per_core, *shape), dtype)
            for name, (shape, dtype) in shapes.items()}
-  return update.lower(train_step.replicated_shapes(plan.init, cores), batch)
+  return update.lower(plan.state, batch)
 
 
 def devices_of(slice_: accelerators.Slice) -> list:
