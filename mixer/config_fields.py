@@ -15,7 +15,6 @@ import input_pipeline
 from mixer.data import sources
 from mixer.evaluators import fewshot
 from mixer import models
-from mixer.models import mlp_mixer
 from mixer.run import checkpoint
 from mixer.training import optim
 from mixer.training import schedules
@@ -69,10 +68,10 @@ def _type(annotation) -> str:
 
 def of_model(name: str, variant: str | None = None) -> dict[str, Field]:
   """Those of a model; without the sizes that its variant has."""
-  model, variant_fields = models.MODELS[name]
-  sizes = variant_fields(variant) if variant else ()
-  bases = [base for base in reversed(model.__mro__) if base.__module__.startswith('mixer.')]
-  found = fields_of(model, mlp_mixer.MlpMixer, *bases, hidden=('parent', 'name', 'platform', *sizes))
+  family = models.FAMILIES[name]
+  sizes = family.variant_fields(variant) if variant else ()
+  bases = [base for base in reversed(family.model.__mro__) if base.__module__.startswith('mixer.')]
+  found = fields_of(family.model, *family.documented_by, *bases, hidden=('parent', 'name', 'platform', *sizes))
   return {**fields_of(models.build), **found}
 
 
@@ -104,7 +103,7 @@ def sections(config: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collec
       continue
     section = config[path]
     if path == 'model':
-      yield path, section, of_model(name_in(section, models.MODELS), section.get('variant'))
+      yield path, section, of_model(name_in(section, models.FAMILIES), section.get('variant'))
     elif path == 'optimizer':
       yield path, section, of_optimizer(name_in(section, optim.ALGORITHMS))
       yield f'{path}.schedule', section.schedule, of_schedule(name_in(section.schedule, schedules.SCHEDULES))
@@ -162,7 +161,7 @@ def page(command: str) -> str:
   by_name = lambda title, names, of, other: [(f'{title}: {name}', of(name)) for name in names] if other is None else [
       (f'{title}, all', other)] + [(f'{title}: {name}', {key: field for key, field in of(name).items() if key not in other})
                                    for name in names]
-  tables = [('config', RUN), *by_name('config.model', models.MODELS, of_model, fields_of(models.build)), ('config.data', DATA),
+  tables = [('config', RUN), *by_name('config.model', models.FAMILIES, of_model, fields_of(models.build)), ('config.data', DATA),
             ('config.step', STEP),
             *by_name('config.optimizer', optim.ALGORITHMS, of_optimizer,
                      fields_of(optim.build, hidden=('total_steps', 'schedule'))),

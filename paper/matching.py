@@ -1,12 +1,14 @@
 """Which row of the paper a run belongs to, by what its config says and by nothing else."""
 
+import ast
 from collections.abc import Iterator
+import functools
+import pathlib
 import re
 
 from paper import records
 
-FAMILIES = {'mlp_mixer': 'Mixer', 'vit': 'ViT', 'bit_resnet': 'BiT', 'untied_mixer': 'untied Mixer',
-            'grouped_mixer': 'grouped Mixer', 'views_mixer': 'Mixer of views', 'pyramid_mixer': 'pyramid Mixer'}
+MODELS = pathlib.Path(__file__).parent.parent / 'mixer' / 'models'
 
 # What data.dataset, a TFDS name, is called in the paper's tables, if there are as many images, at least and at most:
 # all of ImageNet's 1,281,167, or all but a hundredth; 12.4 to 14.2 M of ImageNet-21k, as duplicates are merged or not;
@@ -20,16 +22,25 @@ EPOCHS_APART = 0.02  # as a part: durations are in whole steps, and ImageNet's l
 DEFAULT_CROP = 'paper_resize'  # of input_pipeline.eval_batches
 
 
+@functools.cache
+def titles() -> dict[str, str]:
+  """{config.model.name: what people call the models}, of every ModelFamily; read in the source, since JAX is not needed here."""
+  calls = (node for path in sorted(MODELS.glob('*.py')) for node in ast.walk(ast.parse(path.read_text()))
+           if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'ModelFamily')
+  texts = ({word.arg: word.value.value for word in call.keywords if isinstance(word.value, ast.Constant)} for call in calls)
+  return {text['name']: text['title'] for text in texts}
+
+
 def label(model: dict) -> str:
   """What to call the model of a config: 'Mixer-B/16', or 'Mixer, 2 blocks, 64 wide, patch 4'."""
-  family = FAMILIES.get(model.get('name'), model.get('name', 'model'))
+  name = family(model)
   if model.get('variant'):
-    return f'{family}-{model["variant"]}'
+    return f'{name}-{model["variant"]}'
   known = {'num_blocks': '{} blocks', 'units': 'units {}', 'hidden_dim': '{} wide', 'width_factor': 'width x {}',
            'patch_size': 'patch {}', 'groups': '{} groups', 'tokens': 'tokens {}'}
   told = lambda value: '-'.join(map(str, value)) if isinstance(value, list) else value
   words = lambda field, words: words.removesuffix('s' * (model[field] == 1)).format(told(model[field]))
-  return ', '.join([family, *(words(field, text) for field, text in known.items() if field in model)])
+  return ', '.join([name, *(words(field, text) for field, text in known.items() if field in model)])
 
 
 def named(one: records.Throughput | records.Count) -> str:
@@ -39,7 +50,7 @@ def named(one: records.Throughput | records.Count) -> str:
 
 def family(model: dict) -> str:
   """'Mixer', 'ViT', 'BiT', or a model's own name."""
-  return FAMILIES.get(model.get('name'), model.get('name', 'model'))
+  return titles().get(model.get('name'), model.get('name', 'model'))
 
 
 def dataset(section: dict) -> str:

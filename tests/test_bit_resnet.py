@@ -16,11 +16,11 @@ from mixer import configuration
 from mixer import flops
 from mixer import models
 from mixer.models import bit_resnet
+from mixer.models import bit_resnet_names
 from mixer.training import optim
 from mixer.training import train_step
 from mixer import trees
 from mixer import weights
-from mixer.weights import bit_npz
 from mixer.weights import npz
 import timm_models
 
@@ -95,7 +95,7 @@ def test_parameters_of_a_variant_are_as_many_as_published(variant):
   model = models.build(name='bit_resnet', variant=variant, num_classes=1000)
   params = param_shapes(model)
   assert trees.count(params) == COUNTS[variant]
-  fields = bit_resnet.fields_of(params)
+  fields = bit_resnet.fields_from_params(params)
   assert fields == dict(num_classes=1000, root='large', **bit_resnet.variant_fields(variant))
   assert bit_resnet.variant_of(fields) == variant
 
@@ -128,15 +128,15 @@ def test_operations_are_in_the_published_proportion(variant):
 def test_published_names_golden():
   """Read against timm's loader and big_vision's bit_paper.py, which know these files."""
   model = models.build(name='bit_resnet', variant='R50x1', num_classes=1000)
-  found = bit_npz.theirs(trees.flat(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape),
+  found = bit_resnet_names.to_npz(trees.flat(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape),
                                                  param_shapes(model))))
   golden.check('param_names_r50x1', ''.join(f'{name} {array.shape}\n' for name, array in sorted(found.items())))
 
 
 def test_names_there_and_back(tmp_path):
   _, params = small()
-  there = bit_npz.theirs(trees.flat(params))
-  assert all(name.startswith('resnet/') for name in there) and bit_npz.is_published(there)
+  there = bit_resnet_names.to_npz(trees.flat(params))
+  assert all(name.startswith('resnet/') for name in there)
   assert there['resnet/head/conv2d/kernel'].shape == (1, 1, 256, 5)
   npz.write(params, tmp_path / 'w.npz')
   with np.load(tmp_path / 'w.npz') as file:
@@ -148,10 +148,10 @@ def test_names_there_and_back(tmp_path):
 
 def test_numbered_convolutions_are_read():
   array = np.zeros((1, 1, 3, 4))
-  found = bit_npz.ours({'resnet/block1/unit01/a/proj/standardized_conv2d_12/kernel': array})
+  found = bit_resnet_names.from_npz({'resnet/block1/unit01/a/proj/standardized_conv2d_12/kernel': array})
   assert list(found) == ['block1/unit01/proj/kernel']
   with pytest.raises(ValueError, match="two arrays for 'root_block/kernel'; the second one is .*conv2d_1/kernel'"):
-    bit_npz.ours({'resnet/root_block/standardized_conv2d/kernel': array,
+    bit_resnet_names.from_npz({'resnet/root_block/standardized_conv2d/kernel': array,
                   'resnet/root_block/standardized_conv2d_1/kernel': array})
 
 
@@ -170,7 +170,7 @@ def test_weights_of_a_file_are_recognised(tmp_path):
 ])
 def test_fields_are_read_off_the_arrays(fields):
   model, params = small(**fields)
-  found = bit_resnet.fields_of(params)
+  found = bit_resnet.fields_from_params(params)
   assert found == {field: getattr(model, field) for field in ('num_classes', 'units', 'width_factor', 'root')}
   assert bit_resnet.variant_of(found) is None
 
@@ -192,7 +192,7 @@ def test_other_arrays_are_shown_beside_the_nearest(change, message):
   _, params = small()
   change(params)
   with pytest.raises(ValueError, match=f'the arrays are not those of a BiT-ResNet:(.|\n)*{message}'):
-    bit_resnet.fields_of(params)
+    bit_resnet.fields_from_params(params)
 
 
 @pytest.mark.parametrize('variant', ['R50', 'R18x1', 'R50x0', 'R50x1.5', 'B/16', ''])
@@ -257,7 +257,7 @@ def formula(p, x, root='large'):
 def test_logits_are_those_of_the_formula(root, height, width):
   model, params = small(root=root)
   x = images(3, height, width)
-  wanted = formula(bit_npz.theirs(trees.flat(params)), x, root)
+  wanted = formula(bit_resnet_names.to_npz(trees.flat(params)), x, root)
   np.testing.assert_allclose(logits(model, params, x), wanted, atol=1e-5 * np.abs(wanted).max())
 
 

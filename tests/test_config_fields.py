@@ -73,7 +73,7 @@ def test_a_field_that_no_section_has_is_marked():
 def test_every_field_of_the_table_is_explained():
   """The tables of each model, optimizer and schedule, too."""
   tables = [config_fields.RUN, config_fields.DATA, config_fields.EVALUATION, config_fields.STEP, config_fields.CHECKPOINT,
-            config_fields.PROBE, config_fields.START, *map(config_fields.of_model, models.MODELS),
+            config_fields.PROBE, config_fields.START, *map(config_fields.of_model, models.FAMILIES),
             *map(config_fields.of_optimizer, optim.ALGORITHMS), *map(config_fields.of_schedule, schedules.SCHEDULES)]
   assert not [field for table in tables for field in table.values() if len(field.meaning) < 10 or not field.type]
   assert not [field.meaning for table in tables for field in table.values() if field.meaning.endswith(' App.')]

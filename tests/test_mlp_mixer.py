@@ -532,7 +532,7 @@ def test_each_example_keeps_or_loses_whole_branches(rule, num_blocks, choices):
 @pytest.mark.parametrize('rescale, kept', [(False, 1), (True, 1 / 0.7)])
 def test_drop_branch(rescale, kept):
   ones = np.ones((20_000, 2, 3), np.float32)
-  factors = np.asarray(stochastic.drop_branch(ones, 0.3, keys_of(2, 20_000), rescale))
+  factors = np.asarray(stochastic.drop_path(ones, 0.3, keys_of(2, 20_000), rescale))
   assert (factors == factors[:, :1, :1]).all()
   np.testing.assert_allclose(np.unique(factors), [0, kept], rtol=1e-5)
   assert (factors == 0).mean() == pytest.approx(0.3, abs=0.015)
@@ -576,6 +576,6 @@ def test_parts_of_a_model_have_noise_of_their_own():
   model, params, images = small_model(dropout_rate=0.2, stochastic_depth=0.5)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(stochastic, 'dropout', lambda x, rate, keys: keep(keys) or x)
-    patch.setattr(stochastic, 'drop_branch', lambda x, rate, keys, rescale: keep(keys) or x)
+    patch.setattr(stochastic, 'drop_path', lambda x, rate, keys, rescale: keep(keys) or x)
     model.apply({'params': params}, images, keys_of(6, 4))
   assert len(seen) == 3 * (2 * 2 + 2) and len(set(seen)) == len(seen)

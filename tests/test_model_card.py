@@ -179,7 +179,7 @@ def test_a_run_that_starts_from_weights_is_fine_tuned_from_its_own(arguments):
           '--config.start_from.head=fresh\n') in text
 
 
-@pytest.mark.parametrize('name', sorted(models.MODELS.keys() - models.KINDS.keys()))
+@pytest.mark.parametrize('name', sorted(models.FAMILIES.keys() - models.LOADABLE.keys()))
 def test_a_model_whose_weights_no_tool_reads_has_no_commands_that_need_them(arguments, name):
   arguments['run']['model'] = dict(arguments['run']['model'], name=name, variant='S/32')
   text = model_card.text(**arguments)

@@ -9,6 +9,7 @@ import safetensors.numpy
 import example_weights
 from mixer import configuration
 from mixer import models
+from mixer.models import family
 from mixer import trees
 from mixer import weights
 from mixer.weights import pretrained_cfg
@@ -17,7 +18,7 @@ import test_convert
 import test_parity
 from test_parity import timm as timms  # a fixture  # noqa: F401
 
-IMAGENET = pretrained_cfg.IMAGENET
+IMAGENET = family.IMAGENET_PIXELS
 CFG = {**IMAGENET, 'mean': list(IMAGENET['mean']), 'std': list(IMAGENET['std']), 'tag': 'own', 'interpolation': 'bicubic',
        'crop_mode': 'center', 'num_classes': 5}
 
@@ -43,7 +44,7 @@ def logits(section, params, x):
 @pytest.mark.parametrize('mean, std', [(IMAGENET['mean'], IMAGENET['std']), ((0.,) * 3, (1.,) * 3)])
 def test_another_normalization_is_folded_into_the_first_layer(kind, mean, std):
   params = {'mixer': example_weights.params, 'vit': test_convert.vit}[kind]()
-  section = models.section_of(params)
+  section = models.config_from_params(params)
   folded = pretrained_cfg.fold(params, section['name'], pretrained_cfg.Pixels(mean, std), 'w')
   expected = logits(section, params, (images() / 255 - mean) / std)
   np.testing.assert_allclose(logits(section, folded, models.scale(images())), expected, atol=2e-6 * np.abs(expected).max())
@@ -51,7 +52,7 @@ def test_another_normalization_is_folded_into_the_first_layer(kind, mean, std):
   assert np.abs(without - expected).max() > 1e-2 * np.abs(expected).max()
   changed = {name for name, array in trees.flat(folded).items() if not np.array_equal(
       array, trees.flat(params)[name])}
-  assert changed == {f'{pretrained_cfg.LAYERS[section["name"]]}/{part}' for part in ('kernel', 'bias')}
+  assert changed == {f'{models.LOADABLE[section["name"]].stem}/{part}' for part in ('kernel', 'bias')}
 
 
 def test_a_model_that_pads_its_images_is_refused():

@@ -143,7 +143,7 @@ def test_a_model_whose_first_batch_does_not_fit_has_no_line_and_the_others_have(
           in capsys.readouterr().err)
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', models.FAMILIES)
 def test_a_wrong_variant_of_any_model_is_named(name):
   with pytest.raises(ValueError, match=f"{name}:huge at 64: config.model.variant is 'huge'"):
     throughput.planned(f'{name}:huge', 64, 'float32')

@@ -12,7 +12,7 @@ from mixer import models
 from mixer.models import mlp_mixer
 from mixer import trees
 from mixer.weights import start_from
-from mixer.weights import token_mixing_resize
+from mixer.models import token_mixing_resize
 
 # Exact parameters without head and 1e9 multiply-adds at 448 pixels with token-mixing MLPs 4 times as wide, as computed
 # from Table 1 and App. C.

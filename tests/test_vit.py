@@ -300,15 +300,15 @@ def test_wrong_fields_are_named(fields, message):
     ('B/32', dict(num_classes=3, pool='mean'), 'B/32, mean over patches')])
 def test_fields_variant_and_resolution_are_read_off_the_shapes(variant, fields, name):
   tree = param_shapes(models.build(name='vit', variant=variant, **fields), (224, 224, 3))
-  found = vit.fields_of(tree)
+  found = vit.fields_from_params(tree)
   assert found == dict(pool='token', representation_size=None) | vit.variant_fields(variant) | fields
   assert vit.variant_of(found) == name and vit.resolution_of(tree) == 224
-  assert models.section_of(tree) == dict(found, name='vit')
-  assert models.describe(models.section_of(tree)) == f'ViT-{name}'
+  assert models.config_from_params(tree) == dict(found, name='vit')
+  assert models.describe(models.config_from_params(tree)) == f'ViT-{name}'
 
 
 def test_sizes_of_no_variant_are_told():
-  section = models.section_of(param_shapes(models.build(**SMALL)))
+  section = models.config_from_params(param_shapes(models.build(**SMALL)))
   assert models.describe(section) == ('ViT of patch_size 4, num_blocks 3, hidden_dim 16, mlp_dim 24, num_heads 2, pool '
                                       'token')
   assert vit.variant_of(dict(vit.variant_fields('B/16'), num_heads=8, pool='token')) is None
@@ -329,7 +329,7 @@ def test_arrays_that_are_no_vits_are_shown_beside_a_vits(change, message):
   tree = filled(param_shapes(models.build(**SMALL)))
   change(tree)
   with pytest.raises(ValueError, match=rf'not those of a ViT:\n  array +there +a ViT\n(.|\n)*{message}'):
-    models.section_of(tree)
+    models.config_from_params(tree)
 
 
 def test_heads_that_do_not_divide_the_channels_are_told():
@@ -337,7 +337,7 @@ def test_heads_that_do_not_divide_the_channels_are_told():
   tree = jax.tree.map(lambda x: x, tree)  # the function keeps it
   tree['Transformer']['encoderblock_0'][ATTENTION]['query']['kernel'] = jax.ShapeDtypeStruct((16, 3, 5), 'float32')
   with pytest.raises(ValueError, match='not those of a ViT: they have 3 heads, which do not divide 16 channels'):
-    vit.fields_of(tree)
+    vit.fields_from_params(tree)
 
 
 def test_only_square_images_are_supported():

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from mixer import weights
-from mixer.weights import timm_vit
+from mixer.models import vit_names
 from test_parity import timm  # a fixture  # noqa: F401
 import test_vit_weights
 
@@ -89,4 +89,4 @@ def test_the_heads_of_every_width_are_timms(timm, monkeypatch):  # noqa: F811
   names = ('tiny_patch16_224', 'small_patch16_224', 'medium_patch16_gap_240', 'base_patch16_224', 'large_patch16_224',
            'huge_patch14_224', 'giant_patch14_224', 'gigantic_patch14_224')
   theirs = [getattr(module, f'vit_{name}')() for name in names]
-  assert {fields['embed_dim']: fields['num_heads'] for fields in theirs} == timm_vit.HEADS
+  assert {fields['embed_dim']: fields['num_heads'] for fields in theirs} == vit_names.HEADS

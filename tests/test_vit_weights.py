@@ -24,7 +24,7 @@ from mixer.training import optim
 from mixer.training import train_step
 from mixer import trees
 from mixer import weights
-from mixer.weights import position_embeddings
+from mixer.models import position_embeddings
 from mixer.weights import start_from
 import test_vit
 from tools import export
@@ -281,7 +281,7 @@ def test_every_config_is_the_golden_and_its_model_is_that_of_its_name(name):
   golden.check('config_vit' if name == 'b16_i1k' else f'config_vit_{name}', '\n'.join(f'{path} = {value!r}'
                                                for path, value in sorted(configuration.flat(config).items())))
   model = models.build(**config.model)
-  section = models.sizes_in_arrays(dict(config.model.items()))
+  section = models.expected_config(dict(config.model.items()))
   if name != 'digits':
     assert models.describe(section) == f'ViT-{name[0].upper()}/{name[1:3]}'
     assert model.representation_size == (model.hidden_dim if name.endswith(('_jft', '_90')) else None)

@@ -64,7 +64,7 @@ def run(tmp_path_factory):
 def test_fields_variant_and_resolution_are_read_off_the_shapes(variant, num_classes):
   model = models.build(name='mlp_mixer', variant=variant, num_classes=num_classes)
   tree = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32))['params']
-  fields = mlp_mixer.fields_of(tree)
+  fields = mlp_mixer.fields_from_params(tree)
   assert fields == dict(mlp_mixer.variant_fields(variant), num_classes=num_classes)
   assert mlp_mixer.variant_of(fields) == variant and mlp_mixer.resolution_of(tree) == 224
 
@@ -72,7 +72,7 @@ def test_fields_variant_and_resolution_are_read_off_the_shapes(variant, num_clas
 def test_a_widened_model_is_named_and_built_as_it_is():
   model = models.build(name='mlp_mixer', variant='B/32', tiles=2, num_classes=3)
   tree = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 448, 448, 3), np.float32))['params']
-  fields = mlp_mixer.fields_of(tree)
+  fields = mlp_mixer.fields_from_params(tree)
   assert mlp_mixer.variant_of(fields) == 'B/32, token MLPs x4' and mlp_mixer.resolution_of(tree) == 448
   again = models.build(name='mlp_mixer', **fields)
   assert trees.shapes(jax.eval_shape(again.init, jax.random.key(0), np.zeros((1, 448, 448, 3), np.float32))['params']
@@ -100,12 +100,12 @@ def test_arrays_that_are_no_mixers_are_shown_beside_a_mixers(change, message):
   tree = example_weights.params()
   change(tree)
   with pytest.raises(ValueError, match=rf'not those of a Mixer:\n  array +there +a Mixer\n(.|\n)*{message}'):
-    mlp_mixer.fields_of(tree)
+    mlp_mixer.fields_from_params(tree)
 
 
 def test_only_square_images_are_supported(tmp_path):
   tree = example_weights.params(shape=(8, 12))
-  assert mlp_mixer.fields_of(tree) == example_weights.FIELDS
+  assert mlp_mixer.fields_from_params(tree) == example_weights.FIELDS
   npz.write(tree, tmp_path / 'w.npz')
   with pytest.raises(ValueError, match=r'w\.npz: the token-mixing MLPs take 6 tokens, which is not a square number'):
     weights.load(tmp_path / 'w.npz')
@@ -162,7 +162,7 @@ def test_a_kill_while_a_file_is_saved_leaves_none_that_is_read_otherwise(tmp_pat
     weights.save(there, tmp_path / 'w.npz')
   of, name = killed.split('.')
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(weights, of, mock.Mock(wraps=getattr(weights, of), **{f'{name}.side_effect': KeyboardInterrupt}))
+    patch.setattr(weights.loading, of, mock.Mock(wraps=getattr(weights.loading, of), **{f'{name}.side_effect': KeyboardInterrupt}))
     weights.save(dataclasses.replace(there, params=example_weights.params(seed=1), class_names=None), tmp_path / 'w.npz')
   if not before:
     assert not (tmp_path / 'w.npz').exists()

@@ -61,8 +61,7 @@ def classes_of(loaded: weights.Weights) -> classes.ModelClasses:
 
 def described(loaded: weights.Weights, config) -> dict:
   """What was scored and how, as a run's config.json would say it, for the paper's tables (python -m paper)."""
-  kind = models.KINDS[loaded.model['name']]
-  variant = kind.variant_of(loaded.model)
+  variant = models.LOADABLE[loaded.model['name']].variant_of(loaded.model)
   return {
       'model': {'name': loaded.model['name'], 'variant': variant} if variant else loaded.model,
       'start_from': {'weights': WEIGHTS.value},

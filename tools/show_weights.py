@@ -14,33 +14,32 @@ import sys
 import numpy as np
 import tqdm
 
+from mixer import models
 from mixer.run import plots
 from mixer import user_errors
 from mixer import weights as weights_lib
 from mixer.weights import filter_frequencies
 
-STEMS = {'mlp_mixer': 'stem', 'vit': 'embedding', 'bit_resnet': 'root_block'}  # the module of the first layer
 SHOWN = 3  # blocks, as in Figure 5
 
 
 def stem(weights: weights_lib.Weights):
   """The first layer's filters, sorted by frequency. -> [C, P, P, 3]."""
-  filters = np.moveaxis(weights.params[STEMS[weights.model['name']]]['kernel'], -1, 0)
+  filters = np.moveaxis(weights.params[models.LOADABLE[weights.model['name']].stem]['kernel'], -1, 0)
   return filters[np.argsort(filter_frequencies.frequency(filters), kind='stable')]
 
 
 def token_mixing(weights: weights_lib.Weights, block: int):
   """The hidden units of a block's token mixing, in order and pairs, and the pairs' cosines. -> [D_S, h, w], [D_S]."""
-  kernel = weights.params[f'MixerBlock_{block}']['token_mixing']['Dense_0']['kernel']
   side = weights.resolution // weights.model['patch_size']
-  maps = kernel.T.reshape(-1, side, side)
+  maps = models.LOADABLE[weights.model['name']].token_filters(weights.params, block).reshape(-1, side, side)
   order = filter_frequencies.paired(maps)
   return maps[order], filter_frequencies.inverses(maps)[1][order]
 
 
 def chosen(text: str | None, weights: weights_lib.Weights) -> list[int]:
   """The blocks that --blocks names, by default the first three. Raises a ValueError unless they are there."""
-  if weights.model['name'] != 'mlp_mixer':
+  if not models.LOADABLE[weights.model['name']].token_filters:
     if text:
       raise ValueError(f'--blocks is {text}, and a model of the kind {weights.model["name"]!r} has no token-mixing '
                        'MLPs; drop it')

@@ -65,13 +65,11 @@ class NoMemory(Exception):
 def fields_of(model: str, resolution: int, dtype: str) -> dict:
   """The `model` section of a config for 'NAME:VARIANT'."""
   name, _, variant = model.partition(':')
-  if name not in models.MODELS or not variant:
+  if name not in models.FAMILIES or not variant:
     raise ValueError(f'--models has {model!r}; it must be NAME:VARIANT, as in mlp_mixer:B/16, and NAME one of '
-                     f'{", ".join(models.MODELS)}')
-  fields = dict(name=name, variant=variant, num_classes=CLASSES, dtype=dtype)
-  if name == 'mlp_mixer' and resolution > TRAINED_AT and resolution % TRAINED_AT == 0:
-    fields['tiles'] = resolution // TRAINED_AT
-  return fields
+                     f'{", ".join(models.FAMILIES)}')
+  return dict(name=name, variant=variant, num_classes=CLASSES, dtype=dtype,
+              **models.FAMILIES[name].fields_for_resolution(resolution))
 
 
 def planned(name: str, resolution: int, dtype: str) -> dict:

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from mixer.models import mlp_mixer
 from mixer.models import stochastic
 from mixer.models import validation
+from mixer.models.family import ModelFamily
 
 
 class Untied(nn.Module):
@@ -99,7 +100,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x, keys=None, drop_rates=(0., 0.)):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    drop = lambda y, mlp: stochastic.drop_branch(y, drop_rates[mlp], stochastic.fold(keys, 2 + mlp), rescale=False)
+    drop = lambda y, mlp: stochastic.drop_path(y, drop_rates[mlp], stochastic.fold(keys, 2 + mlp), rescale=False)
     y = self.mixing(name='token_mixing', **dtypes)(nn.LayerNorm(**dtypes)(x))
     x = x + drop(y, 0) if y.shape == x.shape else y
     y = nn.LayerNorm(**dtypes)(x)
@@ -223,6 +224,9 @@ class PyramidMixer(Mixer, kw_only=True):
     return self.tokens
 
 
-MODELS = {name: (model, mlp_mixer.variant_fields) for name, model in {
-    'untied_mixer': UntiedMixer, 'grouped_mixer': GroupedMixer, 'views_mixer': ViewsMixer,
-    'pyramid_mixer': PyramidMixer}.items()}
+_COMMON = dict(variant_fields=mlp_mixer.variant_fields, documented_by=(mlp_mixer.MlpMixer,))
+FAMILIES = (
+    ModelFamily(name='untied_mixer', title='untied Mixer', model=UntiedMixer, **_COMMON),
+    ModelFamily(name='grouped_mixer', title='grouped Mixer', model=GroupedMixer, **_COMMON),
+    ModelFamily(name='views_mixer', title='Mixer of views', model=ViewsMixer, **_COMMON),
+    ModelFamily(name='pyramid_mixer', title='pyramid Mixer', model=PyramidMixer, **_COMMON))

@@ -28,7 +28,9 @@ import jax
 import jax.numpy as jnp
 
 from mixer import configuration
+from mixer.models import bit_resnet_names
 from mixer.models import validation
+from mixer.models.family import ModelFamily
 from mixer import trees
 
 FloatType = typing.Literal['float32', 'bfloat16']
@@ -190,7 +192,7 @@ class BitResNet(nn.Module):
     configuration.lookup('model', 'root', self.root, ROOTS)
 
 
-def fields_of(params) -> dict:
+def fields_from_params(params) -> dict:
   """The fields of the `BitResNet` that a tree of arrays belongs to, read off the names and shapes.
 
   Raises:
@@ -228,3 +230,12 @@ def variant_of(fields: dict) -> str | None:
     if tuple(fields['units']) == units and fields['root'] == 'large' and re.fullmatch(r'R\d+x\d+', variant):
       return variant
   return None
+
+
+# The resolution of roots: that of the Mixer paper's Table 3, and what is usual for small ones.
+FAMILY = ModelFamily(
+    name='bit_resnet', title='BiT', model=BitResNet, variant_fields=variant_fields,
+    default_resolution=lambda fields: {'large': 224, 'small': 32}[fields['root']],
+    fields_from_params=fields_from_params, sizes=('units', 'width_factor', 'root'),
+    array_pattern=r'(root_block|block\d+|norm)/', variant_of=variant_of, stem='root_block', stem_is_linear=False,
+    npz=bit_resnet_names.NPZ)

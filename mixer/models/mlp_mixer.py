@@ -22,9 +22,13 @@ import jax.numpy as jnp
 
 from mixer import configuration
 from mixer.models import mlp_mixer_cpu
+from mixer.models import mlp_mixer_names
 from mixer.models import scan_blocks
 from mixer.models import stochastic
+from mixer.models import token_mixing_resize
 from mixer.models import validation
+from mixer.models.family import ModelFamily
+from mixer.models.family import TRAINING_ONLY_FIELDS
 from mixer import trees
 
 FloatType = typing.Literal['float32', 'bfloat16']
@@ -97,7 +101,7 @@ class MixerBlock(nn.Module):
   @nn.compact
   def __call__(self, x, keys=None, drop_rates=(0., 0.)):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    drop = lambda y, mlp: stochastic.drop_branch(y, drop_rates[mlp], stochastic.fold(keys, 2 + mlp), self.rescale)
+    drop = lambda y, mlp: stochastic.drop_path(y, drop_rates[mlp], stochastic.fold(keys, 2 + mlp), self.rescale)
     y = nn.LayerNorm(**dtypes)(x)
     y = jnp.swapaxes(y, 1, 2)
     y = MlpBlock(self.tokens_mlp_dim, self.dropout_rate, name='token_mixing', **dtypes)(y, stochastic.fold(keys, 0))
@@ -210,7 +214,7 @@ class MlpMixer(nn.Module):
     return [(table, 2 * table + hidden)] * self.num_blocks
 
 
-def fields_of(params) -> dict:
+def fields_from_params(params) -> dict:
   """The fields of the `MlpMixer` that a tree of arrays belongs to, read off the shapes.
 
   Token-mixing MLPs that were widened for another resolution give tokens_mlp_dim as it is in the arrays, for `tiles` 1.
@@ -261,3 +265,26 @@ def resolution_of(params) -> int:
     raise ValueError(f'the token-mixing MLPs take {tokens} tokens, which is not a square number; only models of square '
                      'images are supported')
   return grid * params['stem']['kernel'].shape[0]
+
+
+def fields_for_resolution(resolution: int) -> dict:
+  """App. C's wider token mixing, for a multiple of the paper's 224 pixels."""
+  return dict(tiles=resolution // 224) if resolution > 224 and resolution % 224 == 0 else {}
+
+
+def token_filters(params, block: int):
+  """The hidden units of a block's token-mixing MLP, the rows of W1 in eq. 1. -> [D_S, S]."""
+  return params[f'MixerBlock_{block}']['token_mixing']['Dense_0']['kernel'].T
+
+
+FAMILY = ModelFamily(
+    name='mlp_mixer', title='Mixer', model=MlpMixer, variant_fields=variant_fields,
+    training_only_fields=(*TRAINING_ONLY_FIELDS, 'tiles', 'stochastic_depth_rule'),
+    fields_for_resolution=fields_for_resolution, finetune_config='configs/mixer_finetune.py:b16_i21k,cifar10',
+    fields_from_params=fields_from_params, sizes=('patch_size', *SIZES['B']),
+    fields_in_params=lambda model: dict(tokens_mlp_dim=model.tokens_mlp_dim * model.tiles**2),
+    array_pattern=r'(stem|MixerBlock_\d+|pre_head_layer_norm)/', block_pattern=r'MixerBlock_(\d+)/',
+    variant_of=variant_of, resolution_of=resolution_of,
+    any_resolution=lambda name, shape: '(any)' if '/token_mixing/' in name else shape,
+    resize=token_mixing_resize.fit, resize_methods=('block_diagonal', 'interpolated'), token_filters=token_filters,
+    npz=mlp_mixer_names.NPZ, timm=mlp_mixer_names.TIMM)

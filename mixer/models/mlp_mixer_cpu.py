@@ -84,13 +84,13 @@ def _block(model, keys, params, x, number, rates):
     y = drop(_gelu(dense(params['Dense_0'], y, model.dtype)), 0)
     return drop(dense(params['Dense_1'], y, model.dtype), 1)
 
-  def drop_branch(y, branch):
-    return noisy(stochastic.drop_branch, (1, 0, 2), y, rates[branch], stochastic.fold(keys, 2 + branch), model.rescales)
+  def drop_path(y, branch):
+    return noisy(stochastic.drop_path, (1, 0, 2), y, rates[branch], stochastic.fold(keys, 2 + branch), model.rescales)
 
   y = _layer_norm(params['LayerNorm_0'], x, model.dtype)
-  x = x + drop_branch(mlp(params['token_mixing'], y, _dense_over_tokens, (1, 2, 0), 0), 0)
+  x = x + drop_path(mlp(params['token_mixing'], y, _dense_over_tokens, (1, 2, 0), 0), 0)
   y = _layer_norm(params['LayerNorm_1'], x, model.dtype)
-  return x + drop_branch(mlp(params['channel_mixing'], y, _dense, (1, 0, 2), 1), 1)
+  return x + drop_path(mlp(params['channel_mixing'], y, _dense, (1, 0, 2), 1), 1)
 
 
 def _product(subscripts, a, b):

@@ -22,7 +22,7 @@ def dropout(x, rate: float, keys):
   return jnp.where(kept, x / (1 - rate), 0)
 
 
-def drop_branch(x, rate, keys, rescale: bool):
+def drop_path(x, rate, keys, rescale: bool):
   """Stochastic depth: zeroes an example's whole branch with probability `rate`. [B, ...], [B] keys or None -> same.
 
   With `rescale`, kept branches are divided by 1 - rate, so that their expectation stays. `rate` may be traced.

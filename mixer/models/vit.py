@@ -22,9 +22,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixer.models import position_embeddings
 from mixer.models import scan_blocks
 from mixer.models import stochastic
 from mixer.models import validation
+from mixer.models import vit_names
+from mixer.models.family import ModelFamily
 from mixer import trees
 
 FloatType = typing.Literal['float32', 'bfloat16']
@@ -92,7 +95,7 @@ class EncoderBlock(nn.Module):
   @nn.compact
   def __call__(self, x, keys=None, drop_rates=(0., 0.)):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    drop = lambda y, branch: stochastic.drop_branch(y, drop_rates[branch], stochastic.fold(keys, 2 + branch), False)
+    drop = lambda y, branch: stochastic.drop_path(y, drop_rates[branch], stochastic.fold(keys, 2 + branch), False)
     y = nn.LayerNorm(name='LayerNorm_0', **dtypes)(x)
     y = nn.MultiHeadDotProductAttention(
         self.num_heads, kernel_init=nn.initializers.xavier_uniform(), force_fp32_for_softmax=True,
@@ -221,7 +224,7 @@ class VisionTransformer(nn.Module):
     return [(table, 6 * table + self.num_heads * tokens**2 + tokens * self.mlp_dim)] * self.num_blocks
 
 
-def fields_of(params) -> dict:
+def fields_from_params(params) -> dict:
   """The fields of the `VisionTransformer` that a tree of arrays belongs to, read off the shapes.
 
   Raises:
@@ -277,3 +280,18 @@ def resolution_of(params) -> int:
     raise ValueError(f'the position embeddings are of {patches} patches, which is not a square number; only models of '
                      'square images are supported')
   return grid * params['embedding']['kernel'].shape[0]
+
+
+def any_resolution(name: str, shape: tuple):
+  """The shape of an array without what depends on the resolution."""
+  return f'(1, any, {shape[-1]})' if name.endswith('/pos_embedding') else shape
+
+
+FAMILY = ModelFamily(
+    name='vit', title='ViT', model=VisionTransformer, variant_fields=variant_fields,
+    fields_from_params=fields_from_params, sizes=('patch_size', *SIZES['B'], 'pool', 'representation_size'),
+    array_pattern=r'(embedding|Transformer|pre_logits)/|cls$', block_pattern=r'Transformer/encoderblock_(\d+)/',
+    variant_of=variant_of, resolution_of=resolution_of, stem='embedding',
+    head=('pre_logits', 'head'),  # the first one is there in pre-training
+    any_resolution=any_resolution, resize=lambda params, like, method: position_embeddings.fit(params, like),
+    timm=vit_names.TIMM)

@@ -70,8 +70,8 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
   config = {name: value for name, value in run.items() if name not in configuration.NOT_FIELDS}
   model, batch = config['model'], config['data']['batch_size']
   epochs = config['total_steps'] * batch / source.num_examples
-  if model['name'] in models.KINDS:
-    kind = models.describe(models.sizes_in_arrays(model))
+  if model['name'] in models.LOADABLE:
+    kind = models.describe(models.expected_config(model))
   else:
     kind = ' '.join(filter(None, (model['name'], model.get('variant'))))
   name = storage.path_of(workdir).name
@@ -153,14 +153,15 @@ def _commands(workdir, name, config):
   run = str(workdir).rstrip('/')
   weights, own = f'--weights={run}', f'--config={run}/config.json'
   yield from ('# train again', line('python', 'train.py', own, f'--workdir={run}_again'))
-  if config['model']['name'] not in models.KINDS:  # no tool loads their weights
+  if config['model']['name'] not in models.LOADABLE:  # no tool loads their weights
     return
   yield from ('# evaluate', line('python', '-m', 'tools.evaluate', weights))
   yield from ('# predict, of images or folders of them', line('python', '-m', 'tools.predict', weights, 'photo.jpg'))
   model, tuned, start = config['model'], f'--workdir={run}_tuned', f'--config.start_from.weights={run}'
-  if model['name'] == 'mlp_mixer' and 'variant' in model and config['data']['resolution'] == 224:
+  recipe = models.LOADABLE[model['name']].finetune_config
+  if recipe and 'variant' in model and config['data']['resolution'] == 224:
     yield from ("# fine-tune by the paper's recipe: on CIFAR-10, another task of that config, or a folder of images",
-                line('python', 'train.py', '--config=configs/mixer_finetune.py:b16_i21k,cifar10', tuned,
+                line('python', 'train.py', f'--config={recipe}', tuned,
                      f'--config.model.variant={model["variant"]}', start))
   else:
     yield from ('# fine-tune with the same config; for other images, set --config.data.dataset and the like',

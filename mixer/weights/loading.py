@@ -30,15 +30,7 @@ from mixer.weights import record
 from mixer.weights import start_from as starting
 from mixer.weights import timm
 
-# The side in pixels of the images that BiT-ResNets, which take any size, are evaluated on, by their root: that of the
-# paper's Table 3, and what is usual for small ones.
-USUAL_RESOLUTION = {'large': 224, 'small': 32}
-
 PUBLISHED_RESOLUTIONS = 224, 384, 448  # of Mixers and ViTs, whose crops were made for them
-
-# Fields of a run's `model` section that its parameters tell, or that count in training alone.
-NOT_KEPT = ('variant', 'tiles', 'dropout_rate', 'stochastic_depth', 'stochastic_depth_rule', 'head_bias_init',
-            'param_dtype', 'scan', 'remat', 'platform')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +162,7 @@ def _of_file(path, read, pixels) -> Weights:
     pretrained_cfg.check_library(path)
   params = read(path)
   model, resolution = _sizes_of(params, path)
-  resolution = resolution or USUAL_RESOLUTION[model['root']]
+  resolution = resolution or models.LOADABLE[model['name']].default_resolution(model)
   name = published.name_of(path) if read is npz.read else None
   known = published.TABLE[name] if name else None
   if known and model['num_classes'] != known.num_classes:
@@ -194,8 +186,8 @@ def _of_file(path, read, pixels) -> Weights:
 def _sizes_of(params, place) -> tuple[dict, int | None]:
   """The model's section and the resolution, or None for any, read off the arrays' shapes."""
   try:
-    model = models.section_of(params)
-    resolution_of = models.KINDS[model['name']].resolution_of
+    model = models.config_from_params(params)
+    resolution_of = models.LOADABLE[model['name']].resolution_of
     return model, resolution_of and resolution_of(params)
   except ValueError as error:
     raise ValueError(f'{place}: {error}') from error
@@ -237,11 +229,11 @@ def _check(said, place, what) -> dict:
     if not (names is None or isinstance(names, list) and all(isinstance(name, str) for name in names)):
       raise ValueError(f'class_names is {safe_io.show(names)}; it must be a list of strings, or null')
     # The model is not traced: of a config that claims a million blocks, that takes for ever.
-    here = models.sizes_in_arrays(said['model'])
+    here = models.expected_config(said['model'])
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f'{place} is not {what}: {error!r}') from error
   if here is None:
-    raise ValueError(f'{place}: model.name is {said["model"]["name"]!r}, and weights are read of {", ".join(models.KINDS)} '
+    raise ValueError(f'{place}: model.name is {said["model"]["name"]!r}, and weights are read of {", ".join(models.LOADABLE)} '
                      'alone; train.py evaluates such a run itself')
   return here
 
@@ -256,7 +248,8 @@ def _made(params, said, here, place, params_place, names_place=None) -> Weights:
   if class_names and len(class_names) != model['num_classes']:
     raise ValueError(f'{names_place or f"{place}: class_names"} has {len(class_names):,} lines, and the model '
                      f'{model["num_classes"] or 0:,} classes')
-  kept = {field: value for field, value in said['model'].items() if field not in NOT_KEPT}
+  dropped = models.LOADABLE[model['name']].training_only_fields
+  kept = {field: value for field, value in said['model'].items() if field not in dropped}
   return Weights(params=params, model={**kept, **model}, resolution=said['resolution'], loss=said['loss'],
                  class_names=class_names, source='', crop=said['crop'], resize=said['resize'],
                  permutation=said['permutation'])

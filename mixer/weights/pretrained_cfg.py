@@ -21,18 +21,9 @@ from mixer.data import class_names
 from mixer import models
 from mixer import safe_io
 
-LAYERS = {'mlp_mixer': 'stem', 'vit': 'embedding'}  # those that `fold` changes
 OURS = (0.5, 0.5, 0.5)  # the mean and std of pixels in [-1, 1]
-IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
 # Files of timm that are no longer beside their config.json: what the patterns of their names mean (timm 1.0.31).
-BY_NAME = {r'(^|[._-])miil': dict(mean=(0., 0., 0.), std=(1., 1., 1.), crop_pct=0.875, interpolation='bilinear'),
-           r'^deit|[._](dino|mae)\b': IMAGENET}
-FIRST_CONVS = {'mlp_mixer': 'stem.proj', 'vit': 'patch_embed.proj'}
-VITS = {'B': 'base', 'L': 'large', 'H': 'huge'}
-ARCHITECTURES = {  # of timm 1.0.31, of the variants of Mixer and ViT
-    *(f'mixer_{size}_224' for size in ('s32', 's16', 'b32', 'b16', 'l32', 'l16')),
-    *(f'vit_{size}_224' for size in ('base_patch32', 'base_patch16', 'base_patch8', 'large_patch32', 'large_patch16',
-                                     'huge_patch14'))}
+BY_NAME = {pattern: cfg for family in models.LOADABLE.values() if family.timm for pattern, cfg in family.timm.pixels.items()}
 DEFAULT_CROP_PCT = 0.875  # timm/data/constants.py
 # Ours: timm's nearest. Those of a timm config that are none of these are read as 'timm'.
 CROPS = {'timm': ('bicubic', 'center'), 'antialiased': ('bilinear', 'center'), 'paper_resize': ('bilinear', 'squash')}
@@ -142,7 +133,7 @@ def fold(params: dict, name: str, pixels: Pixels, source) -> dict:
   """Parameters for pixels in [-1, 1], of those for pixels of another mean and std; see above. Types stay.
 
   Args:
-    params: nested, of a model of this name (models.KINDS).
+    params: nested, of a model of this name (models.LOADABLE).
     source: what was loaded, for the message.
 
   Raises:
@@ -150,15 +141,16 @@ def fold(params: dict, name: str, pixels: Pixels, source) -> dict:
   """
   if (pixels.mean, pixels.std) == (OURS, OURS):
     return params
-  if name not in LAYERS:
+  family = models.LOADABLE[name]
+  if not family.stem_is_linear:
     raise ValueError(f'{source} takes pixels of {pixels.describe()}, and only those in [-1, 1], mean 0.5 and std 0.5, are '
                      f'supported for {name}: its first layer pads images with zeros, so that it cannot scale them itself')
-  kernel, bias = (params[LAYERS[name]][part] for part in ('kernel', 'bias'))
+  kernel, bias = (params[family.stem][part] for part in ('kernel', 'bias'))
   mean, std = (np.array(x)[:, None] for x in (pixels.mean, pixels.std))
   wide = kernel.astype(np.float64)
   layer = {'kernel': (wide / (2 * std)).astype(kernel.dtype),
            'bias': (bias + (wide * ((0.5 - mean) / std)).sum((0, 1, 2))).astype(bias.dtype)}
-  return {**params, LAYERS[name]: layer}
+  return {**params, family.stem: layer}
 
 
 def check_can_write(path, named: bool = True):
@@ -181,13 +173,14 @@ def of_weights(weights) -> dict:
   Its architecture is None where timm has no name for the model.
   """
   resolution, model = weights.resolution, weights.model
+  family = models.LOADABLE[model['name']]
   interpolation, crop_mode = CROPS.get(weights.crop, ('bilinear', 'center'))
   crop_pct = resolution / weights.resize
   if math.floor(resolution / crop_pct) != weights.resize:  # as timm computes it
     crop_pct = resolution / (weights.resize + 0.5)
   cfg = dict(input_size=[3, resolution, resolution], fixed_input_size=True, mean=list(OURS), std=list(OURS),
              interpolation=interpolation, crop_mode=crop_mode, crop_pct=crop_pct, num_classes=model['num_classes'] or 0,
-             first_conv=FIRST_CONVS.get(model['name']), classifier='head')
+             first_conv=family.timm and family.timm.first_conv, classifier='head')
   config = {'architecture': _architecture(model), 'num_classes': model['num_classes'] or 0, 'pretrained_cfg': cfg,
             'model_args': {'img_size': resolution}}
   return config | ({'label_names': weights.class_names} if weights.class_names else {})
@@ -195,11 +188,5 @@ def of_weights(weights) -> dict:
 
 def _architecture(model):
   """timm's name of a model, 'mixer_b16_224', or None."""
-  sizes = dict(mlp_mixer='mixer', vit='vit').get(model['name'])
-  variant = models.KINDS[model['name']].variant_of(model) if sizes else None
-  match = re.fullmatch(r'([SBLH])/(\d+)', variant or '')
-  if not match:
-    return None
-  size, patch = match.groups()
-  name = f'mixer_{size.lower()}{patch}_224' if sizes == 'mixer' else f'vit_{VITS.get(size)}_patch{patch}_224'
-  return name if name in ARCHITECTURES else None
+  family = models.LOADABLE[model['name']]
+  return family.timm and family.timm.architecture(family.variant_of(model) or '')

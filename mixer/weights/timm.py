@@ -1,8 +1,8 @@
-"""Weights of timm's MlpMixer and VisionTransformer as .safetensors files: PyTorch's names and axes.
+"""Weights of timm's models as .safetensors files: PyTorch's names and axes.
 
 Dense kernels are transposed, and the stem's is [C, 3, P, P] there and [P, P, 3, C] here. timm computes GELU exactly
-where the authors' code and ours take its tanh form, so that the logits of the same weights differ slightly. What is
-particular to ViTs is in timm_vit.py.
+where the Mixer's authors and ours take its tanh form, so that the logits of the same weights differ slightly. Names, and
+what is particular to a family of models, are in its `TimmNames`.
 """
 
 import os
@@ -12,23 +12,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from mixer import models
 from mixer import trees
 from mixer.weights import arrays
-from mixer.weights import timm_vit
 
-
-def names(num_blocks: int) -> dict[str, str]:
-  """{our name: timm's} of a Mixer's arrays."""
-  norms = {'pre_head_layer_norm': 'norm'}
-  others = {'stem': 'stem.proj', 'head': 'head'}
-  for i in range(num_blocks):
-    for k in (0, 1):
-      norms[f'MixerBlock_{i}/LayerNorm_{k}'] = f'blocks.{i}.norm{k + 1}'
-      others[f'MixerBlock_{i}/token_mixing/Dense_{k}'] = f'blocks.{i}.mlp_tokens.fc{k + 1}'
-      others[f'MixerBlock_{i}/channel_mixing/Dense_{k}'] = f'blocks.{i}.mlp_channels.fc{k + 1}'
-  weights = {f'{ours}/scale': f'{theirs}.weight' for ours, theirs in norms.items()}
-  weights |= {f'{ours}/kernel': f'{theirs}.weight' for ours, theirs in others.items()}
-  return weights | {f'{ours}/bias': f'{theirs}.bias' for ours, theirs in (norms | others).items()}
+FAMILIES = [family for family in models.LOADABLE.values() if family.timm]
 
 
 def metadata(path) -> dict[str, str]:
@@ -39,25 +27,21 @@ def metadata(path) -> dict[str, str]:
 def read(path) -> dict:
   """Nested parameters of a .safetensors file, as float32 whatever its floating-point type.
 
-  Arrays whose names are not those of timm's MlpMixer or VisionTransformer keep their names; a prefix of all is dropped.
+  Arrays whose names are not those of a model of timm keep their names; a prefix of all is dropped.
 
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: naming the file, if it is no .safetensors file, cut off, holds other things than finite numbers,
       several models, or is of a ViT of an unknown number of heads.
   """
-  found, told = _open(path, lambda file: ({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}))
+  found, metadata = _open(path, lambda file: ({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}))
   found = arrays.float32(arrays.without_prefix(found, r'(stem|patch_embed)\.proj\.weight', path), path)
+  family = max(FAMILIES, key=lambda family: any(re.match(family.timm.pattern, name) for name in found))
   try:
-    of_vit = timm_vit.is_timms(found)
-    if of_vit:
-      width = found['pos_embed'].shape[-1] if found['pos_embed'].ndim else 0
-      found = timm_vit.attention_to_ours(found, timm_vit.heads_of(width, told.get('num_heads')))
-    count = _count(found, r'blocks\.(\d+)\.')
-    ours = {theirs: name for name, theirs in (timm_vit.names(count) if of_vit else names(count)).items()}
-    params = {ours.get(name, name): array for name, array in found.items()}
-    return trees.nested({name: array if timm_vit.ATTENTION in name else _transposed(name, array, (2, 3, 1, 0))
-                         for name, array in params.items()})
+    found = family.timm.from_timm(found, metadata)
+    ours = {timms: name for name, timms in family.timm.names(_count(found, r'blocks\.(\d+)\.')).items()}
+    return trees.nested({ours.get(name, name): _transposed(ours[name], array, (2, 3, 1, 0)) if name in ours else array
+                         for name, array in found.items()})
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
 
@@ -81,19 +65,19 @@ def write(params: dict, path, metadata: dict[str, str] | None = None):
     OSError: naming the file, if it cannot be written.
     ValueError: naming the arrays that timm's models have no place for.
   """
-  found, metadata = trees.flat(params), {'format': 'pt', **(metadata or {})}
-  theirs = names(_count(found, r'MixerBlock_(\d+)/'))
-  if 'Transformer/posembed_input/pos_embedding' in found:
-    theirs = timm_vit.names(_count(found, r'Transformer/encoderblock_(\d+)/'))
-    metadata['num_heads'] = str(timm_vit.num_heads(found))
-    found = timm_vit.attention_to_timms(found)
-    theirs |= {name: name for name in found if '.attn.' in name}
-  if unknown := [name for name in found if name not in theirs]:
+  params = trees.flat(params)
+  family = models.family_of(params)
+  found, metadata, timms = params, {'format': 'pt', **(metadata or {})}, {}
+  if family.timm:
+    found, of_family = family.timm.to_timm(params)
+    metadata |= of_family
+    timms = family.timm.names(_count(found, family.block_pattern))
+  if unknown := [name for name in found if name not in timms and name in params]:
     more = ' and others' if unknown[3:] else ''
     raise ValueError(f"timm's model has no place for {', '.join(unknown[:3])}{more}; write an .npz file")
   try:
     safetensors.numpy.save_file(
-        {theirs[name]: _transposed(name, np.asarray(array, np.float32, order='C'), (3, 2, 0, 1))
+        {timms.get(name, name): _transposed(name, np.asarray(array, np.float32, order='C'), (3, 2, 0, 1))
          for name, array in found.items()}, os.fspath(path), metadata=metadata)
   except safetensors.SafetensorError as error:
     raise OSError(f'{path} cannot be written: {error}') from error

@@ -1,4 +1,4 @@
-"""The names and axes of timm's VisionTransformer, for timm.py.
+"""The names and axes of a ViT's arrays in timm; .npz files have our names.
 
 Q, K and V are one matrix there, whose rows are theirs one after the other, each by heads. timm's files do not tell how
 many heads there are: ours do in their metadata, and of others the width tells, as in timm's own models.
@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 
+from mixer.models import family
 
 # Channels: heads. timm/models/vision_transformer.py, the models vit_{tiny,small,medium,base,large,huge,giant,gigantic}.
 HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
@@ -19,21 +20,18 @@ PARTS = {'weight': 'kernel', 'bias': 'bias'}
 
 def names(num_blocks: int) -> dict[str, str]:
   """{our name: timm's} of the arrays that correspond one to one."""
-  layers = {'embedding': 'patch_embed.proj', 'head': 'head'}
-  norms = {'Transformer/encoder_norm': 'norm'}
+  norms, layers = {'Transformer/encoder_norm': 'norm'}, {'embedding': 'patch_embed.proj', 'head': 'head'}
   for i in range(num_blocks):
     ours, theirs = f'Transformer/encoderblock_{i}', f'blocks.{i}'
     norms |= {f'{ours}/LayerNorm_0': f'{theirs}.norm1', f'{ours}/LayerNorm_2': f'{theirs}.norm2'}
     layers |= {f'{ours}/MlpBlock_3/Dense_{k}': f'{theirs}.mlp.fc{k + 1}' for k in (0, 1)}
-  found = {'cls': 'cls_token', 'Transformer/posembed_input/pos_embedding': 'pos_embed'}
-  found |= {f'{ours}/scale': f'{theirs}.weight' for ours, theirs in norms.items()}
-  found |= {f'{ours}/kernel': f'{theirs}.weight' for ours, theirs in layers.items()}
-  return found | {f'{ours}/bias': f'{theirs}.bias' for ours, theirs in (norms | layers).items()}
+  return {'cls': 'cls_token', 'Transformer/posembed_input/pos_embedding': 'pos_embed',
+          **family.timm_names(norms, layers)}
 
 
-def is_timms(found: dict[str, np.ndarray]) -> bool:
-  """Whether the arrays of a file are those of a VisionTransformer."""
-  return 'pos_embed' in found
+def is_timm_vit(names) -> bool:
+  """Whether the arrays of a file are those of timm's VisionTransformer."""
+  return 'pos_embed' in names
 
 
 def heads_of(width: int, told: str | None) -> int:
@@ -91,6 +89,26 @@ def attention_to_timms(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                    for name, of in thirds.items()}
 
 
-def num_heads(found: dict[str, np.ndarray]) -> int:
-  """Of our arrays by name."""
-  return next(array.shape[-2] for name, array in found.items() if name.endswith(f'{ATTENTION}/query/kernel'))
+def from_timm(arrays: dict, metadata: dict) -> dict:
+  """Arrays of a file, of which those of attention have our names and shapes."""
+  if not is_timm_vit(arrays):
+    return arrays
+  width = arrays['pos_embed'].shape[-1] if arrays['pos_embed'].ndim else 0
+  return attention_to_ours(arrays, heads_of(width, metadata.get('num_heads')))
+
+
+def to_timm(arrays: dict) -> tuple[dict, dict]:
+  """Arrays of which those of attention have timm's names and shapes, and the file's metadata: the number of heads."""
+  heads = next(array.shape[-2] for name, array in arrays.items() if name.endswith(f'{ATTENTION}/query/kernel'))
+  return attention_to_timms(arrays), {'num_heads': str(heads)}
+
+
+def architecture(variant: str) -> str | None:
+  """'B/16' -> 'vit_base_patch16_224', of timm 1.0.31."""
+  return {'B/32': 'vit_base_patch32_224', 'B/16': 'vit_base_patch16_224', 'B/8': 'vit_base_patch8_224',
+          'L/32': 'vit_large_patch32_224', 'L/16': 'vit_large_patch16_224', 'H/14': 'vit_huge_patch14_224'}.get(variant)
+
+
+TIMM = family.TimmNames(
+    pattern='pos_embed$', names=names, first_conv='patch_embed.proj', architecture=architecture, from_timm=from_timm,
+    to_timm=to_timm, pixels={r'^deit|[._](dino|mae)\b': family.IMAGENET_PIXELS})

@@ -8,6 +8,8 @@ import re
 
 import numpy as np
 
+from mixer.models import family
+
 NAMES = [  # (published, ours)
     ('resnet/root_block/standardized_conv2d/kernel', 'root_block/kernel'),
     ('resnet/{unit}/{part}/group_norm/gamma', '{unit}/{part}_norm/scale'),
@@ -22,22 +24,14 @@ NAMES = [  # (published, ours)
 FIELDS = dict(unit=r'(?P<unit>block\d+/unit\d+)', part='(?P<part>[abc])')
 
 
-def is_published(names) -> bool:
-  """Whether the names of a file's arrays are those of a published BiT-ResNet."""
-  return any(name.startswith('resnet/') for name in names)
-
-
-def is_ours(names) -> bool:
-  """Whether the names of a model's arrays, 'a/b/c', are those of models/bit_resnet.py."""
-  return 'root_block/kernel' in names
-
-
-def ours(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def from_npz(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """{our name: array} of {published name: array}. Unknown names stay.
 
   Raises:
     ValueError: if two names become one.
   """
+  if not any(name.startswith('resnet/') for name in found):
+    return found
   renamed = {}
   for name, array in found.items():
     new = _renamed(re.sub(r'/standardized_conv2d_\d+/', '/standardized_conv2d/', name), NAMES)
@@ -48,8 +42,8 @@ def ours(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return renamed
 
 
-def theirs(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """{published name: array} of {our name: array}; the inverse of `ours`."""
+def to_npz(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """{published name: array} of {our name: array}; the inverse of `from_npz`."""
   back = [(new, old) for old, new in NAMES]
   return {_renamed(name, back): array.reshape(1, 1, *array.shape) if name == 'head/kernel' else array
           for name, array in found.items()}
@@ -60,3 +54,7 @@ def _renamed(name, pairs):
     if match := re.fullmatch(old.format(**FIELDS), name):
       return new.format(**match.groupdict())
   return name
+
+
+NPZ = family.NpzNames(first_layer=r'resnet/root_block/standardized_conv2d(_\d+)?/kernel', from_npz=from_npz,
+                      to_npz=to_npz)

@@ -46,12 +46,18 @@ def interpolated(params: dict, tokens: int) -> dict:
   """A Mixer's parameters for S' = `tokens` tokens, of the same widths. Their types stay."""
   def resize(mlp):
     kernel_1, bias_1, kernel_2, bias_2 = _arrays(mlp)
-    along = _resizing(_side(len(kernel_1)), _side(tokens))
-    a = np.kron(along, along)
-    return _mlp(((a / a.sum(axis=0)) @ kernel_1).astype(kernel_1.dtype), bias_1,
-                (kernel_2 @ a.T).astype(kernel_2.dtype), (a @ bias_2).astype(bias_2.dtype))
+    outputs, inputs = resizing_matrices(len(kernel_1), tokens)
+    return _mlp((inputs @ kernel_1).astype(kernel_1.dtype), bias_1,
+                (kernel_2 @ outputs.T).astype(kernel_2.dtype), (outputs @ bias_2).astype(bias_2.dtype))
 
   return _with_token_mixing(params, resize)
+
+
+def resizing_matrices(tokens: int, new: int):
+  """A, of what a layer gives for each token, and A D^-1, of its weights over the tokens. -> [S', S], [S', S]."""
+  along = _resizing(_side(tokens), _side(new))
+  a = np.kron(along, along)
+  return a, a / a.sum(axis=0)
 
 
 def fit(params: dict, wanted: dict, method: str | None) -> dict:
