@@ -33,7 +33,18 @@ def sgd(*, momentum: float = 0.9) -> optax.GradientTransformation:
   return optax.trace(decay=momentum)
 
 
-ALGORITHMS = {'adamw': adamw, 'sgd': sgd}
+def lamb(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.GradientTransformation:
+  """LAMB (You et al., arXiv 1904.00962): AdamW whose step on a kernel has the length of the kernel.
+
+  So it is where weights decay; the others take Adam's steps, as in NVIDIA's FusedLAMB and in timm.
+
+  Args:
+    b1, b2, eps: as of adamw.
+  """
+  return adamw(b1=b1, b2=b2, eps=eps)
+
+
+ALGORITHMS = {'adamw': adamw, 'sgd': sgd, 'lamb': lamb}
 
 
 def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight_decay: float = 0.,
@@ -41,7 +52,7 @@ def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight
   """The optimizer and its learning rate by step: clip, algorithm, decay, learning rate.
 
   Args:
-    name: 'adamw' or 'sgd'. `fields` are that function's keywords.
+    name: 'adamw', 'sgd' or 'lamb'. `fields` are that function's keywords.
     learning_rate: the highest one; above 0.
     schedule: its name, 'linear', 'cosine' or 'steps', and that function's keywords.
     total_steps: of the run.
@@ -70,6 +81,7 @@ def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight
       optax.clip_by_global_norm(clip_norm) if clip_norm is not None else optax.identity(),
       algorithm,
       optax.add_decayed_weights(weight_decay, mask=decay_mask) if weight_decay else optax.identity(),
+      *([optax.masked(optax.scale_by_trust_ratio(), decay_mask)] if make is lamb else []),
       optax.scale_by_learning_rate(rate)), rate
 
 
