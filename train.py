@@ -12,7 +12,7 @@ import sys
 
 from mixer.run import finished
 
-if __name__ == '__main__' and (done := finished.results_asked_for(sys.argv)):
+if __name__ == '__main__' and (done := finished.load_for_command_line(sys.argv)):
   sys.exit(print(done))  # at once: what is imported below takes ten seconds
 
 from absl import flags
@@ -149,8 +149,8 @@ def main(arguments):
   except jax.errors.JaxRuntimeError as error:
     distributed.add_oom_hint(error)
     raise
-  finished.record(workdir, config, results, described)
-  distributed.print_on_main_process(f'{described}\nrecords, checkpoints and pictures: {workdir}')
+  finished.save(workdir, config, results, described)
+  distributed.print_on_main_process(f'{described}\nrecords, checkpoints and plots: {workdir}')
 
 
 if __name__ == '__main__':

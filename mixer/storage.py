@@ -1,7 +1,7 @@
-"""Files of a work directory, on a disk or in a bucket of Google Cloud Storage: each is there whole or not at all.
+"""Files of a work directory, on a disk or in a Google Cloud Storage bucket. Writes are atomic.
 
-All that differs between the two stands here. TensorFlow reads and writes a bucket's files; Orbax its checkpoints, by
-TensorStore and google-cloud-storage.
+All differences between the two are handled here. In a bucket, TensorFlow reads and writes files, and Orbax checkpoints,
+by TensorStore and google-cloud-storage.
 """
 
 from collections.abc import Iterator
@@ -20,21 +20,21 @@ import uuid
 from etils import epath
 from etils.epath import gpath
 
-SIGN_IN = ('Sign in with `gcloud auth application-default login`, and see that the account has the roles '
-           'storage.objectAdmin and storage.legacyBucketReader there')
-LATER = 'Requests were repeated, in vain; the same command goes on when Google Cloud Storage answers again'
-# Statuses of a request that tell nothing of what lies in the bucket, and what to do, as TensorStore spells them in its
-# errors. TensorFlow has a kind of error for each.
-ADVICE = {'PERMISSION_DENIED': SIGN_IN, 'UNAUTHENTICATED': SIGN_IN, 'UNAVAILABLE': LATER, 'DEADLINE_EXCEEDED': LATER,
-          'RESOURCE_EXHAUSTED': LATER, 'ABORTED': LATER, 'INTERNAL': LATER, 'CANCELLED': LATER, 'UNKNOWN': LATER}
-# What the system says of a file that is not what it should be, or is not there. All else that it says is of the disk.
-OF_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG)
+SIGN_IN = ('Sign in with `gcloud auth application-default login`, and check that the account has the roles '
+           'storage.objectAdmin and storage.legacyBucketReader on the bucket')
+RETRY_LATER = 'All retries failed; the same command resumes when Google Cloud Storage is available again'
+# Statuses of a request that are about the service rather than an object, and what to do. TensorStore's errors spell them
+# like this; TensorFlow has an error class for each.
+ADVICE = {'PERMISSION_DENIED': SIGN_IN, 'UNAUTHENTICATED': SIGN_IN, 'UNAVAILABLE': RETRY_LATER, 'DEADLINE_EXCEEDED': RETRY_LATER,
+          'RESOURCE_EXHAUSTED': RETRY_LATER, 'ABORTED': RETRY_LATER, 'INTERNAL': RETRY_LATER, 'CANCELLED': RETRY_LATER, 'UNKNOWN': RETRY_LATER}
+# Errors about a file itself: it is missing, or of the wrong kind. All others are about the disk.
+FILE_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG)
 
 
 class Path(gpath.PosixGPath):
-  """A path on a disk whose own characters are no pattern: for etils' glob, the folder 'lr[0.1]' is 'lr0', 'lr.' or 'lr1'.
+  """A path on a disk whose glob takes the path itself literally: etils' would read the folder 'lr[0.1]' as a pattern.
 
-  Orbax keeps the class of the path that it is handed, and globs below it.
+  Orbax keeps the class of the path that is passed to it, and globs below it.
   """
 
   def glob(self, pattern: str) -> Iterator['Path']:
@@ -45,7 +45,7 @@ def path_of(name) -> epath.Path:
   """The absolute path of a folder or a file, which may lie in a bucket (gs://).
 
   Raises:
-    ValueError: if it begins as an address and is none of a bucket.
+    ValueError: if it is an address, but not of a bucket.
   """
   name = os.fspath(name)
   if in_bucket(name):
@@ -53,7 +53,7 @@ def path_of(name) -> epath.Path:
       return epath.Path(name)
     except KeyError as error:
       raise ValueError(f'{name} is neither on a disk nor in a bucket; expected a path, or an address gs://...') from error
-  # After a link, '..' is the folder above what it leads to, as the system has it.
+  # After a symlink, '..' is the parent of the link's target, as it is for the system.
   resolve = os.path.realpath if '..' in pathlib.PurePath(name).parts else os.path.abspath
   return Path(resolve(os.path.expanduser(name)))
 
@@ -64,19 +64,19 @@ def in_bucket(path) -> bool:
 
 
 def check_name(path: epath.Path):
-  """Raises an OSError if the name of a folder on a disk has what TensorStore, which writes the arrays, cannot take."""
+  """Raises an OSError if a folder on a disk has a name that TensorStore, which writes checkpoints, does not support."""
   name = os.fspath(path)
-  wrong = ('a backslash' if '\\' in name else "a part 'gs:'" if 'gs:' in path.parts else
-           'bytes that are not UTF-8' if re.search('[\ud800-\udfff]', name) else None)
-  if wrong and not in_bucket(path):
-    raise OSError(f'its name has {wrong}, and TensorStore, which writes checkpoints, takes none')
+  problem = ('a backslash' if '\\' in name else "a part 'gs:'" if 'gs:' in path.parts else
+             'bytes that are not UTF-8' if re.search('[\ud800-\udfff]', name) else None)
+  if problem and not in_bucket(path):
+    raise OSError(f'its name has {problem}, which TensorStore, the writer of checkpoints, does not support')
 
 
 def make_folder(path: epath.Path):
-  """Makes a folder, and on a disk those above it.
+  """Makes a folder, and on a disk its parents.
 
   Raises:
-    OSError: if it cannot be made, or there is no such bucket.
+    OSError: if it cannot be made, or the bucket does not exist.
   """
   if not in_bucket(path):
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -86,17 +86,17 @@ def make_folder(path: epath.Path):
     return
   bucket = '/'.join(os.fspath(path).split('/')[:3])
   with translate_gcs_errors(path):
-    try:  # Without parents, which a bucket needs none of: TensorFlow would ask for a missing bucket without end.
+    try:  # Without parents, which a bucket does not need: TensorFlow would retry a missing bucket forever.
       path.mkdir(exist_ok=True)
     except FileNotFoundError as error:
-      raise FileNotFoundError(f'there is no bucket {bucket}; make it with `gcloud storage buckets create {bucket}`, or '
-                              'mend its name') from error
+      raise FileNotFoundError(f'bucket {bucket} does not exist; create it with `gcloud storage buckets create {bucket}`, '
+                              'or correct its name') from error
 
 
 def write(path: epath.Path, content: str | bytes):
-  """Replaces a file. Whoever reads meanwhile, or after a kill or a power cut, sees the old content or the new one."""
+  """Replaces a file atomically: a reader sees the old or the new content, also after a kill or a power cut."""
   content = content.encode() if isinstance(content, str) else content
-  if in_bucket(path):  # where an object appears when it is closed
+  if in_bucket(path):  # an object appears when it is closed
     with translate_gcs_errors(path):
       path.write_bytes(content)
     return
@@ -108,7 +108,7 @@ def write(path: epath.Path, content: str | bytes):
 
 
 def append(path: epath.Path, line: str):
-  """Adds a line to a file, new or not, which is replaced whole. A last line that was cut off stays one of its own."""
+  """Appends a line to a file, which may not exist yet, by replacing it. A truncated last line stays a line of its own."""
   with translate_gcs_errors(path):
     content = path.read_bytes() if path.exists() else b''
   ending = b'' if content[-1:] in (b'', b'\n') else b'\n'
@@ -116,7 +116,7 @@ def append(path: epath.Path, line: str):
 
 
 def sync(folder: epath.Path):
-  """Waits until a folder on a disk, all that is in it, and its name in the folder above outlast a power cut."""
+  """Waits until a folder on a disk, its contents, and its name in its parent would survive a power cut."""
   if not in_bucket(folder):
     folder = pathlib.Path(folder)
     for path in (*folder.rglob('*'), folder, folder.parent):
@@ -128,53 +128,53 @@ def _sync(path):
   try:
     os.fsync(descriptor)
   except OSError as error:
-    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a network's file system that has no such thing
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a network file system without fsync
       raise
   finally:
     os.close(descriptor)
 
 
 class Unreachable(OSError):
-  """A disk, or the service of a bucket, does not do what it is asked, whatever lies there."""
+  """A disk or a bucket cannot be used, whatever it contains."""
 
 
-def advice(error: BaseException, path) -> str | None:
-  """What to do about an error in the use of `path` that is of its bucket's service; None if it is another one."""
+def gcs_advice(error: BaseException, path) -> str | None:
+  """What to do about an error of the service of `path`'s bucket; None for other errors."""
   if not in_bucket(path):
     return None
-  # Here, since a disk needs none of them, and a bucket has them all loaded.
+  # Imported here, since only buckets need them, which have loaded them already.
   from google.api_core import exceptions as storage_errors
   from google.auth import exceptions as auth_errors
   import tensorflow as tf
   if isinstance(error, (auth_errors.GoogleAuthError, storage_errors.Unauthorized, storage_errors.Forbidden)):
     return SIGN_IN
   if isinstance(error, (storage_errors.ServerError, storage_errors.RetryError, storage_errors.TooManyRequests)):
-    return LATER
+    return RETRY_LATER
   if isinstance(error, tf.errors.OpError):
     names = {getattr(tf.errors, name): name for name in ADVICE}
     return ADVICE.get(names.get(error.error_code))
   if isinstance(error, (ValueError, RuntimeError)):  # TensorStore's
-    found = re.findall(rf'\b({"|".join(ADVICE)})\b', str(error))
-    return ADVICE[found[-1]] if found else None
+    statuses = re.findall(rf'\b({"|".join(ADVICE)})\b', str(error))
+    return ADVICE[statuses[-1]] if statuses else None
   return None
 
 
 @contextlib.contextmanager
 def translate_gcs_errors(path) -> Iterator[None]:
-  """Raises errors of a bucket's service as an Unreachable that says what to do, and all others as they are."""
+  """Raises errors of a bucket's service as an Unreachable that says what to do; others are raised as they are."""
   try:
     yield
   except Exception as error:
-    if (way_out := advice(error, path)) is None:
+    if (fix := gcs_advice(error, path)) is None:
       raise
-    raise Unreachable(f'{path} cannot be reached: {first_line(error)}. {way_out}') from error
+    raise Unreachable(f'{path} cannot be reached: {first_line(error)}. {fix}') from error
 
 
 @contextlib.contextmanager
 def translate_read_errors(path) -> Iterator[None]:
-  """As `reached`, and also raises errors of a disk, or of the way to it, as an Unreachable.
+  """As `translate_gcs_errors`, and also raises errors of a disk, or of the network to it, as an Unreachable.
 
-  All others are then of what was read.
+  Other errors are then about the content.
   """
   try:
     with translate_gcs_errors(path):
@@ -182,36 +182,36 @@ def translate_read_errors(path) -> Iterator[None]:
   except Unreachable:
     raise
   except Exception as error:
-    if (fault := _fault(error)) is None:
+    if (fault := _disk_error(error)) is None:
       raise
-    raise Unreachable(f'{path} cannot be read: {fault}. No checkpoint was touched; the same command goes on when the '
+    raise Unreachable(f'{path} cannot be read: {fault}. No checkpoint was touched; the same command resumes when the '
                       'disk can be read again') from error
 
 
-def _fault(error):
-  """What the system says of a disk in an error or in what led to it; None if nothing."""
+def _disk_error(error):
+  """The system's error about a disk in an error or its causes, or None."""
   while error is not None:
     if isinstance(error, OSError):
       code = error.errno
-    else:  # TensorStore tells it in words
-      found = re.search(r"os_error_code='(\d+)'", str(error))
-      code = found and int(found[1])
-    if code and code not in OF_FILES:
+    else:  # TensorStore has it in its message
+      match = re.search(r"os_error_code='(\d+)'", str(error))
+      code = match and int(match[1])
+    if code and code not in FILE_ERRNOS:
       return f'[Errno {code}] {os.strerror(code)}'
     error = error.__cause__ or error.__context__
   return None
 
 
 def first_line(error: BaseException) -> str:
-  """An error's text without what its library adds to it."""
+  """The first line of an error's text, without details that its library appends."""
   return str(error).split('\n')[0]
 
 
 class Lock:
-  """Keeps a folder to one run at a time.
+  """Limits a folder to one run at a time.
 
-  On a disk a second run is refused, until the first ends, however it does. What lies in a bucket cannot tell whether a
-  run is still alive: there the later one is let in, and the earlier one told so at its next `check`.
+  On a disk a second run is refused until the first one ends, however it ends. A bucket cannot show whether a run is still
+  alive: the later one is admitted, and the earlier one fails at its next `check`.
   """
 
   def __init__(self, folder: epath.Path):
@@ -225,14 +225,14 @@ class Lock:
       fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       self._file.close()
-      raise OSError('another run is at work in it') from None
-    except OSError:  # a network's file system that has no locks
+      raise OSError('another run is active in it') from None
+    except OSError:  # a network file system without locks
       pass
 
   def check(self):
-    """Raises an OSError if another run has come since, in a bucket."""
-    if self._file is None and (there := self._path.read_text()) != self._ours:
-      raise OSError(f'another run is at work in {self._path.parent}: {there}. This one leaves it to that one')
+    """Raises an OSError if a later run has started in the same bucket folder."""
+    if self._file is None and (owner := self._path.read_text()) != self._ours:
+      raise OSError(f'another run is active in {self._path.parent}: {owner}. This one stops in favour of it')
 
   def close(self):
     if self._file:

@@ -1,4 +1,4 @@
-"""Numbers with their nouns, for people."""
+"""Wording of messages."""
 
 
 def counted(number: int, noun: str) -> str:

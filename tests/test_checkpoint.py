@@ -343,7 +343,7 @@ def test_what_was_interrupted_is_kept_until_a_later_checkpoint_is_complete(tmp_p
 
 def test_two_runs_at_once_are_refused_and_the_lock_ends_with_its_run(tmp_path):
   with open_run(tmp_path):
-    with pytest.raises(OSError, match='cannot write to the work directory .*: another run is at work in it'):
+    with pytest.raises(OSError, match='cannot write to the work directory .*: another run is active in it'):
       open_run(tmp_path)
   with open_run(tmp_path):
     pass
@@ -451,8 +451,8 @@ def test_a_work_directory_may_have_any_name(tmp_path, name):
 @pytest.mark.parametrize('name, reason', [
     ('a\\b', 'a backslash'), ('gs:', "a part 'gs:'"), ('caf\udce9', 'bytes that are not UTF-8')])
 def test_a_name_that_the_arrays_cannot_be_written_to_is_refused_before_the_first_step(tmp_path, name, reason):
-  with pytest.raises(OSError, match=f'cannot write to the work directory .*: its name has {reason}, and TensorStore, '
-                     'which writes checkpoints, takes none. Choose another --workdir'):
+  with pytest.raises(OSError, match=f'cannot write to the work directory .*: its name has {reason}, which TensorStore, '
+                     'the writer of checkpoints, does not support. Choose another --workdir'):
     open_run(tmp_path / name)
   assert not list(tmp_path.iterdir())
 

@@ -167,7 +167,7 @@ def test_the_config_of_a_run_is_read_again(tmp_path):
 
 
 @pytest.mark.parametrize('text, message', [
-    ('{', 'not JSON'), ('[]', 'is no object'), ('{"a.b": 1}', 'config.json is not the config of a run: .*dots')])
+    ('{', 'not JSON'), ('[]', 'is not an object'), ('{"a.b": 1}', 'config.json is not the config of a run: .*dots')])
 def test_what_is_no_config_of_a_run_is_refused(tmp_path, text, message):
   (tmp_path / 'config.json').write_text(text)
   with pytest.raises(ValueError, match=message) as error:

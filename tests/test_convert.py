@@ -125,7 +125,7 @@ def test_a_safetensors_file_of_a_shape_that_numpy_does_not_have_is_refused(tmp_p
 
 
 @pytest.mark.parametrize('suffix, message', [
-    ('npz', r'w\.npz is no \.npz file, or it is cut off; get it anew'),
+    ('npz', r'w\.npz is not an \.npz file, or truncated; download it again'),
     ('safetensors', r'w\.safetensors is no \.safetensors file, or it is cut off \('),
 ])
 @pytest.mark.parametrize('how', ['cut off', 'another file', 'empty'])
@@ -144,7 +144,7 @@ def test_a_changed_byte_in_an_npz_is_told_with_the_array(params, tmp_path, save)
   content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 255
   path.write_bytes(content)
-  with pytest.raises(ValueError, match=r"w\.npz: array 'b' is damaged \(.*\); get the file anew"):
+  with pytest.raises(ValueError, match=r"w\.npz: array 'b' is damaged \(.*\); download the file again"):
     npz.read(path)
 
 

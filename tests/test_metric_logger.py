@@ -235,9 +235,9 @@ def test_a_run_that_has_learned_something_is_not_warned_of(fields):
                                 'give 2.303. Look at the training images']),
     (dict(losses=[900., 191.], top1=0.1), [r'191 at the end, and equal .* give 2.303. Lower the learning', 'chance. Look at']),
     (dict(losses=[2.31] * 9, top1=0.1), ['2.303. Look at', 'no better than chance.$']),
-    (dict(losses=[2.3, 1.], top1=0.1), ['On test the highest class is right for 10.00% of the images, and always the most '
-                                        'frequent class would be for 10.00%: no better than chance. Look at']),
-    (dict(losses=[2.3, 1.], top1=0.8, share=0.81, key='precision_at_1'), ['always the most frequent class would be for 81']),
+    (dict(losses=[2.3, 1.], top1=0.1), ['On test the accuracy is 10.00%, and always predicting the most frequent class would '
+                                        'give 10.00%: no better than chance. Look at']),
+    (dict(losses=[2.3, 1.], top1=0.8, share=0.81, key='precision_at_1'), ['always predicting the most frequent class would give 81']),
     (dict(losses=[2., 3.], top1=0.05), ['above the 2 of the beginning', 'no better than chance']),
     # The mean of the last tenth, not the last line alone.
     (dict(losses=[1.] * 2 + [0.5] * 16 + [0.1, 3.]), ['The training loss is 1.55 at the end, above the 1 of'])])

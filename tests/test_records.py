@@ -1,4 +1,4 @@
-"""The numbers of a run survive its interruptions."""
+"""The records of a run survive interruptions."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_no_file_no_records(tmp_path):
 
 
 def test_each_record_is_on_disk_at_once(tmp_path):
-  """A run that is killed has told what it said."""
+  """A killed run loses no record."""
   writer = records.Writer(tmp_path / 'records.jsonl', 0)
   writer.write(1, {})
   assert steps_in(tmp_path / 'records.jsonl') == [1]
@@ -49,7 +49,7 @@ def test_what_was_flushed_outlasts_a_power_cut(tmp_path, monkeypatch):
   assert synced == [str(tmp_path / 'records.jsonl')]
 
 
-def test_a_half_written_line_is_passed_over(tmp_path):
+def test_a_half_written_line_is_skipped(tmp_path):
   path = tmp_path / 'records.jsonl'
   write(path, 0, [1, 2])
   path.write_text(path.read_text() + '{"step": 3, "lo')
@@ -59,7 +59,7 @@ def test_a_half_written_line_is_passed_over(tmp_path):
   assert [json.loads(line)['step'] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
 
 
-def test_what_is_no_record_is_passed_over(tmp_path):
+def test_what_is_no_record_is_skipped(tmp_path):
   path = tmp_path / 'records.jsonl'
   write(path, 0, [1, 2])
   damage = [b'\xff\xfe', b'[' * 100_000, b'[1]', b'7', b'{"loss": 1}', b'{"step": "3"}', b'{"step": null}']
@@ -69,7 +69,7 @@ def test_what_is_no_record_is_passed_over(tmp_path):
   assert steps_in(path) == [1, 2, 3]
 
 
-def test_going_on_from_a_checkpoint_leaves_each_step_once(tmp_path):
+def test_resuming_from_a_checkpoint_leaves_each_step_once(tmp_path):
   path = tmp_path / 'records.jsonl'
   write(path, 0, range(1, 8))  # killed after step 7; the last checkpoint was that of step 4
   write(path, 4, range(5, 10))
@@ -81,7 +81,7 @@ def test_going_on_from_a_checkpoint_leaves_each_step_once(tmp_path):
   assert [file.name for file in tmp_path.iterdir()] == ['records.jsonl']
 
 
-def test_values_of_the_step_it_goes_on_after_are_added_to_its_record(tmp_path):
+def test_values_of_the_step_it_resumes_after_are_added_to_its_record(tmp_path):
   path = tmp_path / 'records.jsonl'
   write(path, 0, [1, 2])
   writer = records.Writer(path, 2)
@@ -98,7 +98,7 @@ def test_a_process_without_a_path_writes_nothing(tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
-def test_cut_anywhere_the_whole_lines_are_read_and_the_run_goes_on(tmp_path):
+def test_cut_anywhere_the_whole_lines_are_read_and_the_run_resumes(tmp_path):
   path = tmp_path / 'records.jsonl'
   write(path, 0, [1, 2, 3])
   whole = path.read_bytes()
@@ -111,7 +111,7 @@ def test_cut_anywhere_the_whole_lines_are_read_and_the_run_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize('line', [b'12', b'[]', b'{"loss": 1}', b'{"step": "2"}', b'\xff\xfe', b'null'])
-def test_a_line_that_is_no_record_is_passed_over(tmp_path, line):
+def test_a_line_that_is_no_record_is_skipped(tmp_path, line):
   path = tmp_path / 'records.jsonl'
   write(path, 0, [1])
   path.write_bytes(path.read_bytes() + line + b'\n{"step": 3}\n')
@@ -124,7 +124,7 @@ def test_a_full_disk_is_named_and_costs_no_record(tmp_path):
   writer.write(1, {'loss': 1})
   resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
   try:
-    with pytest.raises(OSError, match='cannot write to .*records.jsonl: .*the run goes on from its latest checkpoint'):
+    with pytest.raises(OSError, match='cannot write to .*records.jsonl: .*training resumes from the latest checkpoint'):
       writer.write(2, {'loss': 2})
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)

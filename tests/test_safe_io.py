@@ -33,7 +33,7 @@ def test_what_does_not_lie_below_a_folder(folder, name):
 
 
 def test_an_address_that_cannot_be_read_is_named():
-  with pytest.raises(ValueError, match=r"^'https://a\.b/c\.jpg' cannot be read from; local paths and gs:// and"):
+  with pytest.raises(ValueError, match=r"^'https://a\.b/c\.jpg' is not supported; expected a local path, gs:// or"):
     safe_io.below('/a', 'https://a.b/c.jpg')
 
 
@@ -45,7 +45,7 @@ def test_text_is_of_utf8_and_not_endless(tmp_path, monkeypatch):
   path.write_bytes('été\n'.encode())
   assert safe_io.text(path) == 'été\n'
   path.write_bytes('été'.encode('latin-1'))
-  with pytest.raises(ValueError, match=r'/classes\.txt is no text in UTF-8: invalid continuation byte at byte 0'):
+  with pytest.raises(ValueError, match=r'/classes\.txt is not UTF-8 text: invalid continuation byte at byte 0'):
     safe_io.text(path)
   monkeypatch.setattr(safe_io, 'MAX_TEXT', 3)
   path.write_text('abc')
@@ -57,12 +57,12 @@ def test_text_is_of_utf8_and_not_endless(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('text, message', [
     ('{"a": 1', r'c\.json: not JSON, Expecting'),
-    ('[' * 100_000, r'c\.json: more than 100 lists and objects lie in each other'),
-    ('{"a": ' * 101 + '1' + '}' * 101, r'c\.json: more than 100 lists and objects lie in each other'),
+    ('[' * 100_000, r'c\.json: lists and objects are nested more than 100 deep'),
+    ('{"a": ' * 101 + '1' + '}' * 101, r'c\.json: lists and objects are nested more than 100 deep'),
     ('{"a": ' + '1' * 5_000 + '}', r'c\.json: not JSON, Exceeds the limit'),
     ('[' + '0,' * 1_000_001 + '0]', r'c\.json has more than 1,000,000 values'),
-    ('[{}]', r'c\.json: \[\{\}\] is no object, \{\.\.\.\}'),
-    ('"' + 'a' * 1_000 + '"', r"c\.json: 'a+\.\.\.a+' is no object"),
+    ('[{}]', r'c\.json: \[\{\}\] is not an object, \{\.\.\.\}'),
+    ('"' + 'a' * 1_000 + '"', r"c\.json: 'a+\.\.\.a+' is not an object"),
 ])
 def test_json_that_is_not_read(tmp_path, text, message):
   (tmp_path / 'c.json').write_text(text)
@@ -116,8 +116,8 @@ def test_arrays_are_those_of_numpy(tmp_path):
     ({'a.npy': npy((1,), [('x', '|O')], bytes(8))}, r"array 'a' holds Python objects"),
     ({'a.npy': b'no array'}, r"array 'a' is damaged \("),
     ({'a.npy': npy((1,)).replace(b'(1,)', b'(((')}, r"array 'a' is damaged \("),
-    ({'a': npy((1,), data=bytes(4))}, r"array 'a' is no array; the file is no \.npz of parameters"),
-    ({'a.npy': npy((0,)), 'a': b''}, r"there are two arrays 'a'"),
+    ({'a': npy((1,), data=bytes(4))}, r"array 'a' is not an array; the file is not an \.npz of parameters"),
+    ({'a.npy': npy((0,)), 'a': b''}, r"two arrays are named 'a'"),
 ])
 def test_arrays_that_are_not_read(tmp_path, members, message):
   archive(tmp_path / 'w.npz', members)
@@ -129,7 +129,7 @@ def test_what_would_become_a_hundred_times_as_large_is_refused_before_it_does(tm
   path = archive(tmp_path / 'w.npz', {'a.npy': npy((2**24,), data=bytes(2**26))}, compression=zipfile.ZIP_DEFLATED)
   assert path.stat().st_size < 2**17
   tracemalloc.start()
-  with pytest.raises(ValueError, match=r'/w\.npz would become 64 MiB in memory, and 6 MiB are taken of its 0\.06 MiB: '
+  with pytest.raises(ValueError, match=r'/w\.npz would take 64 MiB in memory; at most 6 MiB are allowed for its 0\.06 MiB: '
                                        '100 times as much'):
     safe_io.arrays(path)
   assert tracemalloc.get_traced_memory()[1] < 2**21
@@ -153,5 +153,5 @@ def test_small_files_may_become_some_more():
   safe_io.check_unpacked('w', 10, 2**20)
   safe_io.check_unpacked('w', 2**20, 100 * 2**20)
   for packed, unpacked in ((10, 2**20 + 1), (2**20, 100 * 2**20 + 1)):
-    with pytest.raises(ValueError, match='^w would become'):
+    with pytest.raises(ValueError, match='^w would take'):
       safe_io.check_unpacked('w', packed, unpacked)

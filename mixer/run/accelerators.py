@@ -1,8 +1,7 @@
-"""TPUs by generation: what one core has, and the slices there are.
+"""TPUs by generation: cores, memory, peak throughput, and slices.
 
-A core is here what JAX calls a device, and what one part of a pmapped batch goes to: on v2 and v3 one of a chip's two
-TensorCores with its half of the chip's memory; on v4 and v5p a whole chip, whose two TensorCores work as one; on v5e and
-v6e a whole chip, which has one TensorCore.
+A core is what JAX calls a device: on v2 and v3 one of a chip's two TensorCores with its half of the chip's memory; on v4
+and v5p a whole chip, whose two TensorCores work as one; on v5e and v6e a whole chip, which has one TensorCore.
 
 A topology is a generation and its chips along each axis of the torus, as in 'v3:4x4'. Cloud TPU calls that slice
 'v3-32': it counts TensorCores up to v5p, and chips for v5e and v6e.
@@ -17,21 +16,21 @@ class Generation:
   """One core of a generation, and the generation's slices.
 
   Attributes:
-    cores_per_chip: as JAX counts them.
-    memory: of a core, in GiB, as published; the GB of some sources are taken for GiB.
-    usable: in GiB, what the compiler lets a program have: the "available HBM" by which libtpu 0.0.42.1 refuses one that
-      is too large (held by tests/test_plan.py).
-    peak: operations a second of a core in bfloat16, as published.
-    named: Cloud TPU's name for a slice, of {} TensorCores or chips.
-    named_per_core: how many of these a core is.
+    cores_per_chip: as JAX counts devices.
+    memory: of a core, in GiB, as published; GB in some sources are read as GiB.
+    usable: GiB of a core that a program can use: the "available HBM" by which libtpu 0.0.42.1 rejects one that is too
+      large (tests/test_plan.py).
+    peak: bfloat16 FLOP/s of a core, as published.
+    slice_name: Cloud TPU's name for a slice of {} TensorCores or chips.
+    units_per_core: how many of those TensorCores or chips a core counts as.
     shapes: of the slices: chips along each axis.
   """
   cores_per_chip: int
   memory: float
   usable: float
   peak: float
-  named: str
-  named_per_core: int
+  slice_name: str
+  units_per_core: int
   shapes: tuple[str, ...]
 
 
@@ -56,14 +55,14 @@ GENERATIONS = {
 
 
 def noun(device_kind: str) -> str:
-  """'core' for what JAX calls a device of TPU v2 or v3, two of which make a chip; 'device' for every other."""
+  """What to call a JAX device: 'core' for TPU v2 and v3, which have two a chip, otherwise 'device'."""
   generation = GENERATIONS.get(device_kind.removeprefix('TPU '))
   return 'core' if generation and generation.cores_per_chip > 1 else 'device'
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """Chips that work together."""
+  """A TPU slice: chips that are connected."""
   topology: str  # 'v3:4x4'
   generation: Generation
   cores: int
@@ -71,7 +70,7 @@ class Slice:
   @property
   def name(self) -> str:
     """Cloud TPU's name for it: 'v3-32'."""
-    return self.generation.named.format(self.cores * self.generation.named_per_core)
+    return self.generation.slice_name.format(self.cores * self.generation.units_per_core)
 
   def __str__(self):
     return f'{self.name} ({self.topology})'
@@ -81,14 +80,14 @@ def slice_of(topology: str) -> Slice:
   """The slice of a topology such as 'v3:4x4'.
 
   Raises:
-    ValueError: with all topologies there are, if it is none of them.
+    ValueError: listing the known topologies, if it is none of them.
   """
   name, _, shape = topology.partition(':')
   if name not in GENERATIONS or shape not in GENERATIONS[name].shapes:
     known = '\n'.join('  ' + ', '.join(f'{name}:{shape}' for shape in generation.shapes)
                       for name, generation in GENERATIONS.items())
-    raise ValueError(f'{topology!r} is no topology that is known here. A topology is a generation, a colon and the chips '
-                     f'along each axis; there are\n{known}')
+    raise ValueError(f'unknown topology {topology!r}. A topology is a generation, a colon and the chips along each axis; '
+                     f'expected one of\n{known}')
   generation = GENERATIONS[name]
   chips = math.prod(map(int, shape.split('x')))
   return Slice(topology, generation, chips * generation.cores_per_chip)

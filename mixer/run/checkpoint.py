@@ -255,7 +255,7 @@ class Checkpoints:
     except Exception as error:  # Orbax raises many kinds, also for the save before this one.
       if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
         raise  # another process is lost, and no disk
-      way_out = storage.advice(error, self._workdir)
+      way_out = storage.gcs_advice(error, self._workdir)
       try:
         left = f'step {max((step for step, _ in self._steps()), default=0)}'
       except Exception:  # which are as many when there is no asking

@@ -1,6 +1,6 @@
-"""Whether the run that a command line asks for is complete: told from its files, before anything slow is imported.
+"""Detects from its files, before anything slow is imported, that the run of a command line is complete.
 
-finished.json in the work directory holds the config as it was asked for, before epochs became steps, and the results.
+finished.json in the work directory holds the config as it was requested, before epochs became steps, and the results.
 """
 
 import json
@@ -18,35 +18,35 @@ from mixer import storage
 FILE, FORMAT = 'finished.json', 1
 
 
-def record(workdir, config, results: dict, described: str):
-  """Writes, once for all processes, that the run of a config is complete, with its results also in words."""
+def save(workdir, config, results: dict, described: str):
+  """Writes finished.json in the main process. `described` is a line about the results."""
   if jax.process_index():
     return
   storage.write(storage.path_of(workdir) / FILE, json.dumps(
       {'format': FORMAT, 'config': _plain(config), 'results': results, 'described': described}, indent=2))
 
 
-def results_of(workdir, config) -> str | None:
-  """The results in words if all that the run of this config leaves is there; None if anything is missing or differs."""
+def load(workdir, config) -> str | None:
+  """What to print of a complete run of this config; None if any of its files is missing or disagrees."""
   folder = storage.path_of(workdir)
-  kept = safe_io.read_json_object(folder / FILE)
-  if kept.get('format') != FORMAT or kept.get('config') != _plain(config):
+  saved = safe_io.read_json_object(folder / FILE)
+  if saved.get('format') != FORMAT or saved.get('config') != _plain(config):
     return None
   total = safe_io.read_json_object(folder / 'config.json')['total_steps']
   last = [line for line in records.read(folder / 'records.jsonl')][-1]
   parts = ['card.md', 'learning_curves.png', *(f'predictions_{name}.png' for name in config.evals),
            f'checkpoints/{total}/default/manifest.ocdbt']
-  whole = last['step'] == total and kept['results'].items() <= last.items() and all(
+  complete = last['step'] == total and saved['results'].items() <= last.items() and all(
       (folder / part).exists() for part in parts)
-  if not whole:
+  if not complete:
     return None
-  warnings = [line.removeprefix(sanity.ON_CARD) for line in (folder / 'card.md').read_text().splitlines()
-              if line.startswith(sanity.ON_CARD)]
-  return '\n'.join([f'all {total:,} steps are done', *(f'WARNING: {line}' for line in warnings), kept['described']])
+  warnings = [line.removeprefix(sanity.CARD_PREFIX) for line in (folder / 'card.md').read_text().splitlines()
+              if line.startswith(sanity.CARD_PREFIX)]
+  return '\n'.join([f'all {total:,} steps are done', *(f'WARNING: {line}' for line in warnings), saved['described']])
 
 
-def results_asked_for(arguments: list[str]) -> str | None:
-  """What to print of the complete run that a command line asks for; None for any other, and with any other flags."""
+def load_for_command_line(arguments: list[str]) -> str | None:
+  """What to print of the complete run of a command line; None if it is not complete, or has other flags."""
   values = flags.FlagValues()
   flags.DEFINE_string('workdir', None, '', flag_values=values)
   config_flags.define(values)
@@ -56,12 +56,12 @@ def results_asked_for(arguments: list[str]) -> str | None:
     workdir = values.workdir or config_flags.default_workdir(values.config)
     folder = storage.path_of(workdir)
     if storage.in_bucket(folder) or not (folder / FILE).exists():
-      return None  # before the config, which is a program, is run: train.py runs it again
+      return None  # before running the config, which is a program: train.py will run it
     config = config_flags.load(values.config)
     configuration.set_fields(config, values.config_field)
-    found = results_of(workdir, config)
-    return found and f'{found}\nrecords, checkpoints and pictures: {workdir}'
-  except Exception:  # whatever is wrong, the program itself tells it
+    results = load(workdir, config)
+    return results and f'{results}\nrecords, checkpoints and plots: {workdir}'
+  except Exception:  # of any kind: the program itself will report it
     return None
 
 

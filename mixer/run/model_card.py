@@ -80,7 +80,7 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
       f'{kind}, {parameters:,} parameters, {model["num_classes"]:,} classes, {config["data"]["resolution"]} x '
       f'{config["data"]["resolution"]} pixels; {_origin(config)} for {counted(config["total_steps"], "step")} of '
       f'{counted(batch, "image")}, {epochs:,.1f} epochs.',
-      *(f'{sanity.ON_CARD}{warning}' for warning in warnings),
+      *(f'{sanity.CARD_PREFIX}{warning}' for warning in warnings),
       '## Results', _table(('evaluation', 'metric', 'value', 'examples'), _scores(results)),
       f'After step {config["total_steps"]:,}, the last; all others are in [records.jsonl](records.jsonl).',
       '![Learning curves](learning_curves.png)',

@@ -1,4 +1,4 @@
-"""Pictures of a run, for people."""
+"""Plots of a run: learning curves, predictions, weights."""
 
 import io
 import pathlib
@@ -14,14 +14,14 @@ from mixer.wording import counted
 
 matplotlib.use('Agg')
 
-LINE = 18  # characters that have room above an image
+MAX_CHARS = 18  # of a line above an image
 RIGHT, WRONG = '#2a7f3f', '#c0392b'
 
 
 def learning_curves(records: list[dict], path):
   """Draws loss, error in percent, learning rate and gradient norm over the steps, from a run's records.
 
-  Loss and error of training are means over the steps since the last line, if the records have them.
+  Training loss and error are means over the steps since the previous record, if the records have them.
   """
   series = {}
   for record in records:
@@ -64,17 +64,17 @@ def _logarithmic(axes):
 
 
 def predictions(sample, class_names, path, columns: int = 10):
-  """Draws images with the predicted class and its probability; wrong ones come first, in red, with the truth.
+  """Draws images with the predicted class and its probability; wrong ones come first, in red, with the true class.
 
   Args:
     sample: of a split: `evaluators.sample.Sample`.
-    class_names: K strings, of which WordNet ids are drawn as words; or None for the numbers of the classes.
+    class_names: K strings, WordNet ids of which are shown as words; or None to show the indices of the classes.
   """
   name = lambda k: class_names_lib.words(k if class_names is None else class_names[k])
   labels = sample.labels.reshape(len(sample.labels), -1)
   hits = (labels == sample.guesses[:, None]).any(1)
-  told = lambda k: '' if hits[k] else '\nis ' + ', '.join(name(label) for label in labels[k] if label >= 0)
-  grid(sample.images, [f'{name(sample.guesses[k])}  {sample.probabilities[k]:.0%}{told(k)}' for k in range(len(labels))],
+  truth = lambda k: '' if hits[k] else '\nis ' + ', '.join(name(label) for label in labels[k] if label >= 0)
+  grid(sample.images, [f'{name(sample.guesses[k])}  {sample.probabilities[k]:.0%}{truth(k)}' for k in range(len(labels))],
        f'{len(labels):,} of {counted(sample.classified, "image")}, wrong ones first (red): {sample.wrong:,} wrong in all, '
        f'{sample.wrong / sample.classified:.2%}', path, columns, [RIGHT if hit else WRONG for hit in hits])
 
@@ -82,27 +82,27 @@ def predictions(sample, class_names, path, columns: int = 10):
 def grid(images, texts, title: str, path, columns: int = 8, colours=None):
   """Draws images in rows, each below a text of one or two lines. [B, H, W, 3] uint8, B strings, B colours or None."""
   rows = -(-len(images) // columns)
-  cell = 1.4  # an image of side 1, and room for two lines of text above it
+  cell = 1.4  # an image of side 1 and two lines of text above it
   canvas = figure.Figure(figsize=(1.3 * columns, 1.3 * cell * rows + 0.4))
-  axes = canvas.add_axes((0.01, 0, 0.98, 1 - 0.4 / canvas.get_figheight()))  # one for all: many are slow
+  axes = canvas.add_axes((0.01, 0, 0.98, 1 - 0.4 / canvas.get_figheight()))  # one for all images: many are slow
   axes.set(xlim=(0, 1.1 * columns), ylim=(cell * rows, 0))
   axes.axis('off')
   canvas.text(0.01, 0.985, title, va='top', fontsize=13, parse_math=False)
   for place, (image, text) in enumerate(zip(images, texts)):
     left, bottom = 1.1 * (place % columns), cell * (place // columns + 1)
     axes.imshow(image, interpolation='nearest', extent=(left, left + 1, bottom, bottom - 1), aspect='auto')
-    text = '\n'.join(line if len(line) <= LINE else line[:LINE - 1] + '…' for line in text.split('\n'))
+    text = '\n'.join(line if len(line) <= MAX_CHARS else line[:MAX_CHARS - 1] + '…' for line in text.split('\n'))
     axes.text(left, bottom - 1.03, text, fontsize=9, color=colours[place] if colours else 'black', va='bottom',
               parse_math=False)
   _save(canvas, path, dpi=100)
 
 
 def tiles(maps, title: str, path, columns: int = 32):
-  """Draws maps of weights beside one another, in rows, each scaled on its own.
+  """Draws weights as a grid of images, each scaled on its own.
 
   Args:
-    maps: [N, h, w, 3], drawn as colours, each from its least weight to its largest; or [N, h, w], from blue by white,
-      which is 0, to red.
+    maps: [N, h, w, 3], drawn as colours from the smallest weight to the largest; or [N, h, w], drawn from blue
+      (negative) to white (0) to red.
   """
   maps = np.asarray(maps, np.float64)
   axes = tuple(range(1, maps.ndim))
@@ -133,13 +133,13 @@ def tiles(maps, title: str, path, columns: int = 32):
 
 
 def check_path(name: str, path):
-  """Raises a ValueError that names the flag, unless a picture can be drawn to a path: before the work is done."""
+  """Raises a ValueError that names the flag unless a plot can be saved at a path: to be called before the work."""
   path, formats = pathlib.Path(path), figure.Figure().canvas.get_supported_filetypes()
   if path.suffix.removeprefix('.').lower() not in formats:
     raise ValueError(f'{name} is {path}; it must end in one of .{", .".join(formats)}')
   if not path.parent.is_dir() or path.is_dir():
-    raise ValueError(f'{name} is {path}, and there is no folder {path.parent}' if not path.is_dir() else
-                     f'{name} is {path}, which is a folder; name a file')
+    raise ValueError(f'{name} is {path}, but the folder {path.parent} does not exist' if not path.is_dir() else
+                     f'{name} is {path}, which is a folder; expected a file')
 
 
 def _save(canvas, path, dpi):

@@ -1,4 +1,4 @@
-"""Where a number comes from: the code, the packages, the machine and the time."""
+"""Provenance of a measurement: commit, package versions, machine and time."""
 
 import datetime
 import hashlib
@@ -12,18 +12,18 @@ import subprocess
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ('jax', 'jaxlib', 'libtpu', 'jax-cuda13-plugin', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
             'tensorflow-cpu', 'tensorflow', 'tensorflow-datasets', 'opencv-python-headless')
-LATE = 20.  # seconds, of git
+GIT_TIMEOUT_S = 20.
 
 
 def versions(packages=PACKAGES) -> dict[str, str]:
-  """Of Python and of packages, as far as they are installed."""
-  found = {'python': platform.python_version()}
+  """Versions of Python and of the packages that are installed."""
+  installed = {'python': platform.python_version()}
   for package in packages:
     try:
-      found[package] = importlib.metadata.version(package)
+      installed[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
       pass
-  return found
+  return installed
 
 
 def machine() -> str:
@@ -38,7 +38,7 @@ def machine() -> str:
 def commit() -> str:
   """The commit of this checkout, with '+' if files differ from it; 'unknown' without git."""
   git = lambda *arguments: subprocess.run(['git', *arguments], cwd=ROOT, capture_output=True, text=True, check=True,
-                                          timeout=LATE).stdout.strip()
+                                          timeout=GIT_TIMEOUT_S).stdout.strip()
   try:
     return git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain') else '')
   except (OSError, subprocess.SubprocessError):
@@ -51,5 +51,5 @@ def now() -> str:
 
 
 def digest(fields: dict) -> str:
-  """A short name for plain values: equal fields in any order have one, 12 hex digits of a SHA-256."""
+  """12 hex digits of a SHA-256 of plain values, whatever their order."""
   return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]

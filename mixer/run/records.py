@@ -1,4 +1,4 @@
-"""The numbers of a run as JSON lines: one object a step, {"step": 100, "train/loss": 2.3, ...}."""
+"""A run's metrics as JSON lines: one object a step, {"step": 100, "train/loss": 2.3, ...}."""
 
 from collections.abc import Iterator
 import json
@@ -14,45 +14,48 @@ def read(path) -> Iterator[dict]:
 
 
 def at(path, step: int) -> dict:
-  """The values of the record of `step`, {} if the file has none."""
-  found = [record for record in read(path) if record['step'] == step]
-  return {name: value for name, value in found[-1].items() if name != 'step'} if found else {}
+  """The values recorded at `step`, or {}."""
+  values = {}
+  for record in read(path):
+    if record.pop('step') == step:
+      values = record
+  return values
 
 
 class Writer:
-  """Appends records to a file, each step once; nothing is written where `path` is None.
+  """Appends records to a file, each step once; does nothing if `path` is None.
 
-  On a disk a record is there at once, and outlasts a power cut after `flush`. In a bucket, where a file is only written
-  whole, it is there after `flush`.
+  On a disk a record can be read at once, and survives a power cut after `flush`. In a bucket, where a file is only
+  written whole, it can be read after `flush`.
   """
 
   def __init__(self, path, last_step: int):
-    """Goes on after `last_step`: later records, from a run that was stopped after its last checkpoint, are dropped."""
+    """Resumes after `last_step`: later records, of a run that stopped after its last checkpoint, are dropped."""
     self._file, self._path = None, path and storage.path_of(path)
     if path is not None:
       self._records = [record for record in read(path) if record['step'] <= last_step]
       self._rewrite()
 
   def write(self, step: int, values: dict):
-    """Adds the values of a step, to its record where there is one.
+    """Adds the values of a step, to its record if it exists.
 
     Raises:
       OSError: naming the file, if it cannot be written.
     """
     if self._path is None:
       return
-    again = bool(self._records) and self._records[-1]['step'] == step
-    if again:
+    exists = bool(self._records) and self._records[-1]['step'] == step
+    if exists:
       self._records[-1] |= values
     else:
       self._records.append({'step': step, **values})
-    if self._file and not again:
+    if self._file and not exists:
       self._guard(lambda: (self._file.write(json.dumps(self._records[-1]) + '\n'), self._file.flush()))
     elif self._file:
       self._rewrite()
 
   def flush(self):
-    """Makes sure that all records are there, and stay."""
+    """Returns when all records are stored, and would survive a power cut."""
     if self._file:
       self._guard(lambda: os.fsync(self._file.fileno()))
     elif self._path is not None:
@@ -68,8 +71,8 @@ class Writer:
     try:
       write()
     except OSError as error:
-      raise OSError(f'cannot write to {self._path}: {error}. Mend that and start again: the run goes on from its '
-                    'latest checkpoint') from error
+      raise OSError(f'cannot write to {self._path}: {error}. Fix this and restart; training resumes from the latest '
+                    'checkpoint') from error
 
   def close(self):
     if self._file:

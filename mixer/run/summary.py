@@ -1,4 +1,4 @@
-"""What a run is about to do, in a few lines for a person."""
+"""A summary of what a run is about to do, printed at its start."""
 
 import jax
 
@@ -9,12 +9,12 @@ from mixer.wording import counted
 
 def describe(*, model, params, memory, source, batch_size: int, resolution: int, first_step: int,
              total_steps: int) -> str:
-  """Parameters, FLOPs, devices, batch, steps and, where it is known, memory.
+  """Lines for people: parameters, FLOPs, data, devices, batch, steps and, if known, memory.
 
   Args:
-    memory: XLA's account of the compiled step, or None.
+    memory: XLA's memory analysis of the compiled step, or None.
     source: of the training images.
-    first_step: how many steps were taken before.
+    first_step: number of steps taken before.
   """
   image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), 'float32')
   flops_per_image = 2 * flops.macs(model.apply, {'params': params}, image)
