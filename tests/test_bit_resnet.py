@@ -368,7 +368,8 @@ def test_no_convolution_starts_at_zero_and_every_norm_at_the_identity():
 # Configs
 
 
-@pytest.mark.parametrize('name', bit.NAMES)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[] if 'r50x1' in name else [pytest.mark.slow]) for name in bit.NAMES])
 def test_every_field_of_a_config_is_read(name):
   config = bit.get_config(name)
   configuration.check(config)

@@ -234,7 +234,7 @@ def test_only_the_share_of_the_config_is_for_validation():
   assert 0.35 < few.count('validation') / len(few) < 0.45
 
 
-@pytest.mark.parametrize('beam', [False, True])
+@pytest.mark.parametrize('beam', [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('config, text', [
     (SMALL, r'small.tar holds 3 synsets, and small has 4: it is not whole, or another release. To .* --partial'),
     (imagenet21k.FALL11, r'fall11_whole.tar holds 3 synsets, and fall11 has 21,841'),
@@ -279,7 +279,7 @@ def damage(data, what):
 
 
 @pytest.mark.parametrize('what, beam', [
-    (what, beam) for beam in (False, True) for what in (
+    pytest.param(what, beam, marks=[pytest.mark.slow] if beam else []) for beam in (False, True) for what in (
         'in an image', 'in a header', "in a synset's header", 'before a synset', 'without its end',
         'a header overwritten', 'no tar', 'nothing')
 ] + [('an inner header overwritten', False)])
@@ -301,7 +301,7 @@ def test_a_compressed_tar_that_is_cut_off_is_named(tmp_path):
       prepare(tmp_path, tmp_path / 'data', FOLDERS, num_synsets=None)
 
 
-@pytest.mark.parametrize('beam', [False, True])
+@pytest.mark.parametrize('beam', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_synset_that_is_no_tar_is_named(tmp_path, beam):
   tar_of_tars(tmp_path / 'small.tar', FILES | {N2: b'<html>not found</html>' * 99})
   with pytest.raises(Exception, match=f'{N2}.tar in {tmp_path}/small.tar cannot be read: .* It is no tar, or '):
@@ -418,7 +418,7 @@ def test_beam_wants_an_uncompressed_tar(tars, tmp_path):
     prepare(tars / 'tars_gz', tmp_path, beam=True)
 
 
-@pytest.mark.parametrize('beam', [False, True])
+@pytest.mark.parametrize('beam', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_is_interrupted_is_not_taken_for_whole(tars, merged, tmp_path, monkeypatch, beam):
   with monkeypatch.context() as patch:
     patch.setattr(imagenet21k.Imagenet21k, '_write_report', lambda _: 1 / 0)

@@ -242,7 +242,8 @@ def test_weights_are_merged_class_by_class(folder):
   assert dict(zip(example['label'].tolist(), example['weight'].tolist())) == {0: 0.5, 1: 1, 2: 0.5}
 
 
-@pytest.mark.parametrize('beam', [{}, {'beam_runner': 'DirectRunner'}], ids=['one process', 'beam'])
+@pytest.mark.parametrize('beam', [
+    {}, pytest.param({'beam_runner': 'DirectRunner'}, marks=pytest.mark.slow)], ids=['one process', 'beam'])
 def test_images_lie_below_the_folder_that_its_owner_names(folder, tmp_path_factory, beam):
   elsewhere = tmp_path_factory.mktemp('elsewhere')
   (elsewhere / 'inner').mkdir()
@@ -371,6 +372,7 @@ def test_a_copy_of_other_manifests_is_not_taken_for_the_one_asked_for(prepared, 
   assert anew.info.metadata['max_labels'] == 2
 
 
+@pytest.mark.slow
 def test_a_preparation_that_dies_leaves_nothing_that_is_taken_for_whole(prepared, folder):
   script = f'''if True:
       import os
@@ -453,7 +455,7 @@ def test_a_row_group_of_parquet_is_not_read_at_once(tmp_path):
   assert most + peak < 25e6  # of 50
 
 
-@pytest.mark.parametrize('options', [[], ['--embed']])
+@pytest.mark.parametrize('options', [pytest.param([], marks=pytest.mark.slow), ['--embed']])
 def test_the_digits_as_a_manifest(tmp_path, monkeypatch, options):
   folder = tmp_path / 'manual'
   monkeypatch.setattr(sys, 'argv', ['digits_manifest', str(folder), *options])

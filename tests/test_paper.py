@@ -558,7 +558,8 @@ def test_a_missing_folder_of_pictures_is_named_with_the_command(tmp_path):
 BLOCKED = ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'clu', 'tensorflow', 'tensorflow_datasets', 'sklearn')
 
 
-@pytest.mark.parametrize('module, also', [('paper.tables', ('matplotlib',)), ('paper', ())])
+@pytest.mark.parametrize('module, also', [
+    ('paper.tables', ('matplotlib',)), pytest.param('paper', (), marks=pytest.mark.slow)])
 def test_reading_records_needs_no_jax(tmp_path, module, also):
   write_final(tmp_path / 'run', example_runs.imagenet(), {'val/top1': 0.7631})
   block = f'import runpy, sys; sys.modules.update(dict.fromkeys({(*BLOCKED, *also)!r})); '

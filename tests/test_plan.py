@@ -415,11 +415,12 @@ def test_the_command_tells_a_plan(data_dir):
     (['--config=configs/mixer_b16_i1k.py', '--topology=v3:5x5'], "'v3:5x5' is no topology"),
     (['--config=configs/mixer_b16_i1k.py', '--sweep'], 'give --compile, too'),
     (['--all'], '--out=docs/tpu_plans.md'),
-    (['--all', '--out=x.md', '--topology=v3:4x4'], 'drop --topology'),
-    (['--all', '--out=x.md', '--num_examples=5'], 'drop --num_examples'),
-    (['--all', '--out=x.jsonl'], '--out is x.jsonl; it must be a page, .md, in a folder that is there'),
-    (['--all', '--out=no/such/folder/x.md'], 'it must be a page, .md, in a folder that is there'),
-    (['--config=configs/mixer_b16_i1k.py', '--out=x.md'], '--out is for --all'),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (['--all', '--out=x.md', '--topology=v3:4x4'], 'drop --topology'),
+        (['--all', '--out=x.md', '--num_examples=5'], 'drop --num_examples'),
+        (['--all', '--out=x.jsonl'], '--out is x.jsonl; it must be a page, .md, in a folder that is there'),
+        (['--all', '--out=no/such/folder/x.md'], 'it must be a page, .md, in a folder that is there'),
+        (['--config=configs/mixer_b16_i1k.py', '--out=x.md'], '--out is for --all'))),
 ])
 def test_the_command_refuses_what_it_cannot_do(arguments, message):
   assert message in run(*arguments, code=1)

@@ -87,7 +87,7 @@ def test_a_run_leaves_all_that_it_promises(whole):
   assert {'train/loss', 'test/top1'} <= set(tags['scalars'] + tags['tensors'])
 
 
-@pytest.mark.parametrize('stop', [1, 3, 5])
+@pytest.mark.parametrize('stop', [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_one_that_never_stopped(whole, data_dir, tmp_path, monkeypatch,
                                                                             stop):
   class Stop(Exception):
@@ -108,7 +108,9 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_one_that_never_stopped(wh
   assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize('where, step', [('step', 1), ('step', 3), ('step', 6), ('evaluation', 3), ('evaluation', 6)])
+@pytest.mark.parametrize('where, step', [
+    ('step', 3), ('evaluation', 6),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (('step', 1), ('step', 6), ('evaluation', 3)))])
 def test_a_run_that_is_told_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_not(whole, data_dir, tmp_path, monkeypatch,
                                                                                 where, step):
   sent = []

@@ -109,7 +109,8 @@ def reference(params, image, pool):
 # Sizes and names
 
 
-@pytest.mark.parametrize('variant, resolution, pool, params, gmacs', PUBLISHED)
+@pytest.mark.parametrize('variant, resolution, pool, params, gmacs', [
+    pytest.param(*row, marks=[pytest.mark.slow] if row[0][0] in 'LH' else []) for row in PUBLISHED])
 def test_published_sizes(variant, resolution, pool, params, gmacs):
   model = models.build(name='vit', variant=variant, pool=pool, num_classes=1000)
   shapes = param_shapes(model, (resolution, resolution, 3))
@@ -202,7 +203,7 @@ def test_a_dropped_branch_is_gone_and_a_kept_one_is_as_it_was():
   block = vit.EncoderBlock(mlp_dim=9, num_heads=2)
   x = np.random.default_rng(2).normal(size=(64, 6, 8)).astype(np.float32)
   params = filled(jax.eval_shape(block.init, jax.random.key(0), x)['params'])
-  apply = lambda rates: block.apply({'params': params}, x, keys_of(64), rates)
+  apply = lambda rates: jax.jit(lambda keys: block.apply({'params': params}, x, keys, rates))(keys_of(64))
   whole, none = block.apply({'params': params}, x), x
   np.testing.assert_array_equal(apply((1., 1.)), none)
   some = apply((0.5, 0.))  # attention dropped in half of the examples, so that the MLP sees the input
@@ -239,7 +240,9 @@ def logits_and_gradients(**form):
   return {'logits': logits, **flax.traverse_util.flatten_dict(gradients, sep='/')}
 
 
-@pytest.mark.parametrize('form', FORMS[1:], ids=lambda form: ' '.join(map(str, form.values())))
+@pytest.mark.parametrize('form', [
+    pytest.param(form, marks=[pytest.mark.slow] if form['remat'] == 'block' else []) for form in FORMS[1:]],
+                         ids=lambda form: ' '.join(map(str, form.values())))
 def test_all_forms_have_the_same_parameters_noise_and_gradients(form):
   model = models.build(**SMALL)
   assert param_shapes(model.clone(**form)) == param_shapes(model)

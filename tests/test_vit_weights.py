@@ -310,6 +310,7 @@ def test_what_no_fine_tuning_is_called_lists_the_names(which):
     vit_finetune.get_config(which)
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_config_with_an_argument(data_dir):
   slice_name, topology, images_per_core = page.named_slice(ROOT / 'configs/vit.py')
   slice_ = accelerators.slice_of(topology)
