@@ -1,4 +1,4 @@
-"""Work directories as train.py leaves them, small and made up, for tests of what reads them."""
+"""Work directories as train.py leaves them, small and invented, for tests of what reads them."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ DIGITS = {
 
 
 def imagenet(variant='B/16', images=1_268_355, epochs=300, **fields):
-  """A run from nothing on ImageNet-1k, as configs/mixer_b16_i1k.py."""
+  """A run from scratch on ImageNet-1k, as configs/mixer_b16_i1k.py."""
   evaluation = {'split': 'validation', 'resolution': 224, 'batch_size': 2048, 'crop': 'paper_crop'}
   config = {
       **DIGITS, 'total_steps': round(epochs * images / 4096), 'model': {'name': 'mlp_mixer', 'variant': variant},
@@ -42,10 +42,10 @@ def changed(config, **fields):
   config = copy.deepcopy(config)
   for path, value in fields.items():
     *sections, name = path.split('__')
-    there = config
-    for section in sections:
-      there = there.setdefault(section, {})
-    there[name] = value
+    section = config
+    for part in sections:
+      section = section.setdefault(part, {})
+    section[name] = value
   return config
 
 

@@ -1,9 +1,8 @@
 """A gcloud for tests: one slice or queued resource, whose workers are folders of this machine.
 
-$CLOUD is its folder: `calls`, the commands it was given, a line each; `node` and `queue`, the states that the slice and
-the queued resource will be in at one look after another, the last one for good; `worker-K`, the workers' homes;
-`lives`, what the file of that name in them shall hold, a line for each slice in turn. An ssh reaches nothing as often
-as `broken` says.
+$CLOUD is its folder: `calls`, its arguments, a line a call; `node` and `queue`, the states that the slice and the
+queued resource will be in at one look after another, the last one for good; `worker-K`, the workers' homes; `lives`,
+what the file of that name in them shall hold, a line for each slice in turn; `broken`, how many ssh calls are to fail.
 """
 
 import json
@@ -58,6 +57,6 @@ if __name__ == '__main__':
     calls.write(json.dumps(sys.argv[1:]) + '\n')
   assert sys.argv[1:3] == ['compute', 'tpus'], sys.argv
   group, command, *rest = sys.argv[3:]
-  given = dict(word.partition('=')[::2] for word in rest if word.startswith('--'))
+  flags = dict(word.partition('=')[::2] for word in rest if word.startswith('--'))
   name, destination, *_ = [word for word in rest if not word.startswith('--')] + ['', '']
-  sys.exit(main(group, command, name, destination, given))
+  sys.exit(main(group, command, name, destination, flags))

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# Each may import those before it, and its own modules each other. A new module belongs to its package: nothing to add here.
+# Each may import those before it, and its own modules each other. A new module is in its package, and needs no entry.
 LAYERS = ('mixer', 'configs', 'mixer.data', 'mixer.datasets', 'mixer.models', 'mixer.training', 'mixer.run', 'mixer.evaluators',
           'mixer.weights', 'input_pipeline', 'mixer.config_fields', 'paper', 'train', 'tools', 'benchmarks')
 MAX_LINES, PAGE = 400, 150  # of a file outside tests, and of train.py
@@ -27,15 +27,15 @@ MODULES = modules()
 
 def imports(name):
   """Dotted names of the modules that a module imports, wherever in it."""
-  found = set()
+  names = set()
   for node in ast.walk(ast.parse(MODULES[name].read_text())):
     if isinstance(node, ast.Import):
-      found |= {alias.name for alias in node.names}
+      names |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
       assert not node.level, f'{name} imports by a relative path; write it out'
       # `from mixer.training import optim` names a module, `from input_pipeline import prefetch` a part of one.
-      found |= {whole if (whole := f'{node.module}.{alias.name}') in MODULES else node.module for alias in node.names}
-  return found
+      names |= {whole if (whole := f'{node.module}.{alias.name}') in MODULES else node.module for alias in node.names}
+  return names
 
 
 def layer(name):
@@ -56,7 +56,7 @@ def test_files_are_short(name):
   assert lines <= (PAGE if name == 'train' else MAX_LINES), f'{MODULES[name].name} has {lines} lines'
 
 
-def test_there_are_no_circles():
+def test_imports_are_acyclic():
   list(graphlib.TopologicalSorter({name: imports(name) & MODULES.keys() for name in MODULES}).static_order())
 
 
@@ -65,9 +65,9 @@ def test_mixer_itself_imports_nothing_that_takes_time():
 
 
 def test_configs_are_data():
-  found = {top for name in MODULES if name.startswith('configs') for module in imports(name)
-           if (top := module.split('.')[0]) != 'configs'}
-  assert found == {'ml_collections'}
+  libraries = {top for name in MODULES if name.startswith('configs') for module in imports(name)
+               if (top := module.split('.')[0]) != 'configs'}
+  assert libraries == {'ml_collections'}
 
 
 @pytest.mark.parametrize('libraries, users', [

@@ -35,7 +35,7 @@ DRY_RUNS = {
     'delete': SLICE,
 }
 
-needs_flock = pytest.mark.skipif(not shutil.which('flock'), reason='the workers\' side is for Linux: no flock here')
+needs_flock = pytest.mark.skipif(not shutil.which('flock'), reason='the workers need flock, of Linux')
 
 
 def executable(path, text):
@@ -53,7 +53,7 @@ def dry_run(title):
   return done.stdout
 
 
-def test_shellcheck_finds_nothing():
+def test_shellcheck_passes():
   shellcheck = pathlib.Path(sys.executable).with_name('shellcheck')
   done = subprocess.run([shellcheck, *SCRIPTS, ROOT / '.ci' / 'run'], capture_output=True, text=True)
   assert done.returncode == 0, done.stdout
@@ -74,7 +74,7 @@ def paste(tmp_path):
   for path in ('scripts/keep_training.sh', '.venv/bin/python'):
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     executable(tmp_path / path, '#!/bin/sh\n')
-  # On this PATH there are no commands at all.
+  # This PATH has no commands at all.
   nothing = (f'PATH={tmp_path}/none HOME={tmp_path}\ncommand_not_found_handle() {{ {tmp_path}/command "$@"; }}\n'
              'exit() { :; }; cd() { :; }; source() { :; }\n')
 
@@ -90,7 +90,7 @@ def check_with_gcloud(commands, folder):
   """Fails unless the real gcloud knows all the commands and their flags. It needs no network for that."""
   gcloud = shutil.which('gcloud')
   if not gcloud:
-    pytest.skip('no gcloud here')
+    pytest.skip('gcloud is not installed')
   (folder / 'commands.json').write_text(json.dumps([{'command_string': line} for line in commands]))
   answer = subprocess.run([gcloud, 'meta', 'lint-gcloud-commands', f'--commands-file={folder}/commands.json'],
                           capture_output=True, text=True,
@@ -133,7 +133,7 @@ def test_the_commands_of_the_page_can_be_pasted(paste, tmp_path):
     (['watch', *SLICE, '--config=c.py', '--workdir=runs/b16'],
      'the work directory runs/b16 would be lost with the slice: --workdir=gs://BUCKET/FOLDER'),
 ])
-def test_bad_input_is_named_with_the_way_out(arguments, message):
+def test_bad_input_is_named_with_the_fix(arguments, message):
   done = subprocess.run([ROOT / 'scripts' / 'tpu_vm.sh', *arguments], capture_output=True, text=True,
                         env={'PATH': '/usr/bin:/bin'})
   assert done.returncode == 2 and message in done.stderr and not done.stdout
@@ -141,9 +141,9 @@ def test_bad_input_is_named_with_the_way_out(arguments, message):
 
 @pytest.fixture
 def loop(tmp_path):
-  """Starts keep_training.sh on a train.py that does in each life what the next of `lives` says.
+  """Starts keep_training.sh on a train.py that does at each start what the next of `lives` says.
 
-  N: exits with N, N+: so, after a checkpoint; wait: lives until it is told to end. Sleeping is cut short.
+  N: exits with N, N+: so, after a checkpoint; wait: runs until it is signalled. Sleeping is cut short.
   """
   (tmp_path / 'bin').mkdir()
   executable(tmp_path / 'bin' / 'sleep', f'#!/bin/sh\necho $1 >>{tmp_path}/slept\nexec /bin/sleep 0.2\n')
@@ -166,16 +166,16 @@ now, *later = lives.read_text().split()
 lives.write_text(' '.join(later))
 print('train.py lives:', now, *sys.argv[1:], file=sys.stderr, flush=True)
 if now == 'wait':
-  told, end = [], time.monotonic() + 120
-  signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+  signals, end = [], time.monotonic() + 120
+  signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
   pathlib.Path('starting').write_text(str(os.getpid()))
   os.rename('starting', 'waiting')  # whole from the first moment
-  while not told and time.monotonic() < end:
+  while not signals and time.monotonic() < end:
     time.sleep(0.01)
-  pathlib.Path('told').touch()
+  pathlib.Path('signalled').touch()
   time.sleep(0.3)
-  print('told', len(told), 'times', file=sys.stderr)
-  sys.exit(75 if told else 1)
+  print('signals:', len(signals), file=sys.stderr)
+  sys.exit(75 if signals else 1)
 if now.endswith('+'):
   workdir = pathlib.Path(next(word for word in sys.argv if word.startswith('--workdir=')).removeprefix('--workdir='))
   (workdir / 'interrupted' / str(100 - len(later))).mkdir(parents=True)
@@ -193,11 +193,11 @@ def until(condition):
 
 def test_training_starts_again_until_it_has_finished(loop, tmp_path):
   running = loop('75+', '75', '134', '0', '0', flags=['--wait=7'])
-  told = running.communicate()[1]
+  output = running.communicate()[1]
   assert running.returncode == 0
-  assert told.count('train.py lives:') == 4 and (tmp_path / 'lives').read_text() == '0'
+  assert output.count('train.py lives:') == 4 and (tmp_path / 'lives').read_text() == '0'
   assert (tmp_path / 'slept').read_text() == '7\n'  # after 134 alone
-  assert 'ended with exit code 134; the latest checkpoint: 96' in told and 'train.py has finished' in told
+  assert 'ended with exit code 134; the latest checkpoint: 96' in output and 'train.py has finished' in output
 
 
 @pytest.mark.parametrize('code', [1, 2])
@@ -210,8 +210,8 @@ def test_an_error_that_would_come_again_ends_the_loop(loop, tmp_path, code):
 @needs_flock
 def test_without_a_new_checkpoint_it_gives_up(loop, tmp_path):
   running = loop('75', '134', '75+', '75', '75', '139', '75', flags=['--tries=4', f'--state={tmp_path}/state'])
-  told = running.communicate()[1]
-  assert 'gave up after 4 starts without a new checkpoint' in told
+  output = running.communicate()[1]
+  assert 'gave up after 4 starts without a new checkpoint' in output
   assert running.returncode == 139 and (tmp_path / 'lives').read_text() == '75'
   assert (tmp_path / 'state' / 'exit_code').read_text() == '139\n'
 
@@ -221,22 +221,22 @@ def test_a_signal_reaches_training_once_and_ends_the_loop(loop, tmp_path):
   running = loop('wait', '0', flags=[f'--state={tmp_path}/state'])
   until((tmp_path / 'waiting').exists)
   running.send_signal(signal.SIGTERM)
-  until((tmp_path / 'told').exists)
+  until((tmp_path / 'signalled').exists)
   running.send_signal(signal.SIGTERM)
-  told = running.communicate()[1]
-  assert 'told 1 times' in told and 'stopped by a signal; train.py ended with exit code 75' in told
-  assert 'the latest checkpoint' not in told  # there may be no time to look
+  output = running.communicate()[1]
+  assert 'signals: 1\n' in output and 'stopped by a signal; train.py ended with exit code 75' in output
+  assert 'the latest checkpoint' not in output  # time may be too short to look
   assert running.returncode == 75 and (tmp_path / 'lives').read_text() == '0'
-  assert not (tmp_path / 'state' / 'exit_code').exists()  # it did not end by itself
+  assert not (tmp_path / 'state' / 'exit_code').exists()  # it was stopped
 
 
-def test_a_machine_that_shuts_down_tells_training_itself(loop, tmp_path):
+def test_a_machine_that_shuts_down_signals_training_itself(loop, tmp_path):
   executable(tmp_path / 'bin' / 'systemctl', '#!/bin/sh\necho stopping\n')
   running = loop('wait', '0')
   until((tmp_path / 'waiting').exists)
   running.send_signal(signal.SIGTERM)
   os.kill(int((tmp_path / 'waiting').read_text()), signal.SIGTERM)
-  assert 'told 1 times' in running.communicate()[1] and running.returncode == 75
+  assert 'signals: 1\n' in running.communicate()[1] and running.returncode == 75
 
 
 @needs_flock
@@ -265,10 +265,10 @@ devices = lambda: [types.SimpleNamespace(device_kind='TPU v5 lite')]
 
 @pytest.fixture
 def cloud(tmp_path):
-  """Runs tpu_vm.sh against fake_gcloud.py; the workers do what they are told, with a fake uv, jax and train.py."""
+  """Runs tpu_vm.sh against fake_gcloud.py; the workers run what they get, with a fake uv, jax and train.py."""
   folder, bin, repo = tmp_path / 'cloud', tmp_path / 'bin', tmp_path / 'repo'
-  for made in (folder, bin, repo):
-    made.mkdir()
+  for path in (folder, bin, repo):
+    path.mkdir()
   executable(bin / 'sleep', f'#!/bin/sh\necho $1 >>{folder}/slept\nexec /bin/sleep 0.3\n')
   executable(bin / 'gcloud', f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/fake_gcloud.py "$@"\n')
   # What pip installs is a uv that makes an environment with this Python.
@@ -310,22 +310,22 @@ def test_a_slice_is_created_once(cloud):
 
 
 def test_a_queued_slice_is_waited_for(cloud):
-  told = cloud('create', '--queued')
-  assert [state for state in ('WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE') if f'b16: {state}' in told] == [
+  output = cloud('create', '--queued')
+  assert [state for state in ('WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE') if f'b16: {state}' in output] == [
       'WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE']
   assert (cloud.folder / 'slept').read_text() == '30\n30\n'
 
 
 @pytest.mark.parametrize('state, kind', [('FAILED', 'queue'), ('PREEMPTED', 'node')])
-def test_a_slice_that_will_not_come_back_is_an_error_with_the_way_out(cloud, state, kind):
+def test_a_slice_that_will_not_come_back_is_an_error_with_the_fix(cloud, state, kind):
   (cloud.folder / kind).write_text(state)
-  told = cloud('create', code=2)
-  assert f'b16 is {state} and will not come back; scripts/tpu_vm.sh delete makes room for another' in told
-  assert f'gcloud compute tpus {"queued-resources" if kind == "queue" else "tpu-vm"} describe b16' in told
+  output = cloud('create', code=2)
+  assert f'b16 is {state} and will not come back; scripts/tpu_vm.sh delete makes room for another' in output
+  assert f'gcloud compute tpus {"queued-resources" if kind == "queue" else "tpu-vm"} describe b16' in output
 
 
 @needs_flock
-def test_from_nothing_to_training_and_back(cloud):
+def test_from_creation_to_training_and_deletion(cloud):
   cloud('create')
   assert cloud('status').count('new\n') == 2
   assert 'worker 0 of 2 finds 8 of the 16 TPU v5 lite' in cloud('setup')
@@ -335,11 +335,11 @@ def test_from_nothing_to_training_and_back(cloud):
   until(lambda: (cloud.folder / 'worker-1' / 'mixer' / 'code' / 'waiting').exists())
   log = (cloud.folder / 'worker-1' / 'mixer' / 'log').read_text()
   assert f"train.py lives: wait --distributed {' '.join(RUN)} --config.x=it's --config.y=2" in log
-  assert cloud('train').count('running | ') == 2  # nothing is started twice
+  assert cloud('train').count('running | ') == 2  # nothing starts twice
   assert (cloud.folder / 'worker-1' / 'mixer' / 'log').read_text() == log
   assert 'train.py runs here; stop it first' in cloud('setup', code=3)
   assert cloud('stop').count('ended with exit code 75 | ') == 2
-  assert 'told 1 times' in (cloud.folder / 'worker-1' / 'mixer' / 'log').read_text()
+  assert 'signals: 1\n' in (cloud.folder / 'worker-1' / 'mixer' / 'log').read_text()
   cloud('delete')
   assert cloud.calls()[-1] == 'tpu-vm delete' and 'b16: not there' in cloud('status')
   assert 'there is no b16 in us-central1-a' in cloud('delete')
@@ -355,9 +355,9 @@ def test_a_worker_that_does_not_answer_is_asked_again(cloud):
 
 def test_a_local_work_directory_is_refused_where_several_workers_would_share_it(cloud):
   cloud('create')
-  told = cloud('train', '--workdir=/runs/b16', code=2)
-  assert "the work directory /runs/b16 is on a worker's own disk, and b16 has 2 workers" in told
-  assert '--workdir=gs://BUCKET/FOLDER' in told
+  output = cloud('train', '--workdir=/runs/b16', code=2)
+  assert "the work directory /runs/b16 is on a worker's own disk, and b16 has 2 workers" in output
+  assert '--workdir=gs://BUCKET/FOLDER' in output
 
 
 @pytest.fixture
@@ -380,12 +380,12 @@ def kill(cloud, files, number):
 
 
 @needs_flock
-def test_the_watch_goes_on_after_a_preemption(cloud, meanwhile):
+def test_the_watch_resumes_after_a_preemption(cloud, meanwhile):
   (cloud.folder / 'broken').write_text('1')
   meanwhile(lambda: (kill(cloud, 'pid', signal.SIGTERM), (cloud.folder / 'queue').write_text('SUSPENDING SUSPENDED')))
-  told = cloud('watch', '--queued', '--spot', lives=['wait', '0'])
-  assert 'b16 is SUSPENDED, and is made anew' in told
-  assert 'train.py has finished; scripts/tpu_vm.sh delete gives the slice back' in told
+  output = cloud('watch', '--queued', '--spot', lives=['wait', '0'])
+  assert 'b16 is SUSPENDED, and is made anew' in output
+  assert 'train.py has finished; scripts/tpu_vm.sh delete gives the slice back' in output
   calls = [call.split()[1] for call in cloud.calls() if 'list' not in call]
   create, delete = [number for number, call in enumerate(calls) if call == 'create'], calls.index('delete')
   assert len(create) == 2 and create[0] < delete < create[1]
@@ -395,6 +395,6 @@ def test_the_watch_goes_on_after_a_preemption(cloud, meanwhile):
 @needs_flock
 def test_the_watch_starts_what_was_killed_and_ends_at_an_error(cloud, meanwhile):
   meanwhile(lambda: (kill(cloud, 'pid', signal.SIGKILL), kill(cloud, 'code/waiting', signal.SIGKILL)))
-  told = cloud('watch', lives=['wait 1'], code=2)
-  assert told.count('ended with exit code 1 | ') >= 2 and 'train.py ended, and not well' in told
+  output = cloud('watch', lives=['wait 1'], code=2)
+  assert output.count('ended with exit code 1 | ') >= 2 and 'train.py ended, and not well' in output
   assert cloud.calls().count('tpu-vm create') == 1

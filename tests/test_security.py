@@ -9,18 +9,18 @@ import pytest
 from conftest import ROOT
 from test_layers import MODULES
 
-# Modules whose files are programs, or that run what they are given.
+# Modules whose files are programs, or that run their input.
 MODULES_THAT_RUN = {'pickle', 'cPickle', '_pickle', 'pickletools', 'dill', 'cloudpickle', 'joblib', 'marshal', 'shelve',
                     'jsonpickle', 'yaml', 'torch', 'runpy', 'code', 'codeop', 'ctypes'}
 CALLS_THAT_RUN = {'eval', 'exec', 'compile', '__import__', 'import_module', 'system', 'popen', 'load_module',
                   'spec_from_file_location', 'py_func', 'read_pickle', 'load_model'}
 CALLS_THAT_UNPACK = {'extract', 'extractall', 'unpack_archive'}  # members to paths that an archive names
 IN_THEIR_PLACE = {'re.compile', 'update.compile', 'lowered.compile'}  # the latter are steps that JAX compiles
-KNOWN = {'mixer.run.config_flags': ['util.spec_from_file_location'],  # the program that --config names
-         'mixer.run.distributed': ['ctypes'], 'mixer.run.devices': ['ctypes'],  # for the C library's settings; they read no file
-         'tools.planning.page': ['importlib.import_module'],  # this project's own configs
-         'paper.tables': ['importlib.import_module'],  # the same
-         'benchmarks.timm': ['torch', 'importlib.import_module', 'torch.compile']}  # models with random weights
+ALLOWED = {'mixer.run.config_flags': ['util.spec_from_file_location'],  # the program that --config names
+           'mixer.run.distributed': ['ctypes'], 'mixer.run.devices': ['ctypes'],  # for the C library's settings; they read no file
+           'tools.planning.page': ['importlib.import_module'],  # this project's own configs
+           'paper.tables': ['importlib.import_module'],  # the same
+           'benchmarks.timm': ['torch', 'importlib.import_module', 'torch.compile']}  # models with random weights
 
 
 def dotted(node):
@@ -31,7 +31,7 @@ def dotted(node):
   return getattr(node, 'id', '')
 
 
-def found(source):
+def violations(source):
   """What in a program may run code that a file holds, or write where an archive says."""
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):
@@ -52,7 +52,7 @@ def found(source):
 
 @pytest.mark.parametrize('name', MODULES)
 def test_nothing_in_the_source_runs_what_a_file_holds(name):
-  assert list(found(MODULES[name].read_text())) == KNOWN.get(name, [])
+  assert list(violations(MODULES[name].read_text())) == ALLOWED.get(name, [])
 
 
 @pytest.mark.parametrize('source', [
@@ -60,8 +60,8 @@ def test_nothing_in_the_source_runs_what_a_file_holds(name):
     'compile(x, y, z)', 'importlib.import_module(x)', 'os.system(x)', 'np.load(x)', 'np.load(x, allow_pickle=True)',
     'np.lib.format.read_array(x)', 'np.load(x, allow_pickle=y)', 'tar.extractall(x)', 'archive.extract(x)',
     'shutil.unpack_archive(x)', 'subprocess.run(x, shell=True)', 'numpy.fromfile(x)'])
-def test_it_would_be_found(source):
-  assert list(found(source))
+def test_it_would_be_seen(source):
+  assert list(violations(source))
 
 
 READ_ALL = '''
@@ -95,9 +95,9 @@ def read_all(folder):
 
   test_weights.make_run(folder / 'run')
   weights.load(folder / 'run')
-  there = weights.Weights(example_weights.params(), test_weights.MODEL, 8, 'softmax_xent', None, '')
+  loaded = weights.Weights(example_weights.params(), test_weights.MODEL, 8, 'softmax_xent', None, '')
   for name in 'w.npz', 'w.safetensors':
-    weights.save(there, folder / name)
+    weights.save(loaded, folder / name)
     weights.load(folder / name)
   (folder / 'images/train/class').mkdir(parents=True)
   (folder / 'images/train/class/1.png').write_bytes(example_images.file('png'))
