@@ -17,7 +17,7 @@ CALLS_THAT_RUN = {'eval', 'exec', 'compile', '__import__', 'import_module', 'sys
 CALLS_THAT_UNPACK = {'extract', 'extractall', 'unpack_archive'}  # members to paths that an archive names
 IN_THEIR_PLACE = {'re.compile', 'update.compile', 'lowered.compile'}  # the latter are steps that JAX compiles
 ALLOWED = {'mixer.run.config_flags': ['util.spec_from_file_location'],  # the program that --config names
-           'mixer.run.distributed': ['ctypes'], 'mixer.run.devices': ['ctypes'],  # for the C library's settings; they read no file
+           'mixer.run.preemption': ['ctypes'], 'mixer.run.devices': ['ctypes'],  # the C library's settings; no file is read
            'tools.planning.page': ['importlib.import_module'],  # this project's own configs
            'paper.tables': ['importlib.import_module'],  # the same
            'benchmarks.timm': ['torch', 'importlib.import_module', 'torch.compile']}  # models with random weights
