@@ -24,6 +24,7 @@ from configs import mixer_b16_i1k
 from configs import mixer_digits
 from configs import mixer_finetune
 from configs import mixer_jft_subset
+from configs import resmlp
 from configs import vtab
 from conftest import ROOT
 import golden
@@ -51,6 +52,7 @@ BASELINES = {  # the paper's core-days, of Tables 2 and 3
     'vit.py:l16_i21k_90': 180, 'vit.py:b32_jft': None, 'vit.py:l32_jft': None, 'vit.py:l16_jft': 650,
     'vit.py:h14_jft': 2300, 'bit.py:r152x4_i21k': 940, 'bit.py:r152x4_jft': 9900, 'bit.py:r50x1_jft': 80,
     'bit.py:r50x2_jft': 140, 'bit.py:r152x1_jft': 140, 'bit.py:r152x2_jft': 580, 'bit.py:r200x3_jft': 1780,
+    **{f'resmlp.py:{name}': None for name in resmlp.PLANNED},
 }
 STUDIES = {  # the same, of Table 3
     'data_scale.py:mixer_b32,jft,1': 50, 'data_scale.py:mixer_l32,jft,1': 120, 'data_scale.py:mixer_l16,jft,1': 230,
@@ -177,7 +179,7 @@ def configs_of_all_names():
              'mixer_vtab': [f'b16_i21k,{task}{dev}' for task in vtab.TASKS for dev in ('', ',dev')],
              'bit_finetune': [*(f'{model},cifar10' for model in bit_finetune.MODELS),
                               *(f'r50x1,{task}{more}' for task in finetuning.TASKS for more in ('', ',224'))],
-             'vit': ['digits'], 'bit': ['digits']}.get(stem, [])
+             'vit': ['digits'], 'bit': ['digits'], 'resmlp': ['digits']}.get(stem, [])
     if stem != 'evaluate_imagenet':
       yield stem, names
 
@@ -195,7 +197,7 @@ def a_plan(stem, *name, **fields):
 @pytest.mark.parametrize('stem, names', list(configs_of_all_names()))
 def test_every_config_is_planned(stem, names):
   plan = a_plan(stem)
-  if f'{stem}.py' not in PLANS and stem not in ('vit', 'bit'):  # those are traced by the quick plan
+  if f'{stem}.py' not in PLANS and stem not in ('vit', 'bit', 'resmlp'):  # those are traced by the quick plan
     assert re.search(r'^model .* [\d,]+ parameters, [\d,]+ without the head; .* GFLOPs', plan.describe(0.4))
   for name in names:
     assert a_plan(stem, name).model.num_classes

@@ -5,6 +5,7 @@ import re
 from mixer.models import appendix_a
 from mixer.models import bit_resnet
 from mixer.models import mlp_mixer
+from mixer.models import resmlp
 from mixer.models import vit
 from mixer.models.family import ModelFamily
 
@@ -12,6 +13,7 @@ FAMILIES = {family.name: family for family in (
     mlp_mixer.FAMILY,
     vit.FAMILY,
     bit_resnet.FAMILY,
+    resmlp.FAMILY,
     *appendix_a.FAMILIES,
 )}
 # Those whose weights are read from files.
