@@ -1,5 +1,5 @@
 """Experiments as data. Each file with a `get_config` is one; its docstring is its claim: numbers, cost, command.
 
-The docstring of a pre-training config names a slice of TPUs; where it is the slice 'of each', PLANNED are the runs that
-docs/tpu_plans.md has.
+SLICE of a pre-training config is the topology of TPUs that `tools.plan` takes for it by default, and PLANNED, of a config
+with an argument, the arguments that docs/tpu_plans.md has.
 """

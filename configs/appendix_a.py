@@ -2,20 +2,21 @@
 
 MODEL is plain (the Mixer), untied (an MLP for each channel), grouped (two neighbouring channels in one column), views
 (two learned views of a feature in one column) or pyramid (fewer tokens from the middle on). DATA is digits or mnist5k,
-or imagenet or jft, with S/32 there. On ImageNet the regularisation is that of B/16 (Table 4), which has none for S/32.
+or imagenet or jft, with S/32. On ImageNet the regularisation is that of B/16 (Table 4), which has none for S/32.
 The numbers of groups and of tokens are ours; the paper names none.
 
 Paper: untied "no noticeable improvement"; grouped less than 1 to 2 points of 5-shot ImageNet top-1; views 3 to 4 points
 of ImageNet top-5 for S/32, none at larger scales; pyramid faster on JFT-300M at little loss, not so on ImageNet.
 Ours: the README, on digits; not yet run on ImageNet or JFT-like data.
 Cost: half a minute on two cores; on JFT-like data about 10 TPUv3 core-days (Table 3, S/32).
-Slice of each: v3-32 (v3:4x4), 128 images a core.
 Run: python -m tools.experiment appendix_a --dataset=mnist5k
      python train.py --config=configs/appendix_a.py:views,imagenet --workdir=WORKDIR
 """
 
 from configs import pretraining
 from configs import small_images
+
+SLICE = 'v3:4x4'
 
 SMALL = {data: (lambda data=data: small_images.pretrain(data, small_images.model('mixer', data)))
          for data in small_images.DATASETS}
@@ -29,7 +30,7 @@ TOKENS = {'small': (16, 4), 'large': (49,) * 4 + (16,) * 4}  # that each block o
 
 
 def get_config(which: str = 'plain,digits'):
-  model, data = small_images.choose('appendix_a.py', which, MODELS, {**SMALL, **LARGE})
+  model, data = small_images.parse('appendix_a.py', which, MODELS, {**SMALL, **LARGE})
   config = {**SMALL, **LARGE}[data]()
   config.model.update(MODELS[model])
   if model == 'pyramid':

@@ -9,7 +9,6 @@ comes nearer to ViT-L/16.
 Ours: the README, on mnist5k; not yet run on JFT-like data.
 Cost: half a minute on two cores; on JFT-like data 50 to 230 TPUv3 core-days of the Mixers (Table 3, which has no others
 of 7 epochs).
-Slice of each: v3-128 (v3:8x8), 32 images a core, as of ViT.
 Run: python -m tools.experiment data_scale --dataset=mnist5k
      python train.py --config=configs/data_scale.py:mixer_b32,jft,0.03 --workdir=WORKDIR
 """
@@ -18,6 +17,8 @@ from configs import bit
 from configs import mixer_jft_subset
 from configs import small_images
 from configs import vit
+
+SLICE = 'v3:8x8'  # as of ViT
 
 FRACTIONS = tuple(mixer_jft_subset.EPOCHS)
 JFT = {  # of the fraction; the epochs make the steps equal
@@ -33,7 +34,7 @@ PLANNED = tuple(f'{model},jft,1' for model in JFT)  # with every fraction the st
 def get_config(which: str = 'mixer,digits,0.1'):
   models = JFT if ',jft,' in which else small_images.MODELS
   datasets = ('jft', *small_images.DATASETS)
-  model, data, fraction = small_images.choose('data_scale.py', which, models, datasets, FRACTIONS)
+  model, data, fraction = small_images.parse('data_scale.py', which, models, datasets, FRACTIONS)
   if data == 'jft':
     return JFT[model](fraction)
   config = small_images.pretrain(data, small_images.model(model, data))

@@ -84,7 +84,7 @@ def parse(file: str, which: str, models, side: str = 'SIDE') -> tuple[str, str, 
     side: the one number of pixels that SIDE may be; 'SIDE' for any.
 
   Raises:
-    ValueError: if they are none; it says what there is.
+    ValueError: if `which` is not of this form; the text lists what MODEL and TASK may be.
   """
   model, _, rest = which.partition(',')
   task, *options = rest.split(',')

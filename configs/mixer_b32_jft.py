@@ -3,11 +3,12 @@
 Paper: after fine-tuning at 224, 75.53 % ImageNet, 81.94 % ReaL, 90.99 % Avg5 (Table 3, 7 epochs).
 Ours: not yet run.
 Cost: about 50 TPUv3 core-days (Table 3).
-Slice: v3-32 (v3:4x4), 128 images a core.
 Run: python train.py --config=configs/mixer_b32_jft.py --workdir=WORKDIR
 """
 
 from configs import pretraining
+
+SLICE = 'v3:4x4'
 
 
 def get_config():

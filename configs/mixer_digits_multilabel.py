@@ -1,6 +1,6 @@
 """A small Mixer on digits with several weighted labels each, through the JFT-like data path: a minute on two cores.
 
-A digit is also even or odd, prime, has a loop or straight lines only (tools/digits_manifest.py).
+A digit is also even or odd, prime, has a loop or straight lines only (tools/experiments/digits_manifest.py).
 Run:
   python -m tools.digits_manifest runs/manifest
   python -m tools.prepare multilabel --manual_dir=runs/manifest

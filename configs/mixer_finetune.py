@@ -6,7 +6,7 @@ token-mixing MLPs (App. C); dev to train on less and score what was left out, wh
 learning rate, among 0.003, 0.01, 0.03 and 0.06 (python -m tools.sweep).
 
 SGD with momentum, not Adam: with Adam the ImageNet-21k Mixers are unstable in transfer, and with SGD they reach the
-paper's results, as users found and the authors confirmed (huggingface/pytorch-image-models#651).
+paper's results, as users noticed and the authors confirmed (huggingface/pytorch-image-models#651).
 
 Paper, section 3 and App. C: momentum 0.9, batch 512, clip 1, cosine, warmup, no weight decay, and by its reference [14]
 a head that starts at zero, softmax cross-entropy, and each task's steps and dev split. Average of ImageNet, CIFAR-10 and

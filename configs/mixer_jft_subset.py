@@ -4,12 +4,13 @@ Paper: figure only. Below 10 % all Mixers overfit strongly; L/16 gains most from
 Ours: not yet run.
 Cost: that of the whole data, 50 to 230 TPUv3 core-days (Table 3): the epochs make the steps of each part the same, to
 within 1.5 % (section 3.3).
-Slice: v3-128 (v3:8x8), 32 images a core, as in data_scale.py.
 Run: python train.py --config=configs/mixer_jft_subset.py:b32,0.03 --workdir=WORKDIR
      (or a part of 0.1, 0.3 or 1)
 """
 
 from configs import pretraining
+
+SLICE = 'v3:8x8'  # as in data_scale.py
 
 LEARNING_RATES = {'b32': 0.003, 'l32': 0.001, 'l16': 0.001}
 EPOCHS = {'0.03': 233, '0.1': 70, '0.3': 23, '1': 7}

@@ -3,11 +3,12 @@
 Paper: after fine-tuning at 224, 80.67 % ImageNet, 85.62 % ReaL, 93.24 % Avg5 (Table 3, 7 epochs).
 Ours: not yet run.
 Cost: about 120 TPUv3 core-days (Table 3).
-Slice: v3-32 (v3:4x4), 128 images a core.
 Run: python train.py --config=configs/mixer_l32_jft.py --workdir=WORKDIR
 """
 
 from configs import pretraining
+
+SLICE = 'v3:4x4'
 
 
 def get_config():

@@ -7,8 +7,7 @@ paper, and ViT-B/16. The permutation is that of the seed.
 Paper: linear 5-shot ImageNet top-1, figure only. The Mixer's curves of original and patches "match perfectly", and
 R50x1 falls; with pixels the Mixer loses some 45 %, R50x1 some 75 %.
 Ours: the README, on mnist5k; not yet run on JFT-like data.
-Cost: half a minute on two cores; on JFT-like data 80 TPUv3 core-days (Table 3, which has no ViT-B/16 there).
-Slice of each: v3-32 (v3:4x4), 128 images a core.
+Cost: half a minute on two cores; on JFT-like data 80 TPUv3 core-days (Table 3, which has no ViT-B/16 on JFT).
 Run: python -m tools.experiment permutations --dataset=mnist5k
      python train.py --config=configs/permutations.py:mixer,jft,patches --workdir=WORKDIR
 """
@@ -17,6 +16,8 @@ from configs import bit
 from configs import pretraining
 from configs import small_images
 from configs import vit
+
+SLICE = 'v3:4x4'
 
 JFT = {'mixer': lambda: pretraining.jft('B/16', learning_rate=3e-3, total_epochs=7),
        'vit': lambda: vit.jft('B/16', 8e-4, 7, 768),
@@ -27,7 +28,7 @@ PLANNED = tuple(f'{model},jft,original' for model in JFT)  # with every kind the
 
 
 def get_config(which: str = 'mixer,digits,patches'):
-  model, data, kind = small_images.choose('permutations.py', which, JFT, PATCH_SIZES, KINDS)
+  model, data, kind = small_images.parse('permutations.py', which, JFT, PATCH_SIZES, KINDS)
   config = JFT[model]() if data == 'jft' else small_images.pretrain(data, small_images.model(model, data))
   if kind != 'original':
     # Not the seed's own reference: --config.data.permutation_seed= leaves the seed, and changes all parts.

@@ -18,16 +18,16 @@ MODELS = {
 }
 
 
-def choose(file: str, which: str, *tables) -> list[str]:
-  """The parts of `which`, between commas; each must be in its table.
+def parse(file: str, which: str, *tables) -> list[str]:
+  """The parts of `which`, between commas.
 
   Raises:
-    ValueError: if they are not; it says what there is.
+    ValueError: unless each is in its table; the text lists them.
   """
   parts = which.split(',')
   if len(parts) != len(tables) or any(part not in table for part, table in zip(parts, tables)):
-    there = ', a comma and '.join(f'one of {", ".join(table)}' for table in tables)
-    raise ValueError(f'{file}:{which} is not {there}')
+    expected = ', a comma and '.join(f'one of {", ".join(table)}' for table in tables)
+    raise ValueError(f'{file}:{which} is not {expected}')
   return parts
 
 

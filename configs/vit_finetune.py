@@ -2,7 +2,7 @@
 
 MODEL,TASK[,SIDE][,dev]: MODEL is b32, b16, l32, l16 or h14; TASK one of configs/finetuning.py's, or the directory
 of an image folder; SIDE the resolution, 224 by default as in Table 3 (ViT fine-tunes at 384, and for Table 2 at 512,
-L/16, and 518, H/14), to which the position embeddings are resized; dev as there.
+L/16, and 518, H/14), to which the position embeddings are resized; dev as in mixer_finetune.py.
 
 ViT, App. B.1.1: SGD with momentum 0.9, batch 512, clipping at 1, cosine, no weight decay, a single linear layer for
 the head, which starts at zero; the learning rate is the best on the dev split of 0.003, 0.01, 0.03 and 0.06 for

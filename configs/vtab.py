@@ -72,7 +72,7 @@ def parse(file: str, which: str, models) -> tuple[str, dict, bool]:
   """The parts of MODEL,TASK[,dev]: model, the task's row, whether to choose a learning rate. `file` is the config's.
 
   Raises:
-    ValueError: if they are none; it says what there is.
+    ValueError: if `which` is not of this form; the text lists what MODEL and TASK may be.
   """
   model, _, rest = which.partition(',')
   task, _, dev = rest.partition(',')

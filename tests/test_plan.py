@@ -31,6 +31,7 @@ import golden
 from mixer import configuration
 from mixer.data import sources
 from mixer.run import accelerators
+from mixer.run import config_flags
 from tools.planning import arithmetic
 from tools.planning import compiler
 from tools.planning import page
@@ -64,6 +65,7 @@ STUDIES = {  # the same, of Table 3
 }
 OTHERS = {**BASELINES, **STUDIES}
 PLANS = [*(f'{name}.py' for name in EXPECTED), *OTHERS]
+SLICES = {'v3:4x4': ('v3-32', 128), 'v3:8x8': ('v3-128', 32), 'v3:16x16': ('v3-512', 8)}  # name, images a core
 
 # In a process of its own, where TensorFlow cannot be imported and compilations are counted.
 QUICK = '''
@@ -78,7 +80,7 @@ plans = page.plan_all()
 kept = page.Kept(page.ROOT / 'docs' / 'tpu_plans.jsonl')
 print(json.dumps({'page': page.page(plans, kept, 0.4, 'docs/tpu_plans.md'), 'plans': {p.name: dict(
     params=p.params_without_head, steps=p.config.total_steps, core_days=p.core_days(0.4), paper=p.paper_core_days,
-    fits=p.fits, state=p.state_bytes, all=p.params, images_per_core=p.images_per_core) for p in plans},
+    fits=p.fits, state=p.state_bytes, all=p.params, images_per_core=p.images_per_core, slice=str(p.slice)) for p in plans},
     'compilations': len(compilations)}))
 jax.jit(lambda x: x + 1)(1)
 assert compilations, 'compilations are not heard of'
@@ -118,10 +120,12 @@ def test_quick_plan_of_a_baseline_or_of_a_study(quick, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', PLANS)
-def test_a_config_names_a_slice_that_exists_and_its_images_a_core(quick, name):
-  slice_name, topology, images_per_core = page.named_slice(ROOT / 'configs' / name.partition(':')[0])
+def test_the_slice_of_a_config_exists_and_is_what_it_is_planned_for(quick, name):
+  topology = config_flags.load_module(str(ROOT / 'configs' / name)).SLICE
+  slice_name, images_per_core = SLICES[topology]
   assert accelerators.slice_of(topology).name == slice_name
-  assert quick['plans'][f'configs/{name}']['images_per_core'] == images_per_core
+  planned = quick['plans'][f'configs/{name}']
+  assert (planned['slice'], planned['images_per_core']) == (f'{slice_name} ({topology})', images_per_core)
 
 
 @pytest.mark.slow
@@ -413,7 +417,7 @@ def test_the_command_tells_a_plan(data_dir):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['--config=configs/mixer_digits.py'], 'mixer_digits.py names no slice in its docstring; give --topology'),
+    (['--config=configs/mixer_digits.py'], 'mixer_digits.py has no SLICE, the topology to plan for; pass --topology'),
     (['--config=configs/mixer_b16_i1k.py', '--topology=v3:5x5'], "'v3:5x5' is no topology"),
     (['--config=configs/mixer_b16_i1k.py', '--sweep'], 'give --compile, too'),
     (['--all'], '--out=docs/tpu_plans.md'),

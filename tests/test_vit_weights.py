@@ -13,7 +13,6 @@ import scipy.ndimage
 
 from configs import vit as configs
 from configs import vit_finetune
-from conftest import ROOT
 import example_weights
 import golden
 from mixer import configuration
@@ -29,7 +28,6 @@ from mixer.weights import start_from
 import test_vit
 from tools import export
 from tools.planning import arithmetic
-from tools.planning import page
 from tools import predict
 
 # No two sizes are alike, so that a transposed array shows. Of 8 x 8 pixels: 4 patches.
@@ -238,12 +236,12 @@ def test_a_run_gives_its_parameters_and_what_its_config_says(run):
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(num_heads=4), r'checkpoints/3 does not fit its config\.json, here:\n  num_heads: 3 there, 4 here'),
-    (dict(pool='mean'), r"checkpoints/3 does not fit its config\.json, here:\n  pool: 'token' there, 'mean' here"),
+    (dict(num_heads=4), r'checkpoints/3 does not fit its config\.json:\n  num_heads: 3 in the arrays, 4 as stated'),
+    (dict(pool='mean'), r"checkpoints/3 does not fit its config\.json:\n  pool: 'token' in the arrays, 'mean' as stated"),
     (dict(name='untied_mixer', tokens_mlp_dim=3, channels_mlp_dim=4),
      r"model\.name is 'untied_mixer', and weights are read of mlp_mixer, vit, bit_resnet alone"),
     (dict(name='mlp_mixer', tokens_mlp_dim=3, channels_mlp_dim=4),
-     r"does not fit its config\.json, here:\n(.|\n)*  name: 'vit' there, 'mlp_mixer' here"),
+     r"does not fit its config\.json:\n(.|\n)*  name: 'vit' in the arrays, 'mlp_mixer' as stated"),
 ])
 def test_a_config_that_does_not_fit_its_checkpoint_is_told(tmp_path, change, message):
   make_run(tmp_path)
@@ -312,14 +310,13 @@ def test_what_no_fine_tuning_is_called_lists_the_names(which):
 
 @pytest.mark.slow
 def test_the_plan_of_a_config_with_an_argument(data_dir):
-  slice_name, topology, images_per_core = page.named_slice(ROOT / 'configs/vit.py')
-  slice_ = accelerators.slice_of(topology)
-  assert slice_.name == slice_name
+  slice_ = accelerators.slice_of(configs.SLICE)
+  assert slice_.name == 'v3-128'
   for name in ('b16_i1k', 'l16_i21k_90', 'h14_jft'):
     config = configs.get_config(name)
     config.data.data_dir = data_dir
     plan = arithmetic.Plan.of(name, config, slice_)
-    assert plan.images_per_core == images_per_core and plan.fits
+    assert plan.images_per_core == 32 and plan.fits
     assert 1 / 2 < plan.core_days(0.4) / plan.paper_core_days < 2
     assert plan.activation_bytes > plan.images_per_core * 2 * plan.model.num_blocks * 197 * plan.model.hidden_dim
 

@@ -1,6 +1,6 @@
 """What a run will take on a slice of TPUs, without any and without its data: in seconds, or after a compilation.
 
-  python -m tools.plan --config=configs/mixer_b16_i21k.py                       # on the slice that the config names
+  python -m tools.plan --config=configs/mixer_b16_i21k.py                       # on the SLICE of the config
   python -m tools.plan --config=configs/mixer_b16_i21k.py --topology=v5e:4x4 --compile
   python -m tools.plan --config=configs/mixer_b16_i21k.py --compile --sweep     # the largest batch a core that fits
   python -m tools.plan --all --compile --out=docs/tpu_plans.md                  # the page of all pre-training configs
@@ -23,16 +23,16 @@ from tools.planning import arithmetic
 from tools.planning import compiler
 from tools.planning import page as pages
 
-TOPOLOGY = flags.DEFINE_string('topology', None, 'Generation and chips along each axis, such as v3:4x4; by default that '
-                               'of the slice that the config names.')
+TOPOLOGY = flags.DEFINE_string('topology', None, 'Generation and chips along each axis, such as v3:4x4; by default SLICE '
+                               'of the config.')
 COMPILE = flags.DEFINE_bool('compile', False, 'Compile the training step for the slice.')
 SWEEP = flags.DEFINE_bool('sweep', False, 'With --compile: find the largest batch a core that fits, of powers of two.')
 NUM_EXAMPLES = flags.DEFINE_integer('num_examples', None, 'How many images the training split has, where neither the '
                                     'data are here nor their number is published.', lower_bound=1)
 UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The part of the peak that the run is taken to reach. It is an '
                                  'assumption.', lower_bound=0.01, upper_bound=1.)
-ALL = flags.DEFINE_bool('all', False, "Plan every pre-training config, those of the baselines and studies too, on the "
-                        'slice that it names.')
+ALL = flags.DEFINE_bool('all', False, "Plan every pre-training config, those of the baselines and studies too, on its "
+                        'SLICE.')
 OUT = flags.DEFINE_string('out', None, 'With --all: the page to write, in Markdown.')
 
 
@@ -72,10 +72,9 @@ def _plan_one(config):
   name = config_flags.CONFIG.value
   topology = TOPOLOGY.value
   if topology is None:
-    named = pages.named_slice(pathlib.Path(name.partition('.py:')[0].removesuffix('.py') + '.py'))
-    if named is None:
-      raise ValueError(f'{name} names no slice in its docstring; give --topology, such as --topology=v3:4x4')
-    topology = named[1]
+    topology = None if name.endswith('.json') else getattr(config_flags.load_module(name), 'SLICE', None)
+    if topology is None:
+      raise ValueError(f'{name} has no SLICE, the topology to plan for; pass --topology, such as --topology=v3:4x4')
   plan = arithmetic.Plan.of(name, config, accelerators.slice_of(topology), NUM_EXAMPLES.value)
   print(plan.describe(UTILISATION.value), flush=True)
   if SWEEP.value:

@@ -8,6 +8,7 @@ import itertools
 import pathlib
 import re
 import sys
+import types
 
 from absl import app
 from absl import flags
@@ -27,7 +28,7 @@ FIELD = re.compile(r'--?(?P<no>no)?config\.(?P<field>[^=]+)(?:=(?P<value>.*))?',
 def define(values: flags.FlagValues = flags.FLAGS) -> tuple[flags.FlagHolder, flags.FlagHolder]:
   """Defines the flags of a config: --config, and for --config.FIELD=VALUE --config_field."""
   return (flags.DEFINE_string('config', None, "The experiment: a file of configs/, or a run's config.json. "
-                              '--config.FIELD=VALUE sets a field of it, and --help beside it lists them.', values),
+                              '--config.FIELD=VALUE sets a field of it, and --config=FILE --help lists them.', values),
           flags.DEFINE_multi_string('config_field', [], '--config_field=FIELD=VALUE is --config.FIELD=VALUE.', values))
 
 
@@ -36,12 +37,12 @@ flags.DEFINE_bool('debug', False, "Show the traceback of an error of the user's,
 
 
 def run(main, describe=None, prepare=lambda arguments: arguments, config: bool = True):
-  """Runs a program as absl's app.run does. An error of the user's ends it with one line and the exit code 1.
+  """Runs a program as absl's app.run does. An error of the user's exits with one line and the code 1.
 
   Args:
-    main: takes what is left of the command line.
-    describe: of the name of a config and the config, a text for --help.
-    prepare: of the command line, the one to parse.
+    main: takes the remaining arguments.
+    describe: (path of a config, config) -> text for --help.
+    prepare: command line -> the command line to parse.
     config: whether the program takes a config.
   """
   def guarded(function):
@@ -65,7 +66,7 @@ def run(main, describe=None, prepare=lambda arguments: arguments, config: bool =
 
 
 def parse(arguments: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Parses a command line. Returns what is left of it: its first word, and what is no flag."""
+  """Parses a command line. Returns the remaining arguments: its first word, and those that are not flags."""
   arguments = values.read_flags_from_files(arguments, force_gnu=False)
   end = arguments.index('--') if '--' in arguments else len(arguments)
   words, after, parsed = iter(arguments[:end]), arguments[end:], []
@@ -93,11 +94,11 @@ def _help(describe, takes_config, full) -> str:
 
 
 def config(arguments: list[str]) -> ml_collections.ConfigDict:
-  """The config that the flags name, with the fields that they set. Warnings are shown, and nothing below them.
+  """The config of --config with the fields that the flags set. Of the log, warnings and errors are shown.
 
   Raises:
-    app.UsageError: if there is none, or `arguments`, what is left of the command line, holds more than its name.
-    OSError, ValueError: as `load` and `configuration.set_fields` do, or for a field of the config that is unknown.
+    app.UsageError: if --config is missing, or `arguments`, which remain of the command line, are more than its name.
+    OSError, ValueError: as of `load` and `configuration.set_fields`, or for an unknown field of the config.
   """
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
@@ -108,7 +109,7 @@ def config(arguments: list[str]) -> ml_collections.ConfigDict:
 
 
 def chosen() -> ml_collections.ConfigDict:
-  """The config that the flags name, with the fields that they set."""
+  """The config of --config with the fields that the flags set."""
   if CONFIG.value is None:
     raise app.UsageError('--config is missing: --config=configs/mixer_digits.py; python train.py --list names them all')
   loaded = load(CONFIG.value)
@@ -120,11 +121,11 @@ def chosen() -> ml_collections.ConfigDict:
 def load(path: str) -> ml_collections.ConfigDict:
   """The config in a file: what get_config() of FILE.py or get_config(NAME) of FILE.py:NAME returns, or a run's own.
 
-  The latter is its config.json, in which all durations are in steps, and lists are tuples in a config.
+  A run's own is its config.json: all durations are in steps, and its lists become tuples.
 
   Raises:
-    OSError: if the file cannot be read; if it is missing, with the nearest of configs/.
-    ValueError: if it holds no config.
+    OSError: if the file cannot be read; the text suggests the nearest of configs/ if it is missing.
+    ValueError: if it does not define a config.
   """
   if path.endswith('.json'):
     saved = safe_io.read_json_object(path)
@@ -133,8 +134,22 @@ def load(path: str) -> ml_collections.ConfigDict:
                                         if name not in configuration.NOT_FIELDS})
     except (TypeError, ValueError) as error:  # a name with a dot, for example
       raise ValueError(f'{path} is not the config of a run: {error}') from error
-  file, colon, name = path.partition('.py:')
-  file += '.py' if colon else ''
+  file, names = _split(path)
+  module = load_module(path)
+  try:
+    inspect.signature(module.get_config).bind(*names)
+  except TypeError:
+    raise ValueError(f'--config={path}: {file} has get_config{inspect.signature(module.get_config)}, which takes '
+                     + ('no name after a colon' if names else 'a name after a colon')) from None
+  result = module.get_config(*names)
+  if not isinstance(result, ml_collections.ConfigDict):
+    raise ValueError(f'get_config of {file} returns a {type(result).__name__}; it must return an ml_collections.ConfigDict')
+  return result
+
+
+def load_module(path: str) -> types.ModuleType:
+  """The module of FILE.py or FILE.py:NAME, with its constants. Raises what `load` does."""
+  file, _ = _split(path)
   if not pathlib.Path(file).is_file():
     raise FileNotFoundError(f'--config={path}: {_why_no_file(file)} python train.py --list names all configs')
   spec = importlib.util.spec_from_file_location('__config__', file, loader=importlib.machinery.SourceFileLoader(
@@ -145,17 +160,14 @@ def load(path: str) -> ml_collections.ConfigDict:
   except SyntaxError as error:
     raise ValueError(f'{error.filename}, line {error.lineno}: {error.msg}') from error
   if not hasattr(module, 'get_config'):
-    raise ValueError(f'{file} has no function get_config, which makes a config')
-  names = [name] if colon else []
-  try:
-    inspect.signature(module.get_config).bind(*names)
-  except TypeError:
-    raise ValueError(f'--config={path}: {file} has get_config{inspect.signature(module.get_config)}, which takes '
-                     + ('no name after a colon' if names else 'a name after a colon')) from None
-  made = module.get_config(*names)
-  if not isinstance(made, ml_collections.ConfigDict):
-    raise ValueError(f'get_config of {file} returns a {type(made).__name__}; it must return an ml_collections.ConfigDict')
-  return made
+    raise ValueError(f'{file} has no function get_config')
+  return module
+
+
+def _split(path) -> tuple[str, list[str]]:
+  """(file, arguments of get_config) of FILE.py or FILE.py:NAME."""
+  file, colon, name = path.partition('.py:')
+  return (f'{file}.py', [name]) if colon else (file, [])
 
 
 def _why_no_file(file):
@@ -173,6 +185,6 @@ def _with_tuples(value):
 
 
 def default_workdir(path: str | None = None) -> str:
-  """runs/NAME_OF_CONFIG of the path of a config, or that of --config; of a run's config.json, where it lies."""
+  """runs/NAME_OF_CONFIG for a config's path, by default --config; for a run's config.json, its folder."""
   path = pathlib.Path(path or CONFIG.value)
   return str(path.parent) if path.suffix == '.json' else f'runs/{path.stem}'

@@ -1,12 +1,10 @@
 """The page of the plans of all pre-training configs, and what has been compiled for it."""
 
-import ast
 import hashlib
 import importlib
 import importlib.metadata
 import json
 import pathlib
-import re
 
 import jax
 
@@ -19,31 +17,18 @@ from tools.planning import compiler
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
-def named_slice(path: pathlib.Path) -> tuple[str, str, int] | None:
-  """('v3-32', 'v3:4x4', 128): the slice that a config's docstring names, and its images a core. It is not imported."""
-  found = _line_of_slice(path)
-  return (found['name'], found['topology'], int(found['images'])) if found else None
-
-
-def _line_of_slice(path: pathlib.Path) -> re.Match | None:
-  """A config of several runs names a slice of 'each'."""
-  docstring = ast.get_docstring(ast.parse(path.read_text())) or ''
-  return re.search(r'^Slice(?P<each> of each)?: (?P<name>\S+) \((?P<topology>\S+)\), (?P<images>\d+) images a core',
-                   docstring, re.M)
-
-
 def plan_all() -> list[arithmetic.Plan]:
-  """Every config that names a slice, or where it is the slice of each, its PLANNED ones."""
+  """Plans of every config that has a SLICE: of its PLANNED arguments, where it has such."""
   plans = []
   for path in sorted((ROOT / 'configs').glob('*.py')):
-    if (line := _line_of_slice(path)) is None:
-      continue
     file, module = f'configs/{path.name}', importlib.import_module(f'configs.{path.stem}')
-    if line['each']:
+    if not hasattr(module, 'SLICE'):
+      continue
+    if hasattr(module, 'PLANNED'):
       configs = {f'{file}:{name}': module.get_config(name) for name in module.PLANNED}
     else:
       configs = {file: module.get_config()}
-    slice_ = accelerators.slice_of(line['topology'])
+    slice_ = accelerators.slice_of(module.SLICE)
     plans += [arithmetic.Plan.of(name, config, slice_) for name, config in configs.items()]
   return plans
 
