@@ -22,7 +22,7 @@ from mixer.data.builders import digits
 from mixer.data.builders import manifests
 from mixer.data.builders import multilabel
 from mixer.data import image_files
-from tools import digits_manifest
+from tools.experiments import digits_manifest
 from tools import prepare as prepare_tool
 
 CLASSES = ['cat', 'dog', 'animal', 'a unicorn', 'été']

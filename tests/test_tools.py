@@ -1,6 +1,6 @@
 """The commands for people, as people run them."""
 
-import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -106,8 +106,10 @@ def test_the_tools_are_listed_with_a_line_each(capsys):
   page = capsys.readouterr().out
   assert re.search(r'^  predict +Tells what a model sees in images', page, re.M)
   names = re.findall(r'^  (\w+) +\S', page, re.M)
-  commands = {path.stem for path in (ROOT / 'tools').glob('*.py') if path.stem[0] != '_' and path.stem != 'weights_flags'}
+  commands = {path.stem for folder in ('tools', 'tools/experiments') for path in (ROOT / folder).glob('*.py')
+              if path.stem[0] != '_' and path.stem != 'weights_flags'}
   assert set(names) == commands and names == sorted(names)
+  assert all(importlib.util.find_spec(f'tools.{name}') for name in names)  # those of tools/experiments, too
 
 
 @pytest.mark.parametrize('name, told', [

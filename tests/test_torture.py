@@ -1,4 +1,4 @@
-"""The run that is stopped again and again, in short, and that a difference would be seen."""
+"""A short torture of a run, and that a difference would be detected."""
 
 import itertools
 import json
@@ -8,33 +8,43 @@ import signal
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import torture
 
+<<<<<<< HEAD
 from mixer.run import preemption
 from tools import torture
+=======
+from mixer.run import distributed
+>>>>>>> 95ac832 (Move experiments to tools/experiments and torture to tests)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # six starts of the program
-def test_a_run_stopped_again_and_again_ends_as_one_that_nobody_stopped(tmp_path):
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path):
   durations = torture.run_reference(tmp_path / 'reference')
-  targets = [torture.Aim('evaluation', 1, 0.5), torture.Aim('evaluation', 2, 0.5, signal.SIGTERM),
-             torture.Aim('save', 2, 0.5), torture.Aim('last commit', 0, 0.)]
+  targets = [torture.FaultPlan('evaluation', 1, 0.5), torture.FaultPlan('evaluation', 2, 0.5, signal.SIGTERM),
+             torture.FaultPlan('save', 2, 0.5), torture.FaultPlan('last commit', 0, 0.)]
   tally = torture.Tally()
-  torture.run_stopped(tmp_path / 'stopped', iter(targets), durations, tally)
+  torture.run_interrupted(tmp_path / 'interrupted', iter(targets), durations, tally)
   assert '| in all | 4 | 3 | 1 | ' in tally.table()
+<<<<<<< HEAD
   assert tally.codes == {preemption.EXIT_PREEMPTED: 1}
   assert torture.compare(tmp_path / 'reference' / 'run', tmp_path / 'stopped' / 'run') == []
+=======
+  assert tally.codes == {distributed.INTERRUPTED: 1}
+  assert torture.compare(tmp_path / 'reference' / 'run', tmp_path / 'interrupted' / 'run') == []
+>>>>>>> 95ac832 (Move experiments to tools/experiments and torture to tests)
 
 
-def test_the_blows_take_turns_and_a_seed_fixes_them():
+def test_the_faults_cycle_through_the_phases_and_a_seed_fixes_them():
   number = len(torture.PHASES) + 1
-  some = lambda seed, **shares: list(itertools.islice(torture.aims(seed, **shares), 5 * number))
-  first = some(0, terminate=0.3, number=2)
-  assert first == some(0, terminate=0.3, number=2) != some(1, terminate=0.3, number=2)
-  assert {(aim.kind, aim.process) for aim in first} == {*itertools.product((signal.SIGKILL, signal.SIGTERM), (0, 1))}
-  assert {(aim.kind, aim.process) for aim in some(0)} == {(signal.SIGKILL, 0)}
+  some = lambda seed, **shares: list(itertools.islice(torture.fault_plans(seed, **shares), 5 * number))
+  first = some(0, terminate=0.3, processes=2)
+  assert first == some(0, terminate=0.3, processes=2) != some(1, terminate=0.3, processes=2)
+  assert {(plan.kind, plan.process) for plan in first} == {*itertools.product((signal.SIGKILL, signal.SIGTERM), (0, 1))}
+  assert {(plan.kind, plan.process) for plan in some(0)} == {(signal.SIGKILL, 0)}
   for turn in range(0, len(first), number):
-    assert {aim.phase for aim in first[turn:turn + number]} == {*torture.PHASES, torture.ANY}
+    assert {plan.phase for plan in first[turn:turn + number]} == {*torture.PHASES, torture.ANY}
 
 
 def records(steps, speed=1.):
@@ -94,7 +104,7 @@ def metrics_left(workdir):
     (lambda workdir: (workdir / 'interrupted' / '5').mkdir(), "interrupted: [] and ['5']"),
     (lambda workdir: (workdir / 'learning_curves.png').unlink(), 'files: '),
 ])
-def test_a_difference_is_told_with_both_sides(finished, tmp_path, change, text):
+def test_a_difference_is_reported_with_both_sides(finished, tmp_path, change, text):
   other = shutil.copytree(finished, tmp_path / 'run')
   change(other)
   lines = torture.compare(finished, other)
@@ -108,17 +118,17 @@ def test_the_machines_speed_and_the_datas_place_are_no_difference(finished, tmp_
   assert torture.compare(finished, other) == []
 
 
-@pytest.mark.parametrize('text, fault', [
+@pytest.mark.parametrize('text, failure', [
     (records([1, 2, 3]) + '{"step": 4, "lo', None),
-    (records([1, 2]), 'ends with step 2, and there is a checkpoint of step 3'),
+    (records([1, 2]), 'ends with step 2, and a checkpoint is of step 3'),
     (records([1, 3, 4]), 'line 2 must be the record of step 2: {"step": 3'),
     (records([1, 2, 2, 3]), 'line 3 must be the record of step 3: {"step": 2'),
     (records([1, 2]) + '{"step": 3, "lo\n' + records([4]), 'line 3 must be the record of step 3: {"step": 3, "lo$'),
 ])
-def test_the_records_of_a_killed_run_are_whole_lines_of_each_step(tmp_path, text, fault):
+def test_the_records_of_a_killed_run_are_whole_lines_of_each_step(tmp_path, text, failure):
   (tmp_path / 'records.jsonl').write_text(text)
-  if fault is None:
+  if failure is None:
     torture.check_records(tmp_path, 3)
   else:
-    with pytest.raises(torture.Fault, match=fault):
+    with pytest.raises(torture.Failure, match=failure):
       torture.check_records(tmp_path, 3)
