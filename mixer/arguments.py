@@ -1,10 +1,10 @@
-"""The ranges of numbers that a caller chooses."""
+"""Checks of the ranges of numeric arguments."""
 
 import math
 
 
 class ArgumentError(ValueError):
-  """A value that a function does not take. The text begins with the argument's name, for a path to be put before it."""
+  """An invalid value of an argument. The text begins with the argument's name, so that a caller can prefix its path."""
 
 
 def check(values: dict, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None,

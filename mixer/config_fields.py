@@ -71,8 +71,8 @@ def of_model(name: str, variant: str | None = None) -> dict[str, Field]:
   family = models.FAMILIES[name]
   sizes = family.variant_fields(variant) if variant else ()
   bases = [base for base in reversed(family.model.__mro__) if base.__module__.startswith('mixer.')]
-  found = fields_of(family.model, *family.documented_by, *bases, hidden=('parent', 'name', 'platform', *sizes))
-  return {**fields_of(models.build), **found}
+  fields = fields_of(family.model, *family.documented_by, *bases, hidden=('parent', 'name', 'platform', *sizes))
+  return {**fields_of(models.build), **fields}
 
 
 def of_optimizer(name: str) -> dict[str, Field]:
@@ -118,24 +118,24 @@ def sections(config: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collec
 
 
 def describe(path: str, config: ml_collections.ConfigDict) -> str:
-  """For --help: what a config says of itself, its fields with their values, and those that may be added."""
-  there, more = [], []
+  """The text of --help: a config's docstring, its fields with their values, and those that can be added."""
+  present, addable = [], []
   for section, values, fields in sections(config):
     full = lambda name: '.'.join(filter(None, ('--config', section, name)))
     for name, value in values.items():
       if not isinstance(value, ml_collections.ConfigDict):
         field = fields.get(name) or _in_epochs(fields, name) or Field(name, '', REQUIRED, 'unknown field')
-        there.append((f'{full(name)}={value}', field.type, field.meaning))
+        present.append((f'{full(name)}={value}', field.type, field.meaning))
     for name, field in fields.items():
       if name not in values and name.removesuffix('steps') + 'epochs' not in values:
         default = 'required' if field.default is REQUIRED else field.default
-        more.append((f'{full(name)}={default}', field.type, field.meaning))
+        addable.append((f'{full(name)}={default}', field.type, field.meaning))
   if 'start_from' not in config:
-    more += [(f'--config.start_from.{name}={"required" if field.default is REQUIRED else field.default}', field.type,
+    addable += [(f'--config.start_from.{name}={"required" if field.default is REQUIRED else field.default}', field.type,
               field.meaning) for name, field in START.items()]
-  return '\n\n'.join([_docstring(path), f'Fields of {path}, with their values:', _columns(there),
-                      'Fields that may be added, with their defaults:', _columns(more),
-                      'A field x_steps may be given as x_epochs. python train.py --help lists the flags of the program.'])
+  return '\n\n'.join([_docstring(path), f'Fields of {path}, with their values:', _columns(present),
+                      'Fields that can be added, with their defaults:', _columns(addable),
+                      'A field x_steps can also be set as x_epochs. python train.py --help lists the flags of the program.'])
 
 
 def _in_epochs(fields, name):
@@ -175,7 +175,7 @@ Made by `{command}` from the docstrings of the functions whose
 keywords the sections are. `python train.py --config=FILE --help` prints those of one config with their values.
 
 A field is set by `--config.FIELD=VALUE`, such as `--config.optimizer.learning_rate=0.01`; None, where the type allows
-it, is written `None`. A duration `x_steps` may be given as `x_epochs`, a number that need not be whole.''']
+it, is written `None`. A duration `x_steps` can also be set as `x_epochs`, which need not be whole.''']
   for title, fields in tables:
     rows = [f'| `{field.name}` | {cell(field.type)} | {"required" if field.default is REQUIRED else f"`{field.default!r}`"} | '
             f'{cell(field.meaning)} |' for field in fields.values()]

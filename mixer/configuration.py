@@ -1,4 +1,4 @@
-"""What a config may say: sections that are callables' keywords, durations, and which runs are the same.
+"""The rules of configs: sections that are callables' keywords, durations, and which configs are of the same run.
 
 A config is a tree of plain values. Each of its sections holds the keyword arguments of one callable, so that a
 misspelt or superfluous field is an error, and a default stands in the callable's signature alone.
@@ -28,10 +28,10 @@ OPTIONAL_FIELDS = ('start_from', 'probes')
 DURATIONS = {field: field.removesuffix('steps') + 'epochs' for field in FIELDS if field.endswith('_steps')}
 TOTALS = ('total_steps', 'total_epochs')
 SHORTENED_FROM = 'shortened_from'  # holds the total of a config whose total the command line has replaced
-NOT_FIELDS = ('contents', 'contents_sample')  # what a run's config.json holds besides
+NOT_FIELDS = ('contents', 'contents_sample')  # further keys of a run's config.json
 SECTIONS = ('model', 'data', 'step', 'optimizer', 'checkpoint', 'evals', 'start_from', 'probes')
 
-# Fields that may change when a run goes on: they touch neither the data, the model nor the steps.
+# Fields that may change when a run is resumed: they touch neither the data, the model nor the steps.
 MUTABLE_ON_RESUME = ('log_every_steps', 'eval_every_steps', 'checkpoint', 'evals', 'probes', 'data.data_dir',
                      'data.threads')
 
@@ -39,7 +39,7 @@ MUTABLE_ON_RESUME = ('log_every_steps', 'eval_every_steps', 'checkpoint', 'evals
 def check(config: ml_collections.ConfigDict):
   """Raises a ValueError unless the config has the fields that a run needs, and no others."""
   if set(config) and set(config) <= {'evals', 'probes'}:
-    raise ValueError('the config has nothing to train, only config.evals: it is for python -m tools.evaluate')
+    raise ValueError('the config has nothing to train, only config.evals; use it with python -m tools.evaluate')
   for field in SECTIONS:
     if field in config:
       _check_section(f'config.{field}', config[field])
@@ -66,14 +66,13 @@ def check(config: ml_collections.ConfigDict):
   for section, names in (('evals', config.evals), ('probes', probes)):
     for name in names:
       if not re.fullmatch(r'[\w-]+', name):
-        raise ValueError(f'config.{section}.{name}: results and pictures are named for it; give it a name of letters, '
-                         'digits, _ and -')
+        raise ValueError(f'config.{section}.{name}: results and pictures are named after it; use letters, digits, _ and '
+                         '- alone')
     if 'train' in names:
-      raise ValueError(f"config.{section}.train: 'train' is what the metrics of the steps are called; choose another "
-                       'name')
+      raise ValueError(f"config.{section}.train: 'train' is the name of the steps' own metrics; choose another")
   for name in set(config.evals) & set(probes):
-    raise ValueError(f'config.evals.{name} and config.probes.{name} have one name, and so would their results; choose '
-                     'another for one')
+    raise ValueError(f'config.evals.{name} and config.probes.{name} have the same name, and so would their results; '
+                     'rename one')
 
 
 def check_fields(config: ml_collections.ConfigDict):
@@ -108,7 +107,7 @@ def instantiate(function, section: str, fields, hidden=(), **keywords):
     check_names(section, fields, known)
   for name, p in known.items():
     if p.default is p.empty and p.kind is not p.VAR_KEYWORD and name not in fields:
-      raise ValueError(f'config.{section}.{name} is missing; give it in the config or by --config.{section}.{name}=')
+      raise ValueError(f'config.{section}.{name} is missing; set it in the config or by --config.{section}.{name}=')
     if name in fields:
       _check_type(f'config.{section}.{name}', fields[name], p.annotation)
   with named(f'config.{section}'):
@@ -142,7 +141,7 @@ def _check_type(path, value, annotation):
 
 
 def lookup(section: str, field: str, name: str, table: dict):
-  """table[name], or a ValueError that says which names the field may have."""
+  """table[name], or a ValueError that lists the names that the field may have."""
   if name not in table:
     raise ValueError(_must_be_one_of(f'config.{section}.{field}', name, table))
   return table[name]
@@ -169,8 +168,8 @@ def epochs_to_steps(config: ml_collections.ConfigDict, steps_per_epoch: float, s
   schedule is shortened in proportion, and `say` is called with a line about it.
 
   Raises:
-    ValueError: if a section gives a duration both ways, one that is no number, or one of less than a step; a warmup may
-      have none, but must be shorter than the run.
+    ValueError: if a section has a duration in both units, one that is not a number, or one below a step; a warmup may be
+      0, but must be shorter than the run.
   """
   resolved = _epochs_to_steps(config, steps_per_epoch, 'config')
   planned = None
@@ -204,7 +203,7 @@ def _epochs_to_steps(config, steps_per_epoch, path):
     elif name.endswith('_epochs'):
       in_epochs, name = name, name.removesuffix('epochs') + 'steps'
       if name in config:
-        raise ValueError(f'{path} gives both {in_epochs} = {value} and {name} = {config[name]}; drop one of them')
+        raise ValueError(f'{path} has both {in_epochs} = {value} and {name} = {config[name]}; remove one of them')
       value = _steps(f'{path}.{in_epochs}', value, steps_per_epoch)
     elif name.endswith('_steps'):
       value = _steps(f'{path}.{name}', value, 1)
@@ -226,7 +225,9 @@ def _steps(path, value, steps_per_unit) -> int | None:
   least = 0 if path.endswith(('.warmup_steps', '.warmup_epochs')) else 1
   if not least <= steps < 2**31 or value < 0:
     shown = f'{value}, which is {steps:,} steps' if unit == 'epochs' else value
-    raise ValueError(f'{path} is {shown}; it must be at least {least}{" step" if unit == "epochs" else ""} and below 2**31')
+    batches = f'; with config.data.batch_size, an epoch has {steps_per_unit:.3g} steps' * (steps_per_unit < 1)
+    raise ValueError(f'{path} is {shown}; it must be at least {least}{" step" if unit == "epochs" else ""} and below 2**31'
+                     + batches)
   return steps
 
 
@@ -247,13 +248,13 @@ def with_classes(config: ml_collections.ConfigDict, class_names) -> ml_collectio
 
 
 def set_fields(config: ml_collections.ConfigDict, assignments: list[str]):
-  """Sets fields by 'FIELD=VALUE', the text of a command line. Sections that are missing are made.
+  """Sets fields by 'FIELD=VALUE', the text of a command line. Missing sections are created.
 
-  A duration replaces the same one in the other unit. Where it shortens the run, `epochs_to_steps` will shorten the
+  A duration replaces the one in the other unit. Where it shortens the run, `epochs_to_steps` will shorten the
   warmup.
 
   Raises:
-    ValueError: if a name leads through what is no section, or a section is set to what is none.
+    ValueError: if a path leads through a value that is not a section, or replaces a section by such a value.
   """
   before, paths = config.copy_and_resolve_references(), []
   for assignment in assignments:
@@ -292,7 +293,7 @@ def _value_of(text, kind):
 
 
 def _apply_duration_overrides(config, paths):
-  """Drops `x_epochs` where `paths` has that of `x_steps`, and the reverse, so that the command line wins."""
+  """Deletes `x_epochs` where `paths` sets `x_steps`, and the reverse, so that the command line wins."""
   for path in paths:
     *sections, name = path.split('.')
     stem, _, unit = name.rpartition('_')
@@ -314,40 +315,40 @@ def flat(config, prefix: str = '') -> dict:
   return leaves
 
 
-def differences(old, new) -> list[str]:
-  """The fields that make `new` another run than `old`, a line each with both sides. MUTABLE_ON_RESUME are left out.
+def differences(old, new, old_is: str = 'before', new_is: str = 'now') -> list[str]:
+  """The fields that make `new` another run than `old`, a line each with both values, but for MUTABLE_ON_RESUME.
 
   So are the dataset's names where the images are the same: `_same_images`.
   """
   old, new = flat(old), flat(new)
   same = lambda path: (path in old, old.get(path)) == (path in new, new.get(path))
-  passed = [*MUTABLE_ON_RESUME]
+  ignored = [*MUTABLE_ON_RESUME]
   if _same_images(old, new):
-    passed += ['data.dataset', 'contents_sample']
+    ignored += ['data.dataset', 'contents_sample']
   elif not same('contents') or old.get('contents_sample') is None:
-    passed.append('contents_sample')
-  free = lambda path: any(path == field or path.startswith(field + '.') for field in passed)
+    ignored.append('contents_sample')
+  mutable = lambda path: any(path == field or path.startswith(field + '.') for field in ignored)
   show = lambda side, path: repr(side[path]) if path in side else 'not set'
-  notes = {'contents': '; bring back the same file names, a good image under the name of a bad one',
-           'contents_sample': '; the images differ, or how they are stored: name the copy that the run began on'}
-  return [f'{path}: {show(old, path)} there, {show(new, path)} here{notes.get(path, "")}'
-          for path in sorted(old.keys() | new.keys()) if not free(path) and not same(path)]
+  notes = {'contents': '; restore the same file names, with a good image under the name of a bad one',
+           'contents_sample': '; the images differ, or how they are stored: pass the copy that the run began on'}
+  return [f'{path}: {show(old, path)} {old_is}, {show(new, path)} {new_is}{notes.get(path, "")}'
+          for path in sorted(old.keys() | new.keys()) if not mutable(path) and not same(path)]
 
 
 def _same_images(old: dict, new: dict) -> bool:
-  """Whether two runs' training images are the same ones, by their flat configs.
+  """Whether two runs have the same training images, by their flat configs.
 
-  Their `contents` must be the same, and their `contents_sample`. Runs from before it was kept have none, and go by the
-  place. So does an image folder, since a bad image in it may have been replaced: in one place its sample may differ.
-  Of a TFDS dataset the name is no place, as `data.data_dir` and TFDS's default say where it lies.
+  Their `contents` must be equal, and their `contents_sample`. Where a run of an earlier version has no sample, the path
+  decides. So it does for an image folder, where a bad image may have been replaced: at one path the sample may differ.
+  The name of a TFDS dataset is not a path: `data.data_dir` and TFDS's default say where it is stored.
   """
   if old.get('contents') is None or old['contents'] != new.get('contents'):
     return False
-  place = lambda side: os.path.abspath(os.path.expanduser(str(side.get('data.dataset'))))
+  absolute = lambda side: os.path.abspath(os.path.expanduser(str(side.get('data.dataset'))))
   samples = old.get('contents_sample'), new.get('contents_sample')
-  may_be_mended = ' files, ' in str(old['contents'])  # as `folders.FolderSource` says it of itself
-  if None in samples or may_be_mended and samples[0] != samples[1]:
-    return place(old) == place(new)
+  is_folder = ' files, ' in str(old['contents'])  # the format of `folder_source.FolderSource.contents`
+  if None in samples or is_folder and samples[0] != samples[1]:
+    return absolute(old) == absolute(new)
   return samples[0] == samples[1]
 
 

@@ -1,4 +1,4 @@
-"""Trees of arrays by the names of their leaves: {'MixerBlock_0/LayerNorm_0/scale': leaf}."""
+"""Trees of arrays by their leaves' names: {'MixerBlock_0/LayerNorm_0/scale': leaf}."""
 
 import jax
 
@@ -16,21 +16,21 @@ def nested(leaves: dict) -> dict:
   """Nested dicts of {'a/b/c': leaf}: the inverse of `flat` for a tree of dicts.
 
   Raises:
-    ValueError: if a name stands for a leaf and for a dict of others, has an empty part, or very many.
+    ValueError: if a name is of a leaf and of a dict of others, or has an empty part or very many parts.
   """
   tree = {}
   for name, leaf in leaves.items():
     *parents, last = name.split('/')
     if len(parents) >= MAX_DEPTH:
-      raise ValueError(f'{name[:100]!r}... has {len(parents) + 1:,} parts; at most {MAX_DEPTH} are taken')
-    place = tree
+      raise ValueError(f'{name[:100]!r}... has {len(parents) + 1:,} parts; at most {MAX_DEPTH} are allowed')
+    node = tree
     for parent in parents:
-      place = place.setdefault(parent, {})
-      if not isinstance(place, dict):
+      node = node.setdefault(parent, {})
+      if not isinstance(node, dict):
         raise ValueError(f'{name!r} lies below another array: {parent!r} is one')
-    if not all([*parents, last]) or last in place:
-      raise ValueError(f'{name!r} cannot be the name of an array: it is taken, or a part of it is empty')
-    place[last] = leaf
+    if not all([*parents, last]) or last in node:
+      raise ValueError(f'{name!r} cannot be the name of an array: it is a duplicate, or a part of it is empty')
+    node[last] = leaf
   return tree
 
 
@@ -44,24 +44,25 @@ def shapes(tree) -> dict[str, tuple[int, ...]]:
   return {name: tuple(leaf.shape) for name, leaf in flat(tree).items()}
 
 
-def compare(there: dict, here: dict, left: str, right: str) -> str:
-  """The arrays whose names or shapes differ, both sides beside each other; '' if none do.
+def compare(loaded: dict, expected: dict, left: str, right: str) -> str:
+  """A table of the arrays whose names or shapes differ; '' if none do.
 
   Args:
-    there, here: {name: shape}, as of `shapes`.
-    left, right: what the two columns are called.
+    loaded, expected: {name: shape}, as of `shapes`.
+    left, right: the titles of their columns.
   """
   show = lambda side, name: str(side[name]) if name in side else '-'
-  unlike = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
+  unlike = [name for name in sorted(loaded.keys() | expected.keys())
+            if loaded.get(name) != expected.get(name)]
   if not unlike:
     return ''
-  # Of many, some of each side: those of another model altogether would hide behind what is missing.
-  missing = [name for name in unlike if name not in there]
-  others = [name for name in unlike if name in there][:max(SHOWN // 2, SHOWN - len(missing))]
+  # Of many, some of each kind: otherwise the missing ones would hide those of an altogether different model.
+  missing = [name for name in unlike if name not in loaded]
+  others = [name for name in unlike if name in loaded][:max(SHOWN // 2, SHOWN - len(missing))]
   shown = sorted(others + missing[:SHOWN - len(others)])
   width = max(60, *map(len, shown))
   lines = [f'{"array":<{width}} {left:<20} {right}']
-  lines += [f'{name:<{width}} {show(there, name):<20} {show(here, name)}' for name in shown]
+  lines += [f'{name:<{width}} {show(loaded, name):<20} {show(expected, name)}' for name in shown]
   if len(unlike) > len(shown):
     lines.append(f'and {len(unlike) - len(shown)} more')
   return ''.join(f'\n  {line}' for line in lines)

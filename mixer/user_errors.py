@@ -1,4 +1,4 @@
-"""Which errors are the user's to fix, and end in one line, and which are bugs, and keep their traceback."""
+"""Which errors are the user's to fix, and print one line, and which are bugs, and keep their traceback."""
 
 import argparse
 import difflib
@@ -11,15 +11,15 @@ import traceback
 from absl import app
 from absl import flags
 
-# The top of what is ours; a config is loaded under the last name, a program under the one before it.
+# The top-level modules of this repository; a program is __main__, and a config is loaded as __config__.
 OURS = ('benchmarks', 'configs', 'input_pipeline', 'mixer', 'paper', 'tools', 'train', '__main__', '__config__')
 DEBUG = '--debug'
 
 
 def is_users(error: BaseException) -> bool:
-  """Whether an error is one of the command line, of the operating system, or raised by a check of ours.
+  """Whether an error is of the command line, of the operating system, or raised by a check of this repository.
 
-  A ValueError that another library raises, or Python itself in a line of ours, is a bug.
+  A ValueError raised by another library, or by Python itself in a line of this repository, is a bug.
   """
   if isinstance(error, (OSError, app.UsageError, flags.Error)):
     return True
@@ -31,17 +31,17 @@ def is_users(error: BaseException) -> bool:
 
 
 def line_of(error: BaseException, arguments: list[str] | None = None) -> str | None:
-  """What to print of an error instead of its traceback; None where it is a bug, or the command line has --debug."""
+  """What to print instead of an error's traceback; None for a bug, or if the command line has --debug."""
   arguments = sys.argv if arguments is None else arguments
   return f'error: {error}' if DEBUG not in arguments and is_users(error) else None
 
 
 class ArgumentParser(argparse.ArgumentParser):
-  """A command line whose errors are one line, and name misspelt flags before missing ones."""
+  """A parser whose errors are one line, and which reports misspelt flags before missing ones."""
 
   def __init__(self, description: str):
     super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    self.add_argument(DEBUG, action='store_true', help='show the traceback of an error')  # taken by in_one_line
+    self.add_argument(DEBUG, action='store_true', help='show the traceback of an error')  # handled by in_one_line
 
   def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
     known = list(self._option_string_actions)
@@ -49,7 +49,7 @@ class ArgumentParser(argparse.ArgumentParser):
       flag = argument.split('=')[0]
       if flag.startswith('--') and not any(name.startswith(flag) for name in known):
         near = difflib.get_close_matches(flag, known, n=1)
-        self.error(f'there is no flag {flag}' + (f'; did you mean {near[0]}?' if near else ''))
+        self.error(f'unknown flag {flag}' + (f'; did you mean {near[0]}?' if near else ''))
     return super().parse_args(arguments)
 
   def error(self, message: str):
@@ -57,9 +57,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def in_one_line(main):
-  """A decorator of the main function of a program whose flags are argparse's: it takes --debug, too.
+  """Decorates the main function of a program with argparse's flags, and handles --debug.
 
-  An error of the user's ends it with one line and the exit code 1, Ctrl-C with 130.
+  An error of the user's exits with one line and the code 1, Ctrl-C with 130.
   """
   @functools.wraps(main)
   def guarded(arguments: list[str] | None = None):

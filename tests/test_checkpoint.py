@@ -389,7 +389,7 @@ def test_a_directory_of_another_run_is_refused_with_both_sides(tmp_path):
   checkpoint.claim(tmp_path, CONFIG)
   save(tmp_path, [1])
   other = {**CONFIG, 'seed': 1, 'data': {'batch_size': 16, 'data_dir': None}}
-  with pytest.raises(ValueError, match=r'data.batch_size: 8 there, 16 here\n  seed: 0 there, 1 here\nChoose another'):
+  with pytest.raises(ValueError, match=r'data.batch_size: 8 before, 16 now\n  seed: 0 before, 1 now\nChoose another'):
     checkpoint.claim(tmp_path, other)
   assert json.loads((tmp_path / 'config.json').read_text()) == CONFIG
 
@@ -397,7 +397,7 @@ def test_a_directory_of_another_run_is_refused_with_both_sides(tmp_path):
 def test_a_changed_batch_size_is_refused_with_the_way_out(tmp_path):
   checkpoint.claim(tmp_path, CONFIG)
   save(tmp_path, [1])
-  with pytest.raises(ValueError, match='8 there, 16 here(.|\n)*raise config.step.accumulate'):
+  with pytest.raises(ValueError, match='8 before, 16 now(.|\n)*raise config.step.accumulate'):
     checkpoint.claim(tmp_path, {**CONFIG, 'data': {'batch_size': 16, 'data_dir': None}})
 
 
@@ -413,9 +413,9 @@ def test_a_longer_run_is_refused_with_what_trains_its_weights_on(tmp_path):
   checkpoint.claim(tmp_path, {**CONFIG, 'total_steps': 10})
   save(tmp_path, [1])
   advice = f'--config.start_from.weights={tmp_path} --config.start_from.head=given --workdir=NEW'
-  with pytest.raises(ValueError, match=rf'(?s)total_steps: 10 there, 20 here.*{re.escape(advice)}$'):
+  with pytest.raises(ValueError, match=rf'(?s)total_steps: 10 before, 20 now.*{re.escape(advice)}$'):
     checkpoint.claim(tmp_path, {**CONFIG, 'total_steps': 20})
-  with pytest.raises(ValueError, match='total_steps: 10 there, 5 here') as shorter:
+  with pytest.raises(ValueError, match='total_steps: 10 before, 5 now') as shorter:
     checkpoint.claim(tmp_path, {**CONFIG, 'total_steps': 5})
   assert 'start_from' not in str(shorter.value)
 

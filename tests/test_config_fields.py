@@ -20,8 +20,8 @@ from tools import config_page
 
 
 def lines(path, config):
-  """{'config.seed': (value, rest of its line)} of the fields that are there, and of those that may be added."""
-  there, more = config_fields.describe(path, config).split('Fields that may be added, with their defaults:')
+  """{'config.seed': (value, rest of its line)} of the present fields, and of those that can be added."""
+  there, more = config_fields.describe(path, config).split('Fields that can be added, with their defaults:')
   row = lambda text: {name: (value, rest) for name, value, rest in
                       re.findall(r'^  --(config\.[\w.]+)=(.*?)  +(.*)$', text, re.M)}
   return row(there), row(more)

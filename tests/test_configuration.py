@@ -35,7 +35,7 @@ def test_instantiate():
     (dict(a=1, unlike=3), {}, r'unknown field config\.data\.unlike\. Valid fields: a, b, given$'),
     (dict(a=1, parent=3), {}, r'unknown field config\.data\.parent\.'),
     (dict(a=1, given=3), dict(given=4), r'unknown field config\.data\.given\. Valid fields: a, b$'),
-    (dict(b=1), {}, r'config\.data\.a is missing; give it in the config or by --config\.data\.a=$'),
+    (dict(b=1), {}, r'config\.data\.a is missing; set it in the config or by --config\.data\.a=$'),
 ])
 def test_instantiate_with_wrong_fields(fields, given, message):
   with pytest.raises(ValueError, match=message):
@@ -153,8 +153,8 @@ def test_durations_in_sections():
 
 
 @pytest.mark.parametrize('fields, message', [
-    (dict(total_epochs=2), r'^config gives both total_epochs = 2 and total_steps = 10; drop one of them$'),
-    (dict(checkpoint=dict(every_epochs=2, every_steps=3)), r'^config\.checkpoint gives both every_epochs = 2 and ev'),
+    (dict(total_epochs=2), r'^config has both total_epochs = 2 and total_steps = 10; remove one of them$'),
+    (dict(checkpoint=dict(every_epochs=2, every_steps=3)), r'^config\.checkpoint has both every_epochs = 2 and ev'),
     (dict(checkpoint=dict(every_steps=0)), r'^config\.checkpoint\.every_steps is 0; it must be at least 1 and below'),
     (dict(checkpoint=dict(every_epochs=-3)),
      r'^config\.checkpoint\.every_epochs is -3, which is -30 steps; it must be at least 1 step and below 2\*\*31$'),
@@ -167,6 +167,12 @@ def test_durations_in_sections():
 def test_wrong_durations(fields, message):
   with pytest.raises(ValueError, match=message):
     configuration.epochs_to_steps(a_config(**fields), 10)
+
+
+def test_a_duration_of_no_step_mentions_the_batch_size():
+  message = r'every_epochs is 2, which is 0 steps; .* below 2\*\*31; with config\.data\.batch_size, an epoch has 1e-07 steps$'
+  with pytest.raises(ValueError, match=message):
+    configuration.epochs_to_steps(a_config(checkpoint=dict(every_epochs=2)), 1e-7)
 
 
 @pytest.mark.parametrize('fields, message', [
@@ -190,7 +196,7 @@ def test_a_duration_of_the_command_line_replaces_the_other_unit():
   assert config.checkpoint.to_dict() == {'every_steps': 3}
   both = a_config()
   configuration.set_fields(both, ['total_epochs=2', 'total_steps=3'])
-  with pytest.raises(ValueError, match='^config gives both total_epochs = 2 and total_steps = 3; drop one of them$'):
+  with pytest.raises(ValueError, match='^config has both total_epochs = 2 and total_steps = 3; remove one of them$'):
     configuration.epochs_to_steps(both, 10)
 
 
@@ -274,7 +280,7 @@ def test_differences_show_both_sides():
   old = dict(seed=0, model=dict(name='x', sizes=[1, 2], rate=None))
   new = ml_collections.ConfigDict(dict(seed=1, model=dict(name='x', sizes=(1, 2), dtype='bfloat16')))
   assert configuration.differences(old, new) == [
-      "model.dtype: not set there, 'bfloat16' here", 'model.rate: None there, not set here', 'seed: 0 there, 1 here']
+      "model.dtype: not set before, 'bfloat16' now", 'model.rate: None before, not set now', 'seed: 0 before, 1 now']
   assert configuration.differences(new, new) == []
 
 
@@ -290,11 +296,11 @@ def test_fields_that_may_change_when_a_run_goes_on(path, free):
     for part in sections:
       side = side.setdefault(part, {})
     side[name] = value
-  assert configuration.differences(old, new) == ([] if free else [f'{path}: 1 there, 2 here'])
+  assert configuration.differences(old, new) == ([] if free else [f'{path}: 1 before, 2 now'])
 
 
 FILES = '2 files, sha256 of their names a'
-OTHER_IMAGES = ("contents_sample: 'other' there, 'abc' here; the images differ, or how they are stored: name the copy that "
+OTHER_IMAGES = ("contents_sample: 'other' before, 'abc' now; the images differ, or how they are stored: pass the copy that "
                 'the run began on')
 
 
@@ -308,11 +314,11 @@ def test_the_same_images_may_lie_elsewhere():
   for there in (run('root/'), run('./root'), run(f'{os.getcwd()}/root', contents_sample='other'),
                 run('/moved', contents_sample='abc')):
     assert configuration.differences(there, here) == configuration.differences(here, there) == []
-  assert configuration.differences(run('/moved'), here) == ["data.dataset: '/moved' there, 'root' here"]
+  assert configuration.differences(run('/moved'), here) == ["data.dataset: '/moved' before, 'root' now"]
   assert configuration.differences(run('/moved', contents_sample='other'), here) == [
-      OTHER_IMAGES, "data.dataset: '/moved' there, 'root' here"]
+      OTHER_IMAGES, "data.dataset: '/moved' before, 'root' now"]
   assert configuration.differences(run('root', '3 files', contents_sample='abc'), here) == [
-      f"contents: '3 files' there, '{FILES}' here; bring back the same file names, a good image under the name of a bad one"]
+      f"contents: '3 files' before, '{FILES}' now; restore the same file names, with a good image under the name of a bad one"]
 
 
 @pytest.mark.parametrize('dataset, other', [('imagenet2012', 'imagenet2012'), ('/a/foods/1.0.0', '/a/foods/1.0.0'),
@@ -324,7 +330,7 @@ def test_the_name_of_a_tfds_dataset_is_no_place(dataset, other, data_dirs):
   assert configuration.differences(run(other, data_dirs[1], contents_sample='abc'), here) == []
   assert configuration.differences(run(other, data_dirs[1], contents_sample='other'), here)[0] == OTHER_IMAGES
   for before in {}, {'contents_sample': None}:
-    renamed = [] if dataset == other else [f"data.dataset: '{other}' there, '{dataset}' here"]
+    renamed = [] if dataset == other else [f"data.dataset: '{other}' before, '{dataset}' now"]
     assert configuration.differences(run(other, data_dirs[1], **before), here) == renamed
 
 
@@ -363,13 +369,13 @@ def test_a_field_may_be_a_sequence_or_one_of_several_words():
 @pytest.mark.parametrize('name', ['/val', 'a/b', '', 'a b', 'a\0b'])
 def test_an_evaluations_name_is_one_for_a_file(name):
   for section in ('evals', 'probes'):
-    with pytest.raises(ValueError, match=f'config.{section}.{re.escape(name)}: results and pictures are named for'):
+    with pytest.raises(ValueError, match=f'config.{section}.{re.escape(name)}: results and pictures are named after'):
       configuration.check(a_config(**{section: {name: {}}}))
   configuration.check(a_config(evals={'val_2-x': {}, 'été': {}}))
 
 
 def test_results_of_evaluations_and_probes_have_names_of_their_own():
-  with pytest.raises(ValueError, match='config.evals.val and config.probes.val have one name, and so would their results'):
+  with pytest.raises(ValueError, match='config.evals.val and config.probes.val have the same name, and so would their results'):
     configuration.check(a_config(evals=dict(val={}), probes=dict(val={})))
-  with pytest.raises(ValueError, match="config.probes.train: 'train' is what the metrics of the steps are called"):
+  with pytest.raises(ValueError, match="config.probes.train: 'train' is the name of the steps' own metrics; choose another$"):
     configuration.check(a_config(probes=dict(train={})))

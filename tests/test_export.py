@@ -88,7 +88,7 @@ def test_class_names_come_beside_it_and_into_the_script(tmp_path, capsys, monkey
 @pytest.mark.parametrize('arguments, told', [
     (['--out=model.pb'], r'--out is model.pb; it must end in .stablehlo or .onnx'),
     (['--out=nowhere/model.stablehlo'], r'there is no directory nowhere; make it first'),
-    (['--out=tests.stablehlo', '--outt=x'], r'there is no flag --outt; did you mean --out?'),
+    (['--out=tests.stablehlo', '--outt=x'], r'unknown flag --outt; did you mean --out?'),
     (['--out=model.onnx', '--preprocessing=timm'], r'model.onnx holds no preprocessing; drop --preprocessing and'),
 ])
 def test_flags_that_make_no_sense_are_refused(arguments, told, capsys):

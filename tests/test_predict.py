@@ -265,7 +265,7 @@ def test_no_images_is_an_error(tmp_path):
 @pytest.mark.parametrize('flag, told', [('--top=0', "'0' must be an integer of at least 1"),
                                         ('--format=xml', "invalid choice: 'xml' (choose from"),
                                         ('--preprocessing=crop', "invalid choice: 'crop' (choose from"),
-                                        ('--weigths=x', 'there is no flag --weigths; did you mean --weights?')])
+                                        ('--weigths=x', 'unknown flag --weigths; did you mean --weights?')])
 def test_wrong_flags_are_refused(there, capsys, flag, told):
   with pytest.raises(SystemExit):
     run(there, 'a.png', flag)

@@ -25,7 +25,7 @@ from mixer.run import checkpoint
 from mixer.run import metric_logger
 from mixer.run import preemption
 from mixer.run import records
-from tools import digits_manifest
+from tools.experiments import digits_manifest
 from tools import prepare
 import train
 
@@ -196,14 +196,14 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
   own.data.dataset = own.evals.test.dataset = f'{tmp_path}/moved/'
   train.train(own, str(tmp_path / 'run'))
   (tmp_path / 'moved/train/a/2.png').unlink()
-  with pytest.raises(ValueError, match='(?s)holds the run of another config:\n  contents: .32 files.* there, .31 files'):
+  with pytest.raises(ValueError, match='(?s)holds the run of another config:\n  contents: .32 files.* before, .31 files'):
     train.train(own, str(tmp_path / 'run'))
 
 
 def test_another_seed_is_another_run(whole, data_dir, tmp_path):
   train.train(config(data_dir, seed=1, eval_every_steps=6), str(tmp_path))
   assert told(tmp_path)[-1]['train/loss'] != told(whole[0])[-1]['train/loss']
-  with pytest.raises(ValueError, match='holds the run of another config:\n  seed: 1 there, 2 here'):
+  with pytest.raises(ValueError, match='holds the run of another config:\n  seed: 1 before, 2 now'):
     train.train(config(data_dir, seed=2), str(tmp_path))
 
 

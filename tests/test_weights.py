@@ -184,7 +184,7 @@ def test_a_record_from_before_it_had_a_hash_is_read(tmp_path):
     (dict(format=2), r'format is 2, and 1 is read here; convert the weights again with this version'),
     (dict(loss=None), r"is not the record of weights of this version: .*config\.step\.loss is None"),
     (dict(crop='x'), r"config\.evals\.crop is 'x'; it must be one of"),
-    (dict(resolution=12), r'w\.npz does not fit .*w\.npz\.json, here:\n  resolution: 8 there, 12 here'),
+    (dict(resolution=12), r'w\.npz does not fit .*w\.npz\.json:\n  resolution: 8 in the arrays, 12 as stated'),
     (dict(resolution='8'), r"resolution is '8'; it must be a number of pixels"),
     (dict(resize=7), r'--resize is 7, smaller than the crop'),
     (dict(resize=9.5), r'resize is 9\.5; it must be a number of pixels'),
@@ -193,7 +193,7 @@ def test_a_record_from_before_it_had_a_hash_is_read(tmp_path):
     (dict(class_names=[1, 2, 3, 4, 5]), r'class_names is \[1, 2, 3, 4, 5\]; it must be a list of strings, or null'),
     (dict(class_names='abcde'), r"class_names is 'abcde'; it must be a list of strings, or null"),
     (dict(source=7), r'source is 7; it must be a string'),
-    (dict(model={**MODEL, 'num_classes': 6}), r'does not fit .*:\n  num_classes: 5 there, 6 here'),
+    (dict(model={**MODEL, 'num_classes': 6}), r'does not fit .*:\n  num_classes: 5 in the arrays, 6 as stated'),
     (dict(model={**MODEL, 'wings': 2}), r'unknown field config\.model\.wings'),
     (dict(model=7), r'is not the record of weights of this version'),
 ])
@@ -386,7 +386,7 @@ def test_class_names_lie_beside_the_config(tmp_path):
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(num_classes=9), r'checkpoints/1 does not fit its config\.json, here:\n  num_classes: 5 there, 9 here'),
+    (dict(num_classes=9), r'checkpoints/1 does not fit its config\.json:\n  num_classes: 5 in the arrays, 9 as stated'),
     (dict(wings=2), r'config\.json is not the config of a run of this version: .*unknown field config\.model\.wings'),
 ])
 def test_a_config_that_does_not_fit_its_checkpoint_is_told(tmp_path, change, message):
@@ -398,9 +398,9 @@ def test_a_config_that_does_not_fit_its_checkpoint_is_told(tmp_path, change, mes
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(model={**RUN['model'], 'num_blocks': 10**9}), r'checkpoints/1 does .*:\n  num_blocks: 2 there, 1000000000'),
-    (dict(model={**RUN['model'], 'tiles': 10**9}), r'tokens_mlp_dim: 6 there, 6000000000000000000 here'),
-    (dict(data={'resolution': 12}), r'checkpoints/1 does not fit its .*:\n  resolution: 8 there, 12 here'),
+    (dict(model={**RUN['model'], 'num_blocks': 10**9}), r'checkpoints/1 does .*:\n  num_blocks: 2 in the arrays, 1000000000'),
+    (dict(model={**RUN['model'], 'tiles': 10**9}), r'tokens_mlp_dim: 6 in the arrays, 6000000000000000000 as stated'),
+    (dict(data={'resolution': 12}), r'checkpoints/1 does not fit its .*:\n  resolution: 8 in the arrays, 12 as stated'),
     (dict(data={'resolution': [8]}, evals={}), r'config\.json is not the config of a run of this version'),
     (dict(data=7), r'config\.json is not the config of a run of this version'),
     (dict(evals=[7]), r'config\.json is not the config of a run of this version'),
@@ -480,7 +480,7 @@ def test_timms_config_beside_a_file_is_kept_or_replaced_with_it(run, tmp_path, m
 
 @pytest.mark.parametrize('arguments, code, message', [
     (['IN'], 2, 'the following arguments are required: out'),
-    (['IN', 'w.npz', '--overwritee'], 2, 'there is no flag --overwritee; did you mean --overwrite? (--help lists the flags)'),
+    (['IN', 'w.npz', '--overwritee'], 2, 'unknown flag --overwritee; did you mean --overwrite? (--help lists the flags)'),
     (['IN', 'w.npz', '--mean=a'], 2, "--mean: 'a' must be one number, or three with commas between them"),
     (['IN', 'w.npz', '--mean=0.5'], 1, 'error: mean is [0.5], and std is None; set both or neither'),
     (['IN', 'w.npz', '--mean=0', '--std=1'], 1, 'is a run, whose model takes pixels in [-1, 1]; leave out mean and std'),

@@ -242,8 +242,9 @@ def _made(params, said, here, place, params_place, names_place=None) -> Weights:
   """Weights of what is said of them, if it fits the arrays."""
   model, there = _sizes_of(params, params_place)
   found = dict(model, resolution=there or said['resolution'])
-  if unlike := configuration.differences(found, dict(here, resolution=said['resolution'])):
-    raise ValueError(f'{params_place} does not fit {place}, here:' + ''.join(f'\n  {line}' for line in unlike))
+  if unlike := configuration.differences(found, dict(here, resolution=said['resolution']),
+                                              'in the arrays', 'as stated'):
+    raise ValueError(f'{params_place} does not fit {place}:' + ''.join(f'\n  {line}' for line in unlike))
   class_names = said['class_names']
   if class_names and len(class_names) != model['num_classes']:
     raise ValueError(f'{names_place or f"{place}: class_names"} has {len(class_names):,} lines, and the model '
