@@ -1,11 +1,11 @@
-"""Measures this repository beside the paper's listing, timm on PyTorch and this machine's limits, on its CPU.
+"""Compares this repository with the paper's listing, timm on PyTorch and the machine's limits, on its CPU.
 
   make bench, or
   python -m benchmarks --parts=training,inference --out=runs/bench
 
-Contenders take turns, in processes of their own. The folder gets samples.jsonl (every sample), table.md and bench.png;
-samples that it has of other parts stay, so that the parts may be measured one by one.
-Ratios hold beyond this machine; the figures do not. Leave the machine alone meanwhile.
+Contenders take turns, each in its own process. The folder gets samples.jsonl (every sample), table.md and bench.png;
+its samples of other parts are kept, so that parts can be measured one by one. Ratios hold on other machines, too; the
+figures do not. Keep the machine otherwise idle.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def _compiling(model, batch):
   return turns.Group(f'compiling {model}', (('ours', *size), ('ours', *size, '--remat'), ('listing', *size)), rounds=3)
 
 
-def _beside(name, module, kinds, *arguments, rounds):
+def _side_by_side(name, module, kinds, *arguments, rounds):
   return turns.Group(name, tuple((module, kind, *arguments) for kind in kinds), rounds)
 
 
@@ -64,12 +64,13 @@ PARTS = {
     'training': (_training('B/16', 8), _training('S/16', 16)),
     'inference': tuple(_inference(model, batch) for model in ('B/16', 'S/16') for batch in (16, 32)),
     'compiling': (_compiling('B/16', 8), _compiling('S/16', 16)),
-    'pipeline': (_beside('input pipeline', 'pipeline', ('ours', 'decode'), '--seconds=4', rounds=9),),
-    'loop': (_beside('loop on JPEGs', 'loop', ('both',), '--model=S/16', '--batch=8', '--data=jpegs', '--every=4',
-                     '--logs=6', '--seconds=8', rounds=3),
-             _beside('loop on fake images', 'loop', ('both',), '--model=demo', '--batch=128', '--every=50',
-                     '--logs=40', '--seconds=4', rounds=5)),
-    'evaluation': (_beside('evaluation', 'evaluation', ('split', 'forward'), '--model=S/16', '--batch=32', rounds=3),),
+    'pipeline': (_side_by_side('input pipeline', 'pipeline', ('ours', 'decode'), '--seconds=4', rounds=9),),
+    'loop': (_side_by_side('loop on JPEGs', 'loop', ('both',), '--model=S/16', '--batch=8', '--data=jpegs', '--every=4',
+                           '--logs=6', '--seconds=8', rounds=3),
+             _side_by_side('loop on fake images', 'loop', ('both',), '--model=demo', '--batch=128', '--every=50',
+                           '--logs=40', '--seconds=4', rounds=5)),
+    'evaluation': (_side_by_side('evaluation', 'evaluation', ('split', 'forward'), '--model=S/16', '--batch=32',
+                                 rounds=3),),
 }
 WITH_JPEGS = ('pipeline', 'loop', 'evaluation')
 
@@ -80,12 +81,12 @@ def measure(groups: list[turns.Group], file, common: dict) -> list[dict]:
   began = time.monotonic()
   with tqdm.tqdm(total=sum(group.turns for group in groups), unit='turn', smoothing=0, dynamic_ncols=True,
                  disable=None) as bar:
-    def tell(text):
+    def report(text):
       bar.set_description(text)
       bar.update()
 
     for group in groups:
-      for sample in turns.take_turns(group, LATE, tell):
+      for sample in turns.take_turns(group, LATE, report):
         samples.append({**sample, **common})
         file.write(json.dumps(samples[-1]) + '\n')
         file.flush()
@@ -95,7 +96,7 @@ def measure(groups: list[turns.Group], file, common: dict) -> list[dict]:
   return samples
 
 
-def before(path: pathlib.Path) -> list[dict]:
+def read_samples(path: pathlib.Path) -> list[dict]:
   """The samples of a file, if it exists. Damaged lines are skipped, such as one that a killed run has not finished."""
   damaged = []
   samples = [sample for _, sample in jsonl.read(path, damaged)]
@@ -109,16 +110,16 @@ def main(arguments: list[str] | None = None):
   parser.add_argument('--parts', default=','.join(PARTS), help='default: %(default)s')
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/bench'), help='default: %(default)s')
   parser.add_argument('--rounds', type=int, help='of each group; by default 3 to 9')
-  parser.add_argument('--without', default='', metavar='timm', help='contenders to leave out')
+  parser.add_argument('--without', default='', metavar='timm', help='contenders to skip')
   flags = parser.parse_args(arguments)
   parts = flags.parts.split(',')
   for part in parts:
     if part not in PARTS:
-      parser.error(f'--parts has {part!r}; there are {", ".join(PARTS)}')
+      parser.error(f'--parts has {part!r}; it must be one of {", ".join(PARTS)}')
   groups = [group for part in parts for group in PARTS[part]]
   without = set(filter(None, flags.without.split(',')))
   if unknown := without - {contender[0] for group in groups for contender in group.contenders}:
-    parser.error(f'--without has {unknown.pop()!r}, which is no contender in these parts')
+    parser.error(f'--without has {unknown.pop()!r}, which is not a contender in these parts')
   groups = [turns.Group(group.name, tuple(one for one in group.contenders if one[0] not in without),
                         flags.rounds or group.rounds) for group in groups]
   jax.config.update('jax_platforms', 'cpu')  # as for the contenders: FLOPs are asked of JAX
@@ -127,7 +128,7 @@ def main(arguments: list[str] | None = None):
     jpegs.prepare()
   common = dict(versions=provenance.versions(PACKAGES), commit=provenance.commit(), machine=provenance.machine())
   path, measured = flags.out / 'samples.jsonl', {group.name for group in groups}
-  kept = [sample for sample in before(path) if sample['group'] not in measured]
+  kept = [sample for sample in read_samples(path) if sample['group'] not in measured]
   with path.open('w') as file:
     file.writelines(json.dumps(sample) + '\n' for sample in kept)
     samples = kept + measure(groups, file, common)

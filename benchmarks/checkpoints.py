@@ -1,9 +1,9 @@
-"""What checkpoints cost a run, and how long it takes to go on: Mixer-B/16 on fake images, the whole of train.py's parts.
+"""The cost of checkpoints and of resuming: Mixer-B/16 on fake images, with all parts of train.py.
 
   python -m benchmarks.checkpoints
 
-Prints a table in Markdown and writes benchmarks/checkpoints.json. Seconds hold for the machine that they were measured
-on; the stalls are given in steps, too.
+Prints a table in Markdown and writes benchmarks/checkpoints.json. Seconds are of the machine that measured them; the
+stalls are also in steps.
 """
 
 import json
@@ -65,48 +65,48 @@ def saving(workdir) -> dict[str, float]:
           'stall_in_steps': (statistics.median(stalls) + sum(t - median for t in beside) / len(stalls)) / median}
 
 
-def going_on(workdir) -> dict[str, float]:
-  """Stops train.py by SIGTERM and starts it again: seconds from the signal to its end, and from its start to a step."""
+def resuming(workdir) -> dict[str, float]:
+  """Interrupts train.py by SIGTERM and restarts it: seconds from the signal to its exit, and from its start to a step."""
   command = [sys.executable, 'train.py', '--config=configs/mixer_b16_i1k.py', f'--workdir={workdir}',
              '--config.data.dataset=fake', f'--config.data.batch_size={BATCH}', '--config.evals={}',
              '--config.log_every_steps=1']
   environment = dict(os.environ, JAX_PLATFORMS='cpu')
   times = {}
-  for life in ('first', 'second'):
-    began, said = time.monotonic(), []
+  for attempt in ('first', 'second'):
+    began, log = time.monotonic(), []
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                           text=True) as process:
       for line in process.stderr:
-        said.append(line)
+        log.append(line)
         if line.startswith('step '):
           break
-      told = time.monotonic()
+      stepped = time.monotonic()
       process.send_signal(signal.SIGTERM)
-      said += process.stderr
+      log += process.stderr
     if process.returncode != preemption.EXIT_PREEMPTED:
-      raise RuntimeError(f'train.py ended with {process.returncode}:\n{"".join(said)}')
-    times |= {f'{life}_start_to_step_s': told - began, 'notice_to_exit_s': time.monotonic() - told}
+      raise RuntimeError(f'train.py ended with {process.returncode}:\n{"".join(log)}')
+    times |= {f'{attempt}_start_to_step_s': stepped - began, 'notice_to_exit_s': time.monotonic() - stepped}
   return times
 
 
 def main():
   devices.tune_glibc_malloc()  # as train.py does
   with tempfile.TemporaryDirectory() as folder:
-    found = {**saving(f'{folder}/saving'), **going_on(f'{folder}/going_on')}
-  found |= {'machine': f'{os.cpu_count()} x {platform.processor() or platform.machine()}', 'jax': jax.__version__,
+    results = {**saving(f'{folder}/saving'), **resuming(f'{folder}/resuming')}
+  results |= {'machine': f'{os.cpu_count()} x {platform.processor() or platform.machine()}', 'jax': jax.__version__,
             'devices': str(jax.devices()[0].device_kind)}
-  (ROOT / 'benchmarks' / 'checkpoints.json').write_text(json.dumps(found, indent=2) + '\n')
-  step = found['step_s']
+  (ROOT / 'benchmarks' / 'checkpoints.json').write_text(json.dumps(results, indent=2) + '\n')
+  step = results['step_s']
   print(f"""
-| Mixer-B/16 with Adam, state of {found['state_mib']:,.0f} MiB, batch {BATCH}, {found['devices']} | seconds | steps |
+| Mixer-B/16 with Adam, state of {results['state_mib']:,.0f} MiB, batch {BATCH}, {results['devices']} | seconds | steps |
 | --- | --- | --- |
 | a step | {step:.2f} | 1 |
-| the loop waits in `save` | {found['save_call_s']:.2f} (at most {found['save_call_s_max']:.2f}) | {found['save_call_s'] / step:.2f} |
-| a step while a checkpoint is written | {found['step_beside_save_s']:.2f} | {found['step_beside_save_s'] / step:.2f} |
-| a save in all | | {found['stall_in_steps']:.2f} |
-| from the start of train.py to its first step | {found['first_start_to_step_s']:.1f} | |
-| from a restart to the first step that goes on | {found['second_start_to_step_s']:.1f} | |
-| from SIGTERM to the exit, checkpoint written | {found['notice_to_exit_s']:.1f} | |""")
+| the loop waits in `save` | {results['save_call_s']:.2f} (at most {results['save_call_s_max']:.2f}) | {results['save_call_s'] / step:.2f} |
+| a step while a checkpoint is written | {results['step_beside_save_s']:.2f} | {results['step_beside_save_s'] / step:.2f} |
+| a save in total | | {results['stall_in_steps']:.2f} |
+| from the start of train.py to its first step | {results['first_start_to_step_s']:.1f} | |
+| from a restart to the first resumed step | {results['second_start_to_step_s']:.1f} | |
+| from SIGTERM to the exit, checkpoint written | {results['notice_to_exit_s']:.1f} | |""")
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What every contender is: a process that takes a turn for each line on its stdin.
+"""What all contenders share: a process that takes a turn for each line on its stdin.
 
   seq 4 | python -m benchmarks.listing training --model=S/16 --batch=16
 
@@ -34,9 +34,9 @@ def add_dtype(parser: argparse.ArgumentParser):
 
 
 def rates(run: Callable[[int], object], images: int, seconds: float) -> Iterator[float]:
-  """Images/s, of one stretch of about `seconds` after the other; the first is there at once.
+  """Yields images/s, of stretches of about `seconds`.
 
-  `run(n)` computes n batches of `images`, and waits until they are there.
+  `run(n)` computes n batches of `images`, and blocks until they are computed.
   """
   run(1)  # compiles
   began = time.monotonic()

@@ -35,23 +35,23 @@ def compiled(variant: str, dtype: str, **way) -> tuple[float, float]:
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--variants', default=','.join(workloads.VARIANTS), help='default: %(default)s')
-  parser.add_argument('--out', type=pathlib.Path, help='also write the table there')
+  parser.add_argument('--out', type=pathlib.Path, help='a file to write the table to')
   flags = parser.parse_args()
   for variant in flags.variants.split(','):
     if variant not in workloads.VARIANTS:
-      parser.error(f'--variants has {variant!r}; there are {", ".join(workloads.VARIANTS)}')
+      parser.error(f'--variants has {variant!r}; it must be one of {", ".join(workloads.VARIANTS)}')
   jax.config.update('jax_enable_compilation_cache', False)
   cells = list(itertools.product(flags.variants.split(','), ('float32', 'bfloat16')))
   lines = [f'Batch {BATCH} at 224 x 224, on {jax.devices()[0].device_kind}: seconds to compile / MiB of '
            'temporary memory.', '', f'| model | dtype | {" | ".join(WAYS)} |', '| --- ' * (2 + len(WAYS)) + '|']
   with tqdm.tqdm(total=len(cells) * len(WAYS), unit='step', disable=None) as bar:
     for variant, dtype in cells:
-      found = []
+      columns = []
       for way in WAYS.values():
         seconds, size = compiled(variant, dtype, **way)
-        found.append(f'{seconds:.1f} / {size:,.0f}')
+        columns.append(f'{seconds:.1f} / {size:,.0f}')
         bar.update()
-      lines.append(f'| {variant} | {dtype} | {" | ".join(found)} |')
+      lines.append(f'| {variant} | {dtype} | {" | ".join(columns)} |')
   table = '\n'.join(lines) + '\n'
   print(table, end='')
   if flags.out:

@@ -30,9 +30,9 @@ def config_of(flags):
   return config
 
 
-def steady_speed(found: list[dict]) -> float:
+def steady_speed(rows: list[dict]) -> float:
   """Images/s over a run's records but the first, which follows the start. Each tells of equally many steps."""
-  speeds = [record['images_per_s_per_core'] * jax.device_count() for record in found
+  speeds = [record['images_per_s_per_core'] * jax.device_count() for record in rows
             if 'images_per_s_per_core' in record]
   return statistics.harmonic_mean(speeds[1:])
 
@@ -49,8 +49,8 @@ def turns(config, seconds: float):
     before = next(step)
     with tempfile.TemporaryDirectory() as workdir:
       train.train(config, workdir)
-      found = list(records.read(pathlib.Path(workdir) / 'records.jsonl'))
-    yield [dict(contender='train', unit='images/s', value=steady_speed(found)),
+      rows = list(records.read(pathlib.Path(workdir) / 'records.jsonl'))
+    yield [dict(contender='train', unit='images/s', value=steady_speed(rows)),
            dict(contender='step', unit='images/s', value=statistics.harmonic_mean([before, next(step)]))]
 
 
@@ -59,7 +59,7 @@ def main():
   parser.add_argument('--data', choices=('fake', 'jpegs'), default='fake', help='default: %(default)s')
   parser.add_argument('--dataset', help='a folder of images; default: those of benchmarks.jpegs')
   parser.add_argument('--every', type=int, default=50, help='steps between two records; default: %(default)s')
-  parser.add_argument('--logs', type=int, default=10, help='records of a run, the first of which is left out; default: '
+  parser.add_argument('--logs', type=int, default=10, help='records of a run, the first of which is skipped; default: '
                       '%(default)s')
   flags = parser.parse_args()
   devices.tune_glibc_malloc()  # as train.py does

@@ -19,7 +19,7 @@ READY = 8  # batches that are passed over at the start of a turn: those that the
 
 
 def speeds(chunks, ready: int, seconds: float):
-  """Images/s of one turn after the other, of an iterator of numbers of images. The first is there at once."""
+  """Images/s of one turn after the other, of an iterator of numbers of images. The first is available at once."""
   next(chunks)
 
   def forever():

@@ -10,7 +10,7 @@ IDENTITY = ('quantity', 'model', 'batch', 'dtype', 'contender')
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-  """The median of some values, the least and the greatest, and how many there are."""
+  """The median, the least and the greatest of some values, and their number."""
   median: float
   least: float
   greatest: float
@@ -70,17 +70,17 @@ TARGETS = tuple(_targets())
 
 
 def by_identity(samples: list[dict]) -> dict[tuple, list[dict]]:
-  """The samples by (quantity, model, batch, dtype, contender), in the order in which these first come."""
-  found = {}
+  """The samples by (quantity, model, batch, dtype, contender), in the order of first appearance."""
+  groups = {}
   for sample in samples:
     if 'failed' not in sample:
-      found.setdefault(tuple(sample[name] for name in IDENTITY), []).append(sample)
-  return found
+      groups.setdefault(tuple(sample[name] for name in IDENTITY), []).append(sample)
+  return groups
 
 
-def by_round(samples: list[dict], wanted: tuple) -> dict[tuple, float]:
-  """{(group, round): value} of a `Target`'s quantity."""
-  quantity, *rest = wanted
+def by_round(samples: list[dict], target: tuple) -> dict[tuple, float]:
+  """{(group, round): value} of `target`, one of the quantities of a `Target`."""
+  quantity, *rest = target
   if quantity == LIMIT[0]:  # the better of the libraries
     values = {}
     for sample in (sample for sample in samples if sample.get('quantity') == 'matmul'):
@@ -88,16 +88,16 @@ def by_round(samples: list[dict], wanted: tuple) -> dict[tuple, float]:
       values[place] = max(sample['value'], values.get(place, 0.))
     return values
   if quantity == 'training FLOPs':
-    model = wanted[1]
+    model = target[1]
     return {place: value * 3 * listing.forward_gflops(model)
             for place, value in by_round(samples, ('training', *rest)).items()}
   return {(sample['group'], sample['round']): sample['value'] for sample in samples if 'failed' not in sample
-          and (sample['quantity'], sample['model'], sample['batch'], sample['contender']) == wanted
+          and (sample['quantity'], sample['model'], sample['batch'], sample['contender']) == target
           and sample['dtype'] in ('float32', 'uint8')}
 
 
 def ratio(samples: list[dict], over: tuple, under: tuple) -> Spread | None:
-  """Of the ratios in the rounds that have both; None if none has."""
+  """The Spread of the ratios in the rounds that have both; None if none has."""
   over, under = by_round(samples, over), by_round(samples, under)
   ratios = [over[place] / under[place] for place in over if place in under]
   return Spread.of(ratios) if ratios else None
@@ -110,7 +110,7 @@ def limit(samples: list[dict]) -> float | None:
 
 
 def of_limit(identity: tuple, speed: float, matmul: float | None) -> float | None:
-  """The part of the matmul limit that a speed in images/s takes, of float32 training and inference."""
+  """The share of the matmul limit that a speed in images/s reaches, for float32 training and inference."""
   quantity, model, _, dtype, _ = identity
   times = {'training': 3, 'inference': 1}.get(quantity)
   if times is None or matmul is None or dtype != 'float32':
@@ -119,12 +119,12 @@ def of_limit(identity: tuple, speed: float, matmul: float | None) -> float | Non
 
 
 def table(samples: list[dict], about: str) -> str:
-  """All of it in Markdown; `about` says what was measured, where and when."""
+  """The page in Markdown; `about` describes what was measured, where and when."""
   failures = {}
   for sample in samples:
     if 'failed' in sample:
       failures.setdefault(sample['why'], []).append(f'`{sample["failed"]}` ({sample["group"]}, round {sample["round"]})')
-  parts = [f'{about}\n', '## Beside the targets\n', _targets_table(samples), '\n## All medians\n', _medians_table(samples)]
+  parts = [f'{about}\n', '## Targets\n', _targets_table(samples), '\n## All medians\n', _medians_table(samples)]
   if failures:
     parts += ['\n## What failed\n', *(f'- {why}\n' + '\n'.join(f'  - {who}' for who in all_of)
                                       for why, all_of in failures.items())]
@@ -159,5 +159,5 @@ def _medians_table(samples) -> str:
 
 
 def figures(value: float) -> str:
-  """A number with three figures, or all that stand before the point."""
+  """A number with three figures, or all before the point."""
   return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'

@@ -1,10 +1,10 @@
-"""The training step of this repository beside that of the paper's listing, both compiled for slices of TPUs: none is needed.
+"""Compares the training step with that of the paper's listing, both compiled for slices of TPUs, without a TPU.
 
   python -m benchmarks.tpu --out=benchmarks/results/tpu.md
 
-B/16 of 21,843 classes in bfloat16, Adam, clipped, pmapped, on the images that each core takes. What XLA says of the two:
-bytes of memory that a core's step accesses, the peak of its memory, and XLA's own estimate of its time, which no TPU has
-been asked about. It needs requirements-tpu.txt and some minutes a row.
+B/16 of 21,843 classes in bfloat16, Adam, clipped, pmapped, at some number of images per core. Of both, XLA's analysis:
+the bytes of memory that a core's step accesses, its peak memory, and XLA's estimate of its time, not measured on a TPU.
+It needs requirements-tpu.txt and some minutes per row.
 """
 
 import argparse
@@ -68,22 +68,22 @@ def _batch(devices, images, dtype):
           'label': jax.ShapeDtypeStruct((devices, images), 'int32')}
 
 
-def row(topology: str, name: str, found: dict) -> str:
-  estimate = 'none' if found['step_seconds'] is None else f'{found["step_seconds"]:.4f} s'
-  return (f'| {topology} | {SLICES[topology]} | {name} | {found["accessed_bytes"] / 1e9:.2f} GB | '
-          f'{found["peak_bytes"] / arithmetic.GIB:.2f} GiB | {estimate} |')
+def row(topology: str, name: str, analysis: dict) -> str:
+  estimate = 'none' if analysis['step_seconds'] is None else f'{analysis["step_seconds"]:.4f} s'
+  return (f'| {topology} | {SLICES[topology]} | {name} | {analysis["accessed_bytes"] / 1e9:.2f} GB | '
+          f'{analysis["peak_bytes"] / arithmetic.GIB:.2f} GiB | {estimate} |')
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--topologies', default=','.join(SLICES), help='default: %(default)s')
-  parser.add_argument('--out', type=pathlib.Path, help='also write the table there')
+  parser.add_argument('--out', type=pathlib.Path, help='a file to write the table to')
   flags = parser.parse_args()
   jax.config.update('jax_platforms', 'cpu')  # libtpu is to compile, not to look for a TPU
   topologies = flags.topologies.split(',')
   for topology in topologies:
     if topology not in SLICES:
-      parser.error(f'--topologies has {topology!r}; there are {", ".join(SLICES)}')
+      parser.error(f'--topologies has {topology!r}; it must be one of {", ".join(SLICES)}')
   try:
     devices_of = {topology: compiler.devices_of(accelerators.slice_of(topology)) for topology in topologies}
   except ValueError as error:  # without libtpu

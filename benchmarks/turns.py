@@ -1,7 +1,7 @@
-"""Contenders take turns: A B C, A B C, ..., each in a process of its own, which waits while the others have theirs.
+"""Contenders take turns: A B C, A B C, ..., each in its own process, which waits during the others' turns.
 
-So whatever else the machine does meets all alike, and a ratio of one round's samples says more than the samples do.
-What a contender's process reads and prints: `contender.py`.
+So other load on the machine affects all alike, and the ratio of samples in one round is more reliable than the samples.
+`contender.py` defines what a contender's process reads and prints.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ class Failed(Exception):
 
 
 class Contender:
-  """One process, `python -m benchmarks.ARGUMENTS`. Use it as a context: leaving it ends the process."""
+  """One process, `python -m benchmarks.ARGUMENTS`. A context manager, which ends the process."""
 
   def __init__(self, arguments: tuple[str, ...], timeout: float):
     """`timeout`: how many seconds a turn may take."""
@@ -44,7 +44,7 @@ class Contender:
     """The samples of the next turn. The first turn prepares, and has none.
 
     Raises:
-      Failed: if there is no turn to come any more.
+      Failed: if the process has ended or exceeds its timeout.
     """
     late = threading.Timer(self._timeout, self._process.kill)
     late.start()
@@ -78,7 +78,7 @@ class Contender:
 
 
 def reason(errors: str) -> str:
-  """The line of a process's last words that says why it ended: that of the exception, or else the last one."""
+  """The line of stderr that says why a process ended: that of the exception, or else the last one."""
   lines = [line.strip() for line in errors.splitlines() if line.strip()]
   raised = [line for line in lines if re.match(r'[\w.]*(Error|Exception|Exit|Interrupt)\b', line)]
   return (raised or lines or [''])[-1]
@@ -86,7 +86,7 @@ def reason(errors: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Contenders that take turns with one another, given by the arguments of their processes."""
+  """Contenders that take turns with one another, as the arguments of their processes."""
   name: str
   contenders: tuple[tuple[str, ...], ...]
   rounds: int = 5
@@ -96,19 +96,20 @@ class Group:
     return len(self.contenders) * (self.rounds + 1)
 
 
-def take_turns(group: Group, timeout: float, tell: Callable[[str], object]) -> Iterator[dict]:
+def take_turns(group: Group, timeout: float, report: Callable[[str], object]) -> Iterator[dict]:
   """The samples of a group, in the order in which they are taken; each has the 'group' and the 'round', from 1.
 
   A contender that fails takes no further turns: in place of samples it yields {'failed': its arguments, 'why': ...}.
 
   Args:
-    tell: is told before each turn whose it is.
+    report: called before each turn with its contender.
   """
   with contextlib.ExitStack() as processes:
     contenders = [processes.enter_context(Contender(arguments, timeout)) for arguments in group.contenders]
     for number in range(group.rounds + 1):
       for contender in list(contenders):
-        tell(f'{group.name}, round {number}: {contender.name}' if number else f'{group.name}: prepare {contender.name}')
+        turn = f', round {number}:' if number else ': prepare'
+        report(f'{group.name}{turn} {contender.name}')
         try:
           for sample in contender.turn():
             yield {**sample, 'group': group.name, 'round': number}

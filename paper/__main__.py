@@ -26,23 +26,25 @@ ORDER = ('table1', 'figure2_left', 'figure2_right', 'figure2_right_table', 'tabl
 WEIGHTS = 'python -m tools.show_weights --weights=WEIGHTS --out={}'
 
 
-def page(made: list[render.Table], drawn: list[figures.Figure], pictures: list[pathlib.Path], folder, found) -> str:
-  """The HTML: tables and figures in the paper's order, what is ours beside them, and the records at the end."""
+def page(made: list[render.Table], drawn: list[figures.Figure], pictures: list[pathlib.Path], folder,
+         collection) -> str:
+  """The HTML: tables and figures in the paper's order, with our results, and the records at the end."""
   tables_by_key = {table.key: table for table in made}
   parts = []  # (address, title, HTML)
   for key in ORDER:
-    if key in tables_by_key and not (key.startswith(FIGURES) and not tables_by_key[key].rows):  # the figure says it
+    # Without rows, the figure of the same runs says how to make some.
+    if key in tables_by_key and not (key.startswith(FIGURES) and not tables_by_key[key].rows):
       parts.append((key, tables_by_key[key].title, render.web(tables_by_key[key])))
     parts += [(figure.key, figure.title, _figure(figure)) for figure in drawn
               if key in FIGURES and figure.key.startswith(key)]
     parts += [(key, 'Figures 5 to 7', _weights(pictures, folder))] if key == 'weights' else []
-  # Whatever a figure shows stands in a table, too.
-  shown = entries.of([id for table in made for id in table.ids], found, tables.configs_of(made))
+  # A table has whatever a figure shows.
+  shown = entries.of([id for table in made for id in table.ids], collection, tables.configs_of(made))
   parts.append(('records', 'Records', entries.web(shown)))
-  warnings = ''.join(f'<li>{html.escape(warning)}</li>' for warning in found.warnings)
+  warnings = ''.join(f'<li>{html.escape(warning)}</li>' for warning in collection.warnings)
   return string.Template(PAGE.read_text()).substitute(
       contents=' '.join(f'<a href="#{key}">{html.escape(title.split(":")[0])}</a>' for key, title, _ in parts),
-      warnings=f'<div class="warnings">Passed over:<ul>{warnings}</ul></div>' if warnings else '',
+      warnings=f'<div class="warnings">Skipped:<ul>{warnings}</ul></div>' if warnings else '',
       body='\n'.join(part for *_, part in parts))
 
 
@@ -70,29 +72,29 @@ def _weights(pictures, folder) -> str:
   return ('<section id="weights"><h2>Figures 5 to 7: weights as pictures</h2>\n<p>Units of the token-mixing MLPs, '
           'sorted by frequency with each followed by its nearest inverse (Figures 5 and 6), and filters of the stem '
           "(Figure 7). The paper's JFT-300M weights were not published; these are of the checkpoint that "
-          f'tools.show_weights was given.</p>\n{body}</section>\n')
+          f'passed to tools.show_weights.</p>\n{body}</section>\n')
 
 
 def _pictures(source: pathlib.Path, out) -> list[pathlib.Path]:
-  """The pictures of weights, which are copied to the page's folder if they lie elsewhere."""
-  there, target = sorted(source.glob('*.png')), pathlib.Path(out) / 'weights'
+  """The pictures of weights, copied to the page's folder if they are elsewhere."""
+  pictures, target = sorted(source.glob('*.png')), pathlib.Path(out) / 'weights'
   if source.resolve() != target.resolve():
     target.mkdir(parents=True, exist_ok=True)
-    for path in there:
+    for path in pictures:
       shutil.copyfile(path, target / path.name)
-  return there
+  return pictures
 
 
 def main(arguments: list[str] | None = None):
-  flags, found = command_line.parse(__doc__, arguments, weights=True)
+  flags, collection = command_line.parse(__doc__, arguments, weights=True)
   folder = flags.weights_pictures or pathlib.Path(flags.out) / 'weights'
   if flags.weights_pictures and not folder.is_dir():
-    raise FileNotFoundError(f'there is no {folder}, which --weights-pictures names; make it with '
+    raise FileNotFoundError(f'--weights-pictures is {folder}, which does not exist; make it with '
                             f'{WEIGHTS.format(folder)}')
-  made, drawn = tables.all_tables(found), figures.all_figures(found)
-  tables.write(made, found, flags.out)
+  made, drawn = tables.all_tables(collection), figures.all_figures(collection)
+  tables.write(made, collection, flags.out)
   figures.write(drawn, flags.out)
-  storage.write(flags.out / 'index.html', page(made, drawn, _pictures(folder, flags.out), folder, found))
+  storage.write(flags.out / 'index.html', page(made, drawn, _pictures(folder, flags.out), folder, collection))
   print(flags.out / 'index.html')
 
 

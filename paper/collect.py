@@ -1,4 +1,4 @@
-"""Makes a small file of records, to be committed, of work directories.
+"""Collects work directories in a small file of records, to be committed.
 
   python -m paper.collect RUNS... --out=paper/ours/NAME.jsonl
 
@@ -14,21 +14,21 @@ from paper import records
 
 
 def main(arguments: list[str] | None = None):
-  takes = command_line.parser(__doc__)
-  takes.add_argument('--out', required=True, type=storage.path_of, help='the file, NAME.jsonl')
-  flags = takes.parse_args(arguments)
+  command = command_line.parser(__doc__)
+  command.add_argument('--out', required=True, type=storage.path_of, help='the file, NAME.jsonl')
+  flags = command.parse_args(arguments)
   if not flags.runs:
-    takes.error('name at least one of RUNS')
+    command.error('pass at least one of RUNS')
   if flags.out.suffix != '.jsonl' or not flags.out.parent.is_dir():
-    takes.error(f'--out is {flags.out}; it must end in .jsonl and lie in a folder that is there')
-  found = reading.read(flags.runs)
-  command_line.tell(found.warnings)
-  unfinished = [run for run in found.runs if not run.finished]
+    command.error(f'--out is {flags.out}; it must end in .jsonl and be in an existing folder')
+  collection = reading.read(flags.runs)
+  command_line.print_warnings(collection.warnings)
+  unfinished = [run for run in collection.runs if not run.finished]
   for run in unfinished:
-    print(f'{run.source}: {run.steps:,} of {run.config["total_steps"]:,} steps, not finished; left out')
-  kept = [*(run for run in found.runs if run.finished), *found.throughputs, *found.counts]
+    print(f'{run.source}: {run.steps:,} of {run.config["total_steps"]:,} steps, not finished; skipped')
+  kept = [*(run for run in collection.runs if run.finished), *collection.throughputs, *collection.counts]
   if not kept:
-    raise records.Unreadable(f'nothing to write: there is no finished run among the {len(found.runs)} that were found')
+    raise records.Unreadable(f'nothing to write: none of the {len(collection.runs)} runs is finished')
   storage.write(flags.out, ''.join(json.dumps(records.to_object(one)) + '\n' for one in kept))
   print(f'{flags.out}: {len(kept)} records')
 

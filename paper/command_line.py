@@ -1,4 +1,4 @@
-"""What the commands of this package take, and how their errors are told."""
+"""The arguments of this package's commands, and how their errors are printed."""
 
 import argparse
 import pathlib
@@ -10,26 +10,26 @@ from paper import records
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-  found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-  found.add_argument('runs', nargs='*', metavar='RUNS', help='work directories, folders of them, files of records')
-  return found
+  result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+  result.add_argument('runs', nargs='*', metavar='RUNS', help='work directories, folders of them, files of records')
+  return result
 
 
 def parse(description: str, arguments: list[str] | None, weights: bool = False):
-  """(flags, the records they name and those of paper/ours). What is passed over is told."""
-  takes = parser(description)
-  takes.add_argument('--out', type=storage.path_of, default=storage.path_of('runs/paper'),
+  """(flags, the records of the arguments and of paper/ours). Prints what is skipped."""
+  command = parser(description)
+  command.add_argument('--out', type=storage.path_of, default=storage.path_of('runs/paper'),
                      help='a folder; default: runs/paper')
   if weights:
-    takes.add_argument('--weights-pictures', type=pathlib.Path, help='the folder that tools.show_weights has written; '
-                       'default: weights in that of --out')
-  flags = takes.parse_args(arguments)
-  found = reading.read([*flags.runs, *sorted(map(str, reading.OURS.glob('*.jsonl')))])
-  tell(found.warnings)
-  return flags, found
+    command.add_argument('--weights-pictures', type=pathlib.Path, help='the folder written by tools.show_weights; '
+                         'default: weights in --out')
+  flags = command.parse_args(arguments)
+  collection = reading.read([*flags.runs, *sorted(map(str, reading.OURS.glob('*.jsonl')))])
+  print_warnings(collection.warnings)
+  return flags, collection
 
 
-def tell(warnings: list[str]):
+def print_warnings(warnings: list[str]):
   for warning in warnings:
     print(f'warning: {warning}', file=sys.stderr)
   if warnings:
@@ -37,7 +37,7 @@ def tell(warnings: list[str]):
 
 
 def run(main):
-  """Runs a program; what its user can mend is told in a line."""
+  """Runs a program; an error that the user can fix is printed in one line."""
   try:
     main()
   except (OSError, records.Unreadable, ModuleNotFoundError) as error:

@@ -24,7 +24,7 @@ from paper import records
 # Table 1, Mixer-L/16 at 448 with its widened token mixing (App. C), and the baselines of Table 3's speeds.
 MODELS = (*(('mlp_mixer', variant, 224, 1) for variant in ('S/32', 'S/16', 'B/32', 'B/16', 'L/32', 'L/16', 'H/14')),
           ('mlp_mixer', 'L/16', 448, 2), *(('vit', variant, 224, 1) for variant in ('B/16', 'L/16', 'H/14')))
-# What of a model's fields are sizes.
+# The fields of a model that are sizes.
 SIZES = ('num_blocks', 'patch_size', 'hidden_dim', 'tokens_mlp_dim', 'channels_mlp_dim', 'mlp_dim', 'num_heads')
 
 
@@ -45,10 +45,10 @@ def count(name: str, variant: str, resolution: int, tiles: int) -> records.Count
 
 
 def main(arguments: list[str] | None = None):
-  takes = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  takes.add_argument('--out', type=storage.path_of, default=storage.path_of('paper/ours/table1.jsonl'),
+  command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  command.add_argument('--out', type=storage.path_of, default=storage.path_of('paper/ours/table1.jsonl'),
                      help='the file; default: paper/ours/table1.jsonl')
-  flags = takes.parse_args(arguments)
+  flags = command.parse_args(arguments)
   counted = [count(*which) for which in MODELS]
   storage.write(flags.out, ''.join(json.dumps(records.to_object(one)) + '\n' for one in counted))
   for one in counted:

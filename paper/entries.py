@@ -1,4 +1,4 @@
-"""The records that cells link to: of each its config, commit, seed, hardware and the examples that were scored."""
+"""The records that cells link to: config, commit, seed, hardware and the number of scored examples of each."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -15,17 +15,17 @@ from paper import records
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One of them: its id, a title, (name, text) of its facts, and its config as JSON."""
+  """A record for the page: its id, a title, (name, text) of its facts, and its config as JSON."""
   id: str
   title: str
   facts: tuple[tuple[str, str], ...]
   config: str = ''
 
 
-def of(ids: Iterable[str], found: reading.Found, configs: dict[str, dict]) -> list[Entry]:
-  """The entries of some ids, each once, in their order. `configs` are those of configs/, by their ids."""
-  known = {run.id: _run(run) for run in found.runs} | {one.id: _throughput(one) for one in found.throughputs}
-  known |= {one.id: _count(one) for one in found.counts}
+def of(ids: Iterable[str], collection: reading.Collection, configs: dict[str, dict]) -> list[Entry]:
+  """The entries of ids, each once, in their order. `configs` are those of configs/, by id."""
+  known = {run.id: _run(run) for run in collection.runs} | {one.id: _throughput(one) for one in collection.throughputs}
+  known |= {one.id: _count(one) for one in collection.counts}
   known |= {id: Entry(id, f'configs/{id.removeprefix("config-")}.py', (), _json(config))
             for id, config in configs.items()}
   return [known[id] for id in dict.fromkeys(ids)]

@@ -1,4 +1,4 @@
-"""The paper's Figures 2, 3 and 4, ours beside the published ones, as SVG and PNG in --out.
+"""The paper's Figures 2, 3 and 4, published and ours, as SVG and PNG in --out.
 
   python -m paper.figures RUNS... --out=runs/paper
 
@@ -37,9 +37,9 @@ class Figure:
   Attributes:
     key: its name in files, such as 'figure3'.
     draw: draws its panels into a list of axes.
-    panels: how many there are; none if there is nothing to draw.
+    panels: their number; 0 if there is nothing to draw.
     ids: of the records that it shows.
-    missing: what to do where there is nothing.
+    missing: the command that makes what is missing.
   """
   key: str
   title: str
@@ -56,27 +56,27 @@ def colour(family: str) -> str:
 
 def _family(model: str) -> str:
   """'Mixer' of 'Mixer-B/16'."""
-  found = model.split('-')[0].split(',')[0]
-  return found if found in COLOURS else 'other'
+  family = model.split('-')[0].split(',')[0]
+  return family if family in COLOURS else 'other'
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """A model in a plane: of `x` and ImageNet top-1 in percent."""
+  """A model in a plane of `x` and ImageNet top-1 in percent."""
   model: str
   x: float
   top1: float
   ours: bool = False
 
 
-def _points(rows, x: str, found, crop) -> tuple[list[Point], list[str]]:
+def _points(rows, x: str, collection, crop) -> tuple[list[Point], list[str]]:
   """Published points and ours, and the ids of the records of ours."""
   points, ids = [], []
   for row in rows:
     if row[x] and row['imagenet_top1']:
       points.append(Point(row['model'], float(row[x]), float(row['imagenet_top1'])))
-    across = cells.core_days(found, row) if x == 'tpuv3_core_days' else cells.speed(found, row)
-    scores = cells.accuracy(found, row, 'imagenet2012', crop)
+    across = cells.core_days(collection, row) if x == 'tpuv3_core_days' else cells.speed(collection, row)
+    scores = cells.accuracy(collection, row, 'imagenet2012', crop)
     if across and scores:  # the newest of each
       text = across[0].text.removeprefix('at least ').replace(',', '')
       points.append(Point(row['model'], float(text), float(scores[0].text), ours=True))
@@ -109,7 +109,7 @@ def _plane(axes, points: Sequence[Point], xlabel: str):
 
 
 def _name(axes, points: Sequence[Point]):
-  """Writes the names of points around them, where they cover the least of the others and of the points."""
+  """Writes the names of points around them, where they overlap least with other names and points."""
   # In printers' points.
   places = axes.transData.transform([(point.x, point.top1) for point in points]) * 72 / axes.figure.dpi
   sides = [7 if point.ours else 3 for point in points]
@@ -133,23 +133,23 @@ def _shared(one, other) -> float:
   return max(0, min(one[2], other[2]) - max(one[0], other[0])) * max(0, min(one[3], other[3]) - max(one[1], other[1]))
 
 
-def figure2_left(found: reading.Found) -> Figure:
+def figure2_left(collection: reading.Collection) -> Figure:
   """Table 2's models, and of Table 3 those that the paper's figure adds: BiT-R200x3, and L/16 of Mixer and ViT."""
-  points, ids = _points(tables.published('table2_transfer'), 'tpuv3_core_days', found, 'paper_resize')
+  points, ids = _points(tables.published('table2_transfer'), 'tpuv3_core_days', collection, 'paper_resize')
   more = [row for row in tables.published('table3_scales') if row['pretrain'] == 'jft300m' and row['epochs'] == '14'
           and (row['model'], row['resolution']) in (('BiT-R200x3', '224'), ('ViT-L/16', '512'), ('Mixer-L/16', '448'))]
-  added, more_ids = _points(more, 'tpuv3_core_days', found, 'paper_crop')
+  added, more_ids = _points(more, 'tpuv3_core_days', collection, 'paper_crop')
   return Figure('figure2_left', 'Figure 2, left: accuracy and cost of pre-training', (
       'ImageNet top-1 against core-days of pre-training: the models of Table 2 and, of Table 3, BiT-R200x3 and the '
       f'L/16 models at 14 epochs. {MARKED}'),
       lambda axes: _planes(axes[:1], [[*points, *added]], [CORE_DAYS]), 1, (*ids, *more_ids))
 
 
-def figure3(found: reading.Found) -> Figure:
+def figure3(collection: reading.Collection) -> Figure:
   rows = [row for row in tables.published('table3_scales')
           if (row['pretrain'], row['resolution']) == ('jft300m', '224')]
-  costs, ids = _points(rows, 'tpuv3_core_days', found, 'paper_crop')
-  speeds, more_ids = _points(rows, 'images_per_sec_per_core', found, 'paper_crop')
+  costs, ids = _points(rows, 'tpuv3_core_days', collection, 'paper_crop')
+  speeds, more_ids = _points(rows, 'images_per_sec_per_core', collection, 'paper_crop')
   return Figure('figure3', 'Figure 3: accuracy, cost and speed at 224 pixels', (
       f'Models pre-trained on JFT-300M, fine-tuned at 224 pixels: Table 3. {MARKED}'),
       lambda axes: _planes(axes, [costs, speeds], [CORE_DAYS, SPEED]), 2, (*ids, *more_ids))
@@ -165,13 +165,12 @@ def _curves(axes, runs, metric, colour_, style, label):
     axes.fill_between(steps, values.min(0), values.max(0), color=colour_, alpha=0.15, linewidth=0)
 
 
-def figure4(found: reading.Found) -> list[Figure]:
-  """One for each data that permuted pixels have been trained on; a panel a model."""
+def figure4(collection: reading.Collection) -> list[Figure]:
+  """One figure per dataset with runs on permuted pixels; one panel per model."""
   caption = ('{metric} over the steps of training, mean and least to greatest over {seeds} seeds: the original images, '
              f'patches shuffled together with the pixels within them, and all pixels shuffled. {tables.NO_CURVES}')
-  made = _of_studies('figure4', 'Figure 4', caption, studies.permutations(found.runs), _permutations)
-  return made or [_nothing('figure4', 'Figure 4: permuted pixels', 'None of the runs that were given has permuted '
-                           'pixels.')]
+  results = _of_studies('figure4', 'Figure 4', caption, studies.permutations(collection.runs), _permutations)
+  return results or [_nothing('figure4', 'Figure 4: permuted pixels', 'None of the runs has permuted pixels.')]
 
 
 def _permutations(axes, these: Sequence[studies.Study]):
@@ -187,13 +186,13 @@ def _permutations(axes, these: Sequence[studies.Study]):
     one.legend(frameon=False, fontsize=8, loc='lower right')
 
 
-def figure2_right(found: reading.Found) -> list[Figure]:
-  """One for each data of which several parts have been trained on."""
+def figure2_right(collection: reading.Collection) -> list[Figure]:
+  """One figure per dataset with runs on several parts of it."""
   caption = ('{metric} after training on parts of the data at equal steps, mean and least to greatest over {seeds} '
              f'seeds; stopped early where the config keeps the best checkpoint. {tables.NO_CURVES}')
-  made = _of_studies('figure2_right', 'Figure 2, right,', caption, studies.data_scale(found.runs), _data_scale)
-  return made or [_nothing('figure2_right', 'Figure 2, right: data scale', 'The runs that were given are not of '
-                           'several parts of their data.')]
+  results = _of_studies('figure2_right', 'Figure 2, right,', caption, studies.data_scale(collection.runs), _data_scale)
+  return results or [_nothing('figure2_right', 'Figure 2, right: data scale', 'The runs are not of several parts of '
+                           'their data.')]
 
 
 def _data_scale(axes, these: Sequence[studies.Study]):
@@ -216,7 +215,7 @@ def _data_scale(axes, these: Sequence[studies.Study]):
 
 
 def _of_studies(key, title, caption, of, draw) -> list[Figure]:
-  """A figure for each data, and for each metric that they are compared by. Figure 4 has a panel a model."""
+  """A figure per dataset and metric. Figure 4 has a panel per model."""
   made = []
   for data, metric in dict.fromkeys((study.data, study.metric) for study in of):
     these = [study for study in of if (study.data, study.metric) == (data, metric)]
@@ -234,20 +233,20 @@ def _nothing(key, title, why) -> Figure:
   return Figure(key, title, f'{tables.NO_CURVES} {why}', lambda axes: None, 0, missing=tables.STUDIES[key][-1])
 
 
-def all_figures(found: reading.Found) -> list[Figure]:
-  return [figure2_left(found), *figure2_right(found), figure3(found), *figure4(found)]
+def all_figures(collection: reading.Collection) -> list[Figure]:
+  return [figure2_left(collection), *figure2_right(collection), figure3(collection), *figure4(collection)]
 
 
 def write(figures: Sequence[Figure], out):
-  """NAME.svg, NAME.png and NAME_narrow.svg of each figure that there is something of."""
+  """Writes NAME.svg, NAME.png and NAME_narrow.svg of each figure that has panels."""
   try:
     import matplotlib
   except ModuleNotFoundError as error:
     raise ModuleNotFoundError('matplotlib is not installed, and the figures need it: pip install -r requirements.txt '
-                              '-c requirements.lock. python -m paper.tables does without') from error
+                              '-c requirements.lock. python -m paper.tables does not need it') from error
   from matplotlib import figure as figures_of_matplotlib
   storage.make_folder(out)
-  # The same figures make the same files.
+  # Equal figures give equal files.
   with matplotlib.rc_context({'svg.hashsalt': 'paper', 'font.size': 10}):
     for figure in figures:
       for narrow in (False, True) if figure.panels else ():
@@ -266,8 +265,8 @@ def write(figures: Sequence[Figure], out):
 
 
 def main(arguments: list[str] | None = None):
-  flags, found = command_line.parse(__doc__, arguments)
-  figures = all_figures(found)
+  flags, collection = command_line.parse(__doc__, arguments)
+  figures = all_figures(collection)
   write(figures, flags.out)
   for figure in figures:
     print(flags.out / f'{figure.key}.svg' if figure.panels else f'{figure.title}: nothing yet; {figure.missing}')

@@ -32,14 +32,14 @@ def titles() -> dict[str, str]:
 
 
 def label(model: dict) -> str:
-  """What to call the model of a config: 'Mixer-B/16', or 'Mixer, 2 blocks, 64 wide, patch 4'."""
+  """The name of a config's model: 'Mixer-B/16', or 'Mixer, 2 blocks, 64 wide, patch 4'."""
   name = family(model)
   if model.get('variant'):
     return f'{name}-{model["variant"]}'
   known = {'num_blocks': '{} blocks', 'units': 'units {}', 'hidden_dim': '{} wide', 'width_factor': 'width x {}',
            'patch_size': 'patch {}', 'groups': '{} groups', 'tokens': 'tokens {}'}
-  told = lambda value: '-'.join(map(str, value)) if isinstance(value, list) else value
-  words = lambda field, words: words.removesuffix('s' * (model[field] == 1)).format(told(model[field]))
+  show = lambda value: '-'.join(map(str, value)) if isinstance(value, list) else value
+  words = lambda field, words: words.removesuffix('s' * (model[field] == 1)).format(show(model[field]))
   return ', '.join([name, *(words(field, text) for field, text in known.items() if field in model)])
 
 
@@ -59,9 +59,9 @@ def dataset(section: dict) -> str:
 
 
 def num_examples(config: dict) -> int | None:
-  """How many images a run was trained on; None where its config does not say it."""
-  found = re.search(r'(\d+) (?:examples|files)', str(config.get('contents', '')))
-  return found and round(int(found[1]) * config['data'].get('fraction', 1.))
+  """The number of images that a run was trained on; None if its config does not have it."""
+  match = re.search(r'(\d+) (?:examples|files)', str(config.get('contents', '')))
+  return match and round(int(match[1]) * config['data'].get('fraction', 1.))
 
 
 def epochs(config: dict) -> float | None:
@@ -70,13 +70,13 @@ def epochs(config: dict) -> float | None:
 
 
 def plain(config: dict) -> bool:
-  """Whether the images are the whole data's, with their pixels where they belong."""
+  """Whether the data are whole and their pixels not permuted."""
   data = config.get('data', {})
   return data.get('fraction', 1.) == 1. and not data.get('permutation')
 
 
 def pretraining(config: dict, origin: dict | None) -> tuple[str, float | None] | None:
-  """(what a run's weights were pre-trained on, as the tables call it, epochs); None where the paper has no such row."""
+  """(what a run's weights were pre-trained on, in the words of the tables, epochs); None if in no table."""
   if config.get('start_from'):
     if origin is None:
       return None
@@ -98,13 +98,13 @@ def trained(run: records.Run) -> tuple[dict, dict | None]:
   return run.config, run.origin
 
 
-def same_epochs(there: str, here: float | None) -> bool:
-  return here is not None and abs(here / float(there) - 1) < EPOCHS_APART
+def same_epochs(published: str, ours: float | None) -> bool:
+  return ours is not None and abs(ours / float(published) - 1) < EPOCHS_APART
 
 
 def scores(run: records.Run, of: str, metric: str, crop: str | None = None,
            split: str | None = None) -> Iterator[float]:
-  """A run's scores on the unpermuted images of a dataset, where they are cropped and split as given."""
+  """A run's scores on the unpermuted images of a dataset, if `crop` and `split` are those of the evaluation or None."""
   for name, section in run.config.get('evals', {}).items():
     if (dataset(section) == of and f'{name}/{metric}' in run.metrics and not section.get('permutation')
         and crop in (None, section.get('crop', DEFAULT_CROP)) and split in (None, section.get('split'))):

@@ -1,4 +1,4 @@
-"""What was measured here, as records: one JSON object a line, with "format": 1.
+"""Our measurements as records: one JSON object per line, with "format": 1.
 
 Its "kind" is "run" (a training run, which python -m paper.collect makes of a work directory), "evaluation"
 (tools.evaluate --out), "throughput" (tools.throughput) or "count" (paper.count).
@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 class Unreadable(ValueError):
-  """A record or a run that is passed over; the text says why, and what to do."""
+  """A record or a run that is skipped; the text says why, and how to fix it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Run:
   """A training run, or an evaluation of weights.
 
   Attributes:
-    name: what to call it. Nothing is matched by it.
-    config: as config.json has it, all durations in steps.
-    commit: of the code; 'unknown' where nothing says it.
-    device, devices: what it ran on, and how many of them; None where nothing says it.
-    steps: how many were taken.
-    examples: how many images each evaluation has scored: {'test': 360}.
+    name: for people; nothing is matched by it.
+    config: as in config.json, all durations in steps.
+    commit: of the code; 'unknown' if not recorded.
+    device, devices: the hardware, and how many of them; None if not recorded.
+    steps: how many were trained.
+    examples: the number of images that each evaluation has scored: {'test': 360}.
     metrics: of the last evaluation: {'test/top1': 0.98}.
     curve: (step, metrics) of every evaluation.
     time: when it last began or ended, in UTC; of older runs that of the file of its records.
-    core_seconds: wall time times devices, over all starts; None where nothing says it.
-    core_seconds_whole: whether that is all: killed starts have not told when they ended.
+    core_seconds: wall time times devices, over all starts; None if not recorded.
+    core_seconds_whole: whether that is all: killed starts do not record when they ended.
     origin: of a run that started from other weights, {'published': NAME} or {'config': ..., 'origin': ...}; None if it
-      began from nothing, or the other run cannot be found.
+      was trained from scratch, or the other run is not available.
     source: the file or folder, for people.
   """
   name: str
@@ -59,7 +59,7 @@ class Run:
 
   @functools.cached_property
   def id(self) -> str:
-    """The same for a work directory and what was collected of it, and for a run that was repeated bit for bit."""
+    """Equal for a work directory and a record collected from it, and for a run repeated bit for bit."""
     return identity(self.kind, self.config, self.steps, self.metrics)
 
   @property
@@ -73,7 +73,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-  """The best of the batch sizes that tools.throughput has tried for a model."""
+  """The speed of a model at the best of the batch sizes that tools.throughput has tried."""
   model: str
   variant: str
   resolution: int
@@ -115,12 +115,12 @@ class Count:
 
 
 KINDS = {'run': Run, 'evaluation': Run, 'throughput': Throughput, 'count': Count}
-# What a field must be, where its dataclass says it.
+# The types by their names in the dataclasses.
 TYPES = {'int': int, 'float': (int, float), 'str': str, 'dict': dict, 'list': list, 'bool': bool}
 
 
 def identity(*values) -> str:
-  """Eight hexadecimal digits that stand for some values."""
+  """A hash of values: eight hexadecimal digits."""
   return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -131,12 +131,12 @@ def lines(path, warnings) -> list[tuple[int, dict]]:
   if damaged:
     one = len(damaged) == 1
     warnings.append(f'{path}: {len(damaged)} {"line is" if one else "lines are"} cut off or damaged '
-                    f'({"line" if one else "lines"} {", ".join(map(str, damaged))}); passed over')
+                    f'({"line" if one else "lines"} {", ".join(map(str, damaged))}); skipped')
   return rows
 
 
 def of_object(value: dict, place: str):
-  """A record from its JSON. `place` is where it stands.
+  """A record from its JSON. `place` is its file and line, for errors.
 
   Raises:
     Unreadable: naming the place and the field.
@@ -148,26 +148,26 @@ def of_object(value: dict, place: str):
   fields = {field.name: field for field in dataclasses.fields(KINDS[kind])}
   if kind == 'evaluation' and 'metrics' not in value:
     value = {**value, **_of_evaluate(value)}
-  given = {name: value[name] for name in fields if name in value and name != 'source'}
+  values = {name: value[name] for name in fields if name in value and name != 'source'}
   for name, field in fields.items():
-    missing = name not in given
+    missing = name not in values
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     if missing and required:
       raise Unreadable(f'{place}: {name!r} is missing')
     kinds = tuple(TYPES[kind] for kind in str(_name(field.type)).split(' | ') if kind != 'None')
-    absent = missing or given[name] is None and 'None' in str(field.type)
-    if not absent and not isinstance(given[name], kinds[0]):
-      raise Unreadable(f'{place}: {name!r} is {safe_io.show(given[name])}; it must be {_name(field.type)}')
+    absent = missing or values[name] is None and 'None' in str(field.type)
+    if not absent and not isinstance(values[name], kinds[0]):
+      raise Unreadable(f'{place}: {name!r} is {safe_io.show(values[name])}; it must be {_name(field.type)}')
   if kind in ('run', 'evaluation'):
     for field in ('metrics', 'examples'):
-      for name, number in given[field].items():
+      for name, number in values[field].items():
         if not isinstance(number, int | float):
           raise Unreadable(f'{place}: {name!r} of {field!r} is {safe_io.show(number)}; it must be a number')
-    given['curve'] = [(step, dict(metrics)) for step, metrics in _curve(given['curve'], place)]
-    check_config(given['config'], place, whole=kind == 'run')
+    values['curve'] = [(step, dict(metrics)) for step, metrics in _curve(values['curve'], place)]
+    check_config(values['config'], place, whole=kind == 'run')
   if kind == 'evaluation':
-    given.setdefault('origin', origin_of(given['config']))
-  return KINDS[kind](**given, source=place)
+    values.setdefault('origin', origin_of(values['config']))
+  return KINDS[kind](**values, source=place)
 
 
 def _of_evaluate(value) -> dict:
@@ -179,11 +179,11 @@ def _of_evaluate(value) -> dict:
 
 
 def check_format(value: dict, place: str):
-  """Raises an Unreadable if an object is of another version of its format than this code knows."""
-  there = value.get('format')
-  if there != FORMAT:
-    what = 'has no "format"' if there is None else f'is of format {safe_io.show(there)}'
-    raise Unreadable(f'{place}: the record {what}, and this code reads format {FORMAT}. Make it again with this code '
+  """Raises an Unreadable if an object is of a version of its format that this code does not read."""
+  version = value.get('format')
+  if version != FORMAT:
+    what = 'has no "format"' if version is None else f'is of format {safe_io.show(version)}'
+    raise Unreadable(f'{place}: the record {what}, and this code reads format {FORMAT}. Write it again with this code '
                      '(for a run, python -m paper.collect WORKDIR), or use the code that wrote it')
 
 
@@ -198,36 +198,36 @@ def _curve(curve, place):
     yield point
 
 
-# What is read of a config, by its path.
+# The fields of a config that are read, by path.
 CONFIG = {'model': dict, 'model.name': str}
 CONFIG_OF_RUN = {**CONFIG, 'total_steps': int, 'data': dict, 'data.dataset': str, 'data.batch_size': int,
                  'data.resolution': int, 'evals': dict}
 
 
 def check_config(config: dict, place: str, whole: bool):
-  """Raises an Unreadable unless a config has what is read of it: of a whole run, or of an evaluation alone."""
+  """Raises an Unreadable unless a config has the fields that are read: of a run if `whole`, else of an evaluation."""
   for path, kind in (CONFIG_OF_RUN if whole else CONFIG).items():
     section, _, name = path.rpartition('.')
     value = (config[section] if section else config).get(name)
     if not isinstance(value, kind):
-      raise Unreadable(f'{place}: {path} of the config is {safe_io.show(value)}; it is not one that train.py has written')
+      raise Unreadable(f'{place}: {path} of the config is {safe_io.show(value)}; train.py does not write such a config')
   for name in ('evals', 'start_from', 'checkpoint'):
     if not isinstance(config.get(name) or {}, dict):
       raise Unreadable(f'{place}: {name} of the config is {safe_io.show(config[name])}; it must be a section')
   for name, section in (config.get('evals') or {}).items():
     if not isinstance(section, dict) or type(section.get('resolution')) is not int:
-      raise Unreadable(f'{place}: evals.{name} of the config is {safe_io.show(section)}; it must say its resolution')
+      raise Unreadable(f'{place}: evals.{name} of the config is {safe_io.show(section)}; it must have a resolution')
   if whole and not isinstance(config['data'].get('fraction', 1.), int | float):
     raise Unreadable(f'{place}: data.fraction of the config is {safe_io.show(config["data"]["fraction"])}; it must be a number')
   if not whole and not config.get('evals'):
-    raise Unreadable(f'{place}: the config has no evals; they say what was scored')
+    raise Unreadable(f'{place}: the config has no evals, the sections of what was scored')
 
 
 def origin_of(config, depth: int = 8) -> dict | None:
-  """What a run's weights come from: {'published': NAME}, or the config of another run, {'config', 'origin'}.
+  """The origin of a run's weights: {'published': NAME}, or the config of another run, {'config', 'origin'}.
 
-  None where it began from nothing, or the other run is not to be found. Runs that start from each other in a circle
-  end at `depth`.
+  None if it was trained from scratch, or the other run is not available. `depth` ends runs that start from each other
+  in a circle.
   """
   weights = (config.get('start_from') or {}).get('weights')
   if not weights or not depth:

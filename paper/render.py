@@ -12,9 +12,9 @@ class Value:
   """One of our figures.
 
   Attributes:
-    text: as it is shown.
-    records: the ids of those that it rests on, at least one.
-    note: what must be known beside it, such as the hardware.
+    text: what is shown.
+    records: the ids of the records it comes from, at least one.
+    note: what else to know, such as the hardware.
   """
   text: str
   records: tuple[str, ...]
@@ -23,21 +23,21 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """What was published, and what is ours, newest first. Both may be missing."""
+  """The published value and ours, newest first. Both may be missing."""
   published: str = ''
   ours: tuple[Value, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table of the paper, or one of ours beside it.
+  """A table of the paper, or one of ours.
 
   Attributes:
     key: its name in files and addresses, such as 'table3'.
     caption: what it shows, and what to know about it.
-    columns: their names; the first `heads` of them say what a row is about.
+    columns: their names; the first `heads` of them identify a row.
     rows: of texts and Cells.
-    command: what makes the first row, where there is none.
+    command: what makes the first row, if there are none.
   """
   key: str
   title: str
@@ -55,8 +55,8 @@ class Table:
 
 
 def markdown(table: Table) -> str:
-  told = lambda cell: _markdown_cell(cell) if isinstance(cell, Cell) else _escaped(cell)
-  lines = [list(table.columns), ['---'] * len(table.columns), *([told(cell) for cell in row] for row in table.rows)]
+  text = lambda cell: _markdown_cell(cell) if isinstance(cell, Cell) else _escaped(cell)
+  lines = [list(table.columns), ['---'] * len(table.columns), *([text(cell) for cell in row] for row in table.rows)]
   body = '\n'.join(f'| {" | ".join(line)} |' for line in lines) if table.rows else f'Nothing yet: `{table.command}`'
   return f'## {table.title}\n\n{table.caption}\n\n{body}\n'
 

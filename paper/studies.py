@@ -8,7 +8,7 @@ import statistics
 from paper import matching
 from paper import records
 
-# Fields that make no other experiment: where things lie, and what is told and kept.
+# Fields that make no other experiment: where things are stored, and what is logged and kept.
 NOT_THE_EXPERIMENT = ('seed', 'data_dir', 'threads', 'log_every_steps', 'eval_every_steps', 'checkpoint.every_steps',
                       'checkpoint.keep_latest', 'checkpoint.keep_every_steps')
 PERMUTATION = ('permutation', 'permutation_patch', 'permutation_seed')
@@ -65,7 +65,7 @@ class Study:
 
 
 def metrics_of(runs: Sequence[records.Run]) -> list[str]:
-  """The names of what is the better the higher and all of the runs have."""
+  """The metrics that all of the runs have and that are better when higher."""
   common = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
   return ([name for name in common if name.endswith('shot')]
           + [name for name in common if name.endswith(('/top1', '/precision_at_1'))])
@@ -74,8 +74,7 @@ def metrics_of(runs: Sequence[records.Run]) -> list[str]:
 def permutations(runs: Sequence[records.Run]) -> list[Study]:
   """Figure 4: of each model and data that have been trained with permuted pixels."""
   arm = lambda run: run.config['data'].get('permutation') or 'original'
-  found = _studies(runs, arm, PERMUTATION)
-  return [study for study in found if set(study.arms) - {'original'}]
+  return [study for study in _studies(runs, arm, PERMUTATION) if set(study.arms) - {'original'}]
 
 
 def data_scale(runs: Sequence[records.Run]) -> list[Study]:
@@ -92,13 +91,13 @@ def data_scale(runs: Sequence[records.Run]) -> list[Study]:
 
 
 def appendix_a(runs: Sequence[records.Run]) -> list[Study]:
-  """What did not help: of each data, recipe and size, the plain Mixer and the others there are.
+  """What did not help: of each data, recipe and size, the plain Mixer and the others that were trained.
 
   The arms are labels of models, and the study has none of its own.
   """
   arm = lambda run: matching.label(run.config['model'])
-  found = _studies(runs, arm, ('model.name', 'model.groups', 'model.tokens'))
-  return [dataclasses.replace(study, model='', family='Mixer') for study in found
+  of_models = _studies(runs, arm, ('model.name', 'model.groups', 'model.tokens'))
+  return [dataclasses.replace(study, model='', family='Mixer') for study in of_models
           if any(run.config['model']['name'] in NOT_HELPFUL for run in study.runs)]
 
 
@@ -108,17 +107,17 @@ def _studies(runs, arm, field) -> list[Study]:
     if run.kind == 'run' and run.finished:
       same = key(run, *field)
       studies.setdefault(same, {}).setdefault(arm(run), []).append(run)
-  found = []
+  result = []
   for arms in studies.values():
     first = next(iter(arms.values()))[0]
-    found.append(Study(data=data_of(first), model=matching.label(first.config['model']),
-                       family=matching.family(first.config['model']),
-                       arms={value: Group.of(arms[value]) for value in sorted(arms)}))
-  return sorted((study for study in found if study.metrics), key=lambda study: (study.data, study.model))
+    result.append(Study(data=data_of(first), model=matching.label(first.config['model']),
+                        family=matching.family(first.config['model']),
+                        arms={value: Group.of(arms[value]) for value in sorted(arms)}))
+  return sorted((study for study in result if study.metrics), key=lambda study: (study.data, study.model))
 
 
 def key(run: records.Run, *fields: str) -> str:
-  """The same for runs that differ in nothing but these fields, their seeds and what does not matter."""
+  """Equal for runs that differ in these fields, their seeds and NOT_THE_EXPERIMENT alone."""
   return json.dumps(matching.without(run.config, *NOT_THE_EXPERIMENT, *fields), sort_keys=True)
 
 
@@ -130,14 +129,14 @@ def data_of(run: records.Run) -> str:
 
 def groups(runs: Sequence[records.Run]) -> list[Group]:
   """Runs by what they are, but for the seed."""
-  found = {}
+  by_key = {}
   for run in runs:
-    found.setdefault(key(run), []).append(run)
-  return [Group.of(alike) for alike in found.values()]
+    by_key.setdefault(key(run), []).append(run)
+  return [Group.of(alike) for alike in by_key.values()]
 
 
 def early_stopped(run: records.Run, metric: str) -> float:
-  """A metric at the evaluation that was best by what the run keeps its best checkpoint by; else at the end.
+  """A metric at the best evaluation by `config.checkpoint.best`; without it, at the end.
 
   The data-scale study stops early by the upstream validation (section 3.3).
   """
@@ -148,7 +147,7 @@ def early_stopped(run: records.Run, metric: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-  """The mean of some values, the least and the greatest, and how many there are."""
+  """The mean, the least and the greatest of some values, and their number."""
   mean: float
   least: float
   greatest: float

@@ -50,7 +50,7 @@ STUDIES = {
                       'best upstream validation, where the config keeps it.', 'python -m tools.experiment data_scale'),
     'figure4': ('Figure 4 as a table: permuted pixels', 'At the end of training.',
                 'python -m tools.experiment permutations')}
-NO_CURVES = "No values of the paper's curves are published, to put beside ours."
+NO_CURVES = "No values of the paper's curves are published, to compare with ours."
 
 
 def published(name: str) -> list[dict[str, str]]:
@@ -59,8 +59,8 @@ def published(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(file))
 
 
-def table1(found: reading.Found) -> Table:
-  counts = {matching.named(count): count for count in reversed(found.counts) if count.resolution == 224}
+def table1(collection: reading.Collection) -> Table:
+  counts = {matching.named(count): count for count in reversed(collection.counts) if count.resolution == 224}
   columns = {'num_layers': ('layers', 'num_blocks'), 'patch': ('patch', 'patch_size'),
              'hidden_dim_C': ('C', 'hidden_dim'), 'sequence_length_S_at_224': ('S', 'tokens'),
              'channels_mlp_dim_DC': ('D_C', 'channels_mlp_dim'),
@@ -88,17 +88,17 @@ def table1(found: reading.Found) -> Table:
       ['model', *(words for words, _ in columns.values())], rows)
 
 
-def table2(found: reading.Found) -> Table:
+def table2(collection: reading.Collection) -> Table:
   rows = []
   for row in published('table2_transfer'):
     rows.append([
         row['model'], NAMES[row['pretrain']], row['resolution'],
-        Cell(row['imagenet_top1'], cells.accuracy(found, row, 'imagenet2012', 'paper_resize')),
-        Cell(row['real_top1'], cells.accuracy(found, row, 'imagenet2012_real', 'paper_resize')),
-        Cell(row['avg5_top1'], cells.average(found, row, 'paper_resize')),
-        Cell(row['vtab1k'], cells.vtab(found, row)),
-        Cell(row['images_per_sec_per_core'], cells.speed(found, row)),
-        Cell(row['tpuv3_core_days'], cells.core_days(found, row))])
+        Cell(row['imagenet_top1'], cells.accuracy(collection, row, 'imagenet2012', 'paper_resize')),
+        Cell(row['real_top1'], cells.accuracy(collection, row, 'imagenet2012_real', 'paper_resize')),
+        Cell(row['avg5_top1'], cells.average(collection, row, 'paper_resize')),
+        Cell(row['vtab1k'], cells.vtab(collection, row)),
+        Cell(row['images_per_sec_per_core'], cells.speed(collection, row)),
+        Cell(row['tpuv3_core_days'], cells.core_days(collection, row))])
   return Table('table2', 'Table 2: transfer', (
       'After fine-tuning, in percent: ImageNet (evaluation by preprocessing (i) of App. C), ReaL labels, the mean of '
       'five tasks, VTAB-1k; speed in images a second and core, of TPUs alone, and core-days of pre-training, both on '
@@ -107,25 +107,25 @@ def table2(found: reading.Found) -> Table:
       rows, 3)
 
 
-def table3(found: reading.Found) -> Table:
+def table3(collection: reading.Collection) -> Table:
   rows = []
   for row in published('table3_scales'):
     rows.append([
         row['model'], NAMES[row['pretrain']], row['resolution'], row['epochs'],
-        Cell(row['imagenet_top1'], cells.accuracy(found, row, 'imagenet2012', 'paper_crop')),
-        Cell(row['real_top1'], cells.accuracy(found, row, 'imagenet2012_real', 'paper_crop')),
-        Cell(row['avg5_top1'], cells.average(found, row, 'paper_crop')),
-        Cell(row['images_per_sec_per_core'], cells.speed(found, row)),
-        Cell(row['tpuv3_core_days'], cells.core_days(found, row))])
+        Cell(row['imagenet_top1'], cells.accuracy(collection, row, 'imagenet2012', 'paper_crop')),
+        Cell(row['real_top1'], cells.accuracy(collection, row, 'imagenet2012_real', 'paper_crop')),
+        Cell(row['avg5_top1'], cells.average(collection, row, 'paper_crop')),
+        Cell(row['images_per_sec_per_core'], cells.speed(collection, row)),
+        Cell(row['tpuv3_core_days'], cells.core_days(collection, row))])
   return Table('table3', 'Table 3: models, data and scales', (
-      'Fine-tuned at the resolution given, in percent (evaluation by preprocessing (ii) of App. C, of BiT by (i) on '
+      'Fine-tuned at these resolutions, in percent (evaluation by preprocessing (ii) of App. C, of BiT by (i) on '
       'ImageNet); columns as in Table 2. Ours count as JFT-300M if they are as many images, 290 to 310 million, and have '
       'been seen as often.'),
       ['model', 'pre-trained on', 'pixels', 'epochs', 'ImageNet', 'ReaL', 'Avg. 5', 'img/s/core', 'core-days'], rows, 4)
 
 
-def table4(found: reading.Found) -> Table:
-  del found
+def table4(collection: reading.Collection) -> Table:
+  del collection
   rows = []
   for row in published('table4_pretraining'):
     configs = {name: load_config(name) for name in CONFIGS[row['model'], row['data']]}
@@ -133,9 +133,9 @@ def table4(found: reading.Found) -> Table:
     for column, (section, field, default) in TABLE_4.items():
       values = {name: (config[section] if section else config).get(field, default) for name, config in configs.items()}
       if row['data'] == 'jft300m' and column == 'randaugment_layers':
-        values = {name: None for name in values}  # without a magnitude there is no RandAugment
-      ours = [Value('none' if value is None else f'{value:g}', tuple(f'config-{name}' for name, there in values.items()
-                                                                      if there == value))
+        values = {name: None for name in values}  # without a magnitude, RandAugment is off
+      ours = [Value('none' if value is None else f'{value:g}', tuple(f'config-{name}' for name, other in values.items()
+                                                                      if other == value))
               for value in dict.fromkeys(values.values())]
       line.append(Cell(row[column], tuple(ours)))
     rows.append([row['model'], NAMES[row['data']], *line])
@@ -149,15 +149,15 @@ def load_config(name: str) -> dict:
   return importlib.import_module(f'configs.{name}').get_config().to_dict()
 
 
-def throughput(found: reading.Found) -> Table:
+def throughput(collection: reading.Collection) -> Table:
   rows = []
   printed = {(row['model'], int(row['resolution'])): float(row['images_per_sec_per_core'])
              for row in published('table3_scales')}
   named = lambda one: (matching.named(one), one.resolution)
-  counts = {named(count): count for count in reversed(found.counts)}
+  counts = {named(count): count for count in reversed(collection.counts)}
   for over, under in RATIOS:
     measured = []
-    for one, other in itertools.product(found.throughputs, repeat=2):
+    for one, other in itertools.product(collection.throughputs, repeat=2):
       if (named(one), named(other)) == (over, under) and (one.dtype, one.device) == (other.dtype, other.device):
         measured.append(Value(f'{one.images_per_s_per_core / other.images_per_s_per_core:.2f}', (one.id, other.id),
                               f'{one.images_per_s_per_core:,.0f} to {other.images_per_s_per_core:,.0f}; {one.dtype}, '
@@ -177,22 +177,22 @@ def throughput(found: reading.Found) -> Table:
       ['models', 'published', 'measured', 'by multiply-adds'], rows)
 
 
-def speeds(found: reading.Found) -> Table:
-  """All of our speeds, those of one kind of device together."""
+def speeds(collection: reading.Collection) -> Table:
+  """All of our speeds, by device."""
   hardware = lambda one: one.device or 'unknown'
   order = lambda one: (hardware(one), one.dtype, matching.named(one), one.resolution)
   rows = [[hardware(one), one.dtype, matching.named(one), str(one.resolution), str(one.batch_size),
            Cell(ours=(Value(f'{one.images_per_s_per_core:,.1f}', (one.id,)),))]
-          for one in sorted(found.throughputs, key=order)]
+          for one in sorted(collection.throughputs, key=order)]
   return Table('speeds', 'Speed by hardware', (
-      'Images a second of one device, forward pass, at the batch size that is best: not to be compared with those of '
+      'Images a second of one device, forward pass, at the best batch size: not to be compared with those of '
       'other hardware. A device is what JAX calls one; on TPU v2 and v3 that is a core.'),
       ['device', 'dtype', 'model', 'pixels', 'batch', 'images/s'], rows, 5, 'python -m tools.throughput')
 
 
-def study_table(kind: str, found: reading.Found) -> Table:
+def study_table(kind: str, collection: reading.Collection) -> Table:
   """The runs of Figure 4 or of Figure 2 right, as means over seeds."""
-  of = {'figure4': studies.permutations, 'figure2_right': studies.data_scale}[kind](found.runs)
+  of = {'figure4': studies.permutations, 'figure2_right': studies.data_scale}[kind](collection.runs)
   score = (lambda run, metric: run.metrics[metric]) if kind == 'figure4' else studies.early_stopped
   present = {arm for study in of for arm in study.arms}
   arms = [arm for arm in studies.ARMS_OF_FIGURE_4 if arm in present] if kind == 'figure4' else sorted(present)
@@ -204,15 +204,15 @@ def study_table(kind: str, found: reading.Found) -> Table:
                ['model', 'data', 'metric', *names], rows, 3, command)
 
 
-def appendix_a(found: reading.Found) -> Table:
-  of = studies.appendix_a(found.runs)
+def appendix_a(collection: reading.Collection) -> Table:
+  of = studies.appendix_a(collection.runs)
   metrics = list(dict.fromkeys(metric for study in of for metric in study.metrics))
   score = lambda run, metric: run.metrics[metric]
   rows = [[model, study.data, *(_seeds(group, metric, score) for metric in metrics)]
           for study in of for model, group in study.arms.items()]
   return Table('appendix_a', 'Appendix A: what did not help', (
-      'Other ways of token mixing beside the plain Mixer, all trained alike, in percent, mean over seeds and least to '
-      'greatest. The paper tells of them in words alone.'), ['model', 'data', *metrics], rows, 2,
+      'Other ways of token mixing and the plain Mixer, all trained alike, in percent, mean over seeds and least to '
+      'greatest. The paper describes them in words alone.'), ['model', 'data', *metrics], rows, 2,
       'python -m tools.experiment appendix_a')
 
 
@@ -227,10 +227,10 @@ def _seeds(group: studies.Group | None, metric: str, score) -> Cell:
   return Cell(ours=(newest, *older))
 
 
-def other_runs(found: reading.Found, placed: set[str]) -> Table:
-  """What has no place in the other tables: a row for runs that differ in their seeds alone, and a metric."""
+def other_runs(collection: reading.Collection, placed: set[str]) -> Table:
+  """Runs that are in no other table: a row per metric and group of runs that differ in their seeds alone."""
   rows = []
-  for group in studies.groups([run for run in found.runs if run.id not in placed]):
+  for group in studies.groups([run for run in collection.runs if run.id not in placed]):
     first = group.runs[0]
     took = ('evaluation alone' if first.kind == 'evaluation' else f'{first.steps:,} steps' if first.finished
             else f'{first.steps:,} of {first.config["total_steps"]:,} steps, not finished')
@@ -238,14 +238,15 @@ def other_runs(found: reading.Found, placed: set[str]) -> Table:
       rows.append([matching.label(first.config['model']), studies.data_of(first), took, metric,
                    _seeds(group, metric, lambda run, metric: run.metrics[metric])])
   return Table('other_runs', 'Other runs', (
-      'Runs that no row of the paper is about, in percent, mean over seeds and least to greatest.'),
+      'Runs that belong to no row of the paper, in percent, mean over seeds and least to greatest.'),
       ['model', 'data', 'training', 'metric', 'result'], rows, 4, 'python -m paper RUNS')
 
 
-def all_tables(found: reading.Found) -> list[Table]:
-  tables = [table1(found), study_table('figure2_right', found), table2(found), table3(found), throughput(found),
-            speeds(found), study_table('figure4', found), table4(found), appendix_a(found)]
-  return [*tables, other_runs(found, {id for table in tables for id in table.ids})]
+def all_tables(collection: reading.Collection) -> list[Table]:
+  tables = [table1(collection), study_table('figure2_right', collection), table2(collection), table3(collection),
+            throughput(collection), speeds(collection), study_table('figure4', collection), table4(collection),
+            appendix_a(collection)]
+  return [*tables, other_runs(collection, {id for table in tables for id in table.ids})]
 
 
 def configs_of(tables: list[Table]) -> dict[str, dict]:
@@ -254,20 +255,20 @@ def configs_of(tables: list[Table]) -> dict[str, dict]:
   return {id: load_config(id.removeprefix('config-')) for id in ids}
 
 
-def write(tables: list[Table], found: reading.Found, out):
-  """tables.md: all tables, and the records that they link to."""
-  shown = entries.of([id for table in tables for id in table.ids], found, configs_of(tables))
-  parts = ["# The paper's tables, and ours beside them\n\nA cell is published, or ours with a link to its record, or "
+def write(tables: list[Table], collection: reading.Collection, out):
+  """Writes tables.md: all tables, and the records that they link to."""
+  shown = entries.of([id for table in tables for id in table.ids], collection, configs_of(tables))
+  parts = ["# The paper's tables with our results\n\nA cell is published, or ours with a link to its record, or "
            'empty.\n', *map(render.markdown, tables), entries.markdown(shown)]
-  if found.warnings:
-    parts.insert(1, 'Passed over:\n\n' + ''.join(f'- {warning}\n' for warning in found.warnings))
+  if collection.warnings:
+    parts.insert(1, 'Skipped:\n\n' + ''.join(f'- {warning}\n' for warning in collection.warnings))
   storage.make_folder(out)
   storage.write(out / 'tables.md', '\n'.join(parts))
 
 
 def main(arguments: list[str] | None = None):
-  flags, found = command_line.parse(__doc__, arguments)
-  write(all_tables(found), found, flags.out)
+  flags, collection = command_line.parse(__doc__, arguments)
+  write(all_tables(collection), collection, flags.out)
   print(flags.out / 'tables.md')
 
 

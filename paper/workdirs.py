@@ -21,14 +21,14 @@ def of_workdir(folder, warnings: list[str]) -> records.Run:
   records.check_config(config, str(folder / 'config.json'), whole=True)
   path = folder / 'records.jsonl'
   lines = [value for _, value in records.lines(path, warnings) if type(value.get('step')) is int]
-  curve = [(line['step'], found) for line in lines if (found := _evaluations(line))]
+  curve = [(line['step'], scores) for line in lines if (scores := _evaluations(line))]
   if not curve:
     raise records.Unreadable(f'{folder}: no evaluation yet')
   metrics = {name: value for name, value in curve[-1][1].items() if not name.endswith('/examples')}
   examples = {name.removesuffix('/examples'): value for name, value in curve[-1][1].items()
               if name.endswith('/examples')}
-  curve = [(step, {name: value for name, value in found.items() if not name.endswith('/examples')})
-           for step, found in curve]
+  curve = [(step, {name: value for name, value in scores.items() if not name.endswith('/examples')})
+           for step, scores in curve]
   when = time.strftime('%Y-%m-%dT%H:%M:%S+00:00', time.gmtime(path.stat().mtime))
   return records.Run(name=folder.name, config=config, steps=curve[-1][0], examples=examples, metrics=metrics,
                      curve=curve, origin=records.origin_of(config), source=str(folder),
@@ -41,14 +41,14 @@ def _evaluations(line) -> dict:
 
 
 def _history(folder, warnings) -> dict:
-  """What history.jsonl says of a run's starts: fields of a Run."""
+  """The fields of a Run that come from history.jsonl."""
   events = []
   for number, event in records.lines(folder / 'history.jsonl', warnings):
     try:
       records.check_format(event, f'{folder / "history.jsonl"}:{number}')
       events.append(event)
     except records.Unreadable as error:
-      warnings.append(f'{error}; passed over')
+      warnings.append(f'{error}; skipped')
   if not events:
     return {}
   last = events[-1]

@@ -135,29 +135,29 @@ def test_the_listing_is_our_model():
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
   x = rng.uniform(-1, 1, images.shape).astype(np.float32)
-  wanted = net.apply({'params': params}, x)
-  np.testing.assert_allclose(ours.apply({'params': params}, x), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+  expected = net.apply({'params': params}, x)
+  np.testing.assert_allclose(ours.apply({'params': params}, x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 # turns
 
 
 def take(monkeypatch, tmp_path, contenders, rounds=2, timeout=60.):
-  """The samples of contenders whose programs are given by their names, and what was told."""
+  """The samples of contenders that run the programs of these names, and the reports."""
   (tmp_path / 'benchmarks').mkdir()
   (tmp_path / 'benchmarks' / '__init__.py').touch()
   for name, program in contenders.items():
     (tmp_path / 'benchmarks' / f'{name}.py').write_text(program)
   monkeypatch.setattr(turns, 'ROOT', tmp_path)
-  group, told = turns.Group('group', tuple((name,) for name in contenders), rounds), []
-  return list(turns.take_turns(group, timeout, told.append)), told
+  group, reports = turns.Group('group', tuple((name,) for name in contenders), rounds), []
+  return list(turns.take_turns(group, timeout, reports.append)), reports
 
 
 def test_contenders_take_turns(monkeypatch, tmp_path):
-  samples, told = take(monkeypatch, tmp_path, {name: FAKE_TURNS.replace('fake', name) for name in 'abc'})
+  samples, reports = take(monkeypatch, tmp_path, {name: FAKE_TURNS.replace('fake', name) for name in 'abc'})
   assert [(sample['contender'], sample['round'], sample['group']) for sample in samples] == [
       (name, number, 'group') for number in (1, 2) for name in 'abc']
-  assert told == [*(f'group: prepare {name}' for name in 'abc'),
+  assert reports == [*(f'group: prepare {name}' for name in 'abc'),
                   *(f'group, round {number}: {name}' for number in (1, 2) for name in 'abc')]
 
 
@@ -257,8 +257,8 @@ def test_every_target_is_of_something_that_is_measured():
 
 
 def test_the_speed_of_a_run_is_that_of_its_steady_part():
-  found = [{'images_per_s_per_core': value} for value in (1., 10., 40.)] + [{'step': 3, 'test/top1': 0.5}]
-  assert loop.steady_speed(found) == pytest.approx(jax.device_count() * 2 / (1 / 10 + 1 / 40))
+  rows = [{'images_per_s_per_core': value} for value in (1., 10., 40.)] + [{'step': 3, 'test/top1': 0.5}]
+  assert loop.steady_speed(rows) == pytest.approx(jax.device_count() * 2 / (1 / 10 + 1 / 40))
 
 
 def test_the_whole_command(monkeypatch, tmp_path, capsys):
@@ -267,14 +267,14 @@ def test_the_whole_command(monkeypatch, tmp_path, capsys):
   (tmp_path / 'out').mkdir()
   (tmp_path / 'out' / 'samples.jsonl').write_text('{"group": "small", "round": 1}\n')  # gives way
   bench.main(['--parts=training', f'--out={tmp_path / "out"}', '--rounds=1'])
-  told = capsys.readouterr().out
+  output = capsys.readouterr().out
   taken, failed = sorted(map(json.loads, (tmp_path / 'out' / 'samples.jsonl').read_text().splitlines()),
                          key=lambda line: 'failed' in line)
   assert taken['contender'] == 'listing' and taken['round'] == 1 and failed['failed'].endswith('--no_such_flag')
   assert set(taken) == {*summary.IDENTITY, 'unit', 'value', 'group', 'round', 'versions', 'commit', 'machine'}
-  assert (tmp_path / 'out' / 'table.md').read_text() in told
+  assert (tmp_path / 'out' / 'table.md').read_text() in output
   assert (tmp_path / 'out' / 'bench.png').read_bytes().startswith(b'\x89PNG')
-  assert 'unrecognized arguments: --no_such_flag' in told
+  assert 'unrecognized arguments: --no_such_flag' in output
 
 
 def test_parts_are_measured_one_by_one(monkeypatch, tmp_path, capsys):
@@ -294,4 +294,4 @@ def test_parts_are_measured_one_by_one(monkeypatch, tmp_path, capsys):
 def test_a_part_that_is_not_there_is_refused(capsys):
   with pytest.raises(SystemExit):
     bench.main(['--parts=training,speed'])
-  assert "--parts has 'speed'; there are training, inference, compiling" in capsys.readouterr().err
+  assert "--parts has 'speed'; it must be one of training, inference, compiling" in capsys.readouterr().err

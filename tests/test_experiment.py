@@ -9,13 +9,8 @@ import pytest
 from configs import data_scale
 from mixer import configuration
 from mixer import models
-<<<<<<< HEAD
 from mixer.run import preemption
-from tools import experiment
-=======
-from mixer.run import distributed
 from tools.experiments import experiment
->>>>>>> 95ac832 (Move experiments to tools/experiments and torture to tests)
 from tools import sweep
 
 

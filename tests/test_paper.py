@@ -1,4 +1,4 @@
-"""The paper's tables and figures: what is published, which of our runs stand beside it, and what is passed over."""
+"""The paper's tables and figures: what is published, how our runs are matched to it, and what is skipped."""
 
 import html.parser
 import json
@@ -43,9 +43,9 @@ def write_final(folder, config, metrics, **more):
 
 def row(table, *names):
   """{column: cell} of the one row that begins with some names."""
-  found = [row for row in table.rows if tuple(row[:len(names)]) == names]
-  assert len(found) == 1, (names, [row[:table.heads] for row in table.rows])
-  return dict(zip(table.columns, found[0]))
+  rows = [row for row in table.rows if tuple(row[:len(names)]) == names]
+  assert len(rows) == 1, (names, [row[:table.heads] for row in table.rows])
+  return dict(zip(table.columns, rows[0]))
 
 
 def ours(cell):
@@ -56,8 +56,8 @@ def all_ours(table):
   return [value.text for line in table.rows for cell in line if not isinstance(cell, str) for value in cell.ours]
 
 
-def table3_row(found, epochs='300', model='Mixer-B/16', data='ImageNet', pixels='224'):
-  return row(tables.table3(found), model, data, pixels, epochs)
+def table3_row(collection, epochs='300', model='Mixer-B/16', data='ImageNet', pixels='224'):
+  return row(tables.table3(collection), model, data, pixels, epochs)
 
 
 # What is published.
@@ -70,7 +70,7 @@ def table3_row(found, epochs='300', model='Mixer-B/16', data='ImageNet', pixels=
     ('table3_scales', tables.table3, {'imagenet_top1': 'ImageNet', 'real_top1': 'ReaL', 'avg5_top1': 'Avg. 5',
                                       'images_per_sec_per_core': 'img/s/core', 'tpuv3_core_days': 'core-days'})])
 def test_without_runs_a_cell_is_what_was_published_or_empty(name, table, columns):
-  made = table(reading.Found())
+  made = table(reading.Collection())
   for published, line in zip(tables.published(name), made.rows, strict=True):
     shown = dict(zip(made.columns, line))
     assert shown['model'] == published['model']
@@ -81,7 +81,7 @@ def test_without_runs_a_cell_is_what_was_published_or_empty(name, table, columns
 
 def test_values_of_the_paper():
   """Table 3 and, in Table 2, a mean of five tasks and its empty cells."""
-  empty = reading.Found()
+  empty = reading.Collection()
   assert table3_row(empty)['ImageNet'].published == '76.44'
   assert table3_row(empty, '14', 'Mixer-H/14', 'JFT-300M')['core-days'].published == '1010'
   assert row(tables.table2(empty), 'BiT-R152x4', 'JFT-300M')['Avg. 5'].published == '95.33'
@@ -94,12 +94,12 @@ def test_table_1_is_the_golden_one():
 
 def test_configs_have_the_hyperparameters_of_table_4():
   """All but 7 or 14 epochs for L on JFT-300M, of which two configs have one each."""
-  made = tables.table4(reading.Found())
+  made = tables.table4(reading.Collection())
   for line in made.rows:
     for column, cell in list(zip(made.columns, line))[2:]:
       if cell.published:
-        wanted = [float(number) for number in cell.published.split(' or ')]
-        assert [float(value.text) for value in cell.ours] == wanted, (line[:2], column)
+        expected = [float(number) for number in cell.published.split(' or ')]
+        assert [float(value.text) for value in cell.ours] == expected, (line[:2], column)
       else:
         assert ours(cell) in (['none'], ['0']), (line[:2], column)
 
@@ -108,8 +108,8 @@ def test_configs_have_the_hyperparameters_of_table_4():
 
 
 def test_the_committed_counts_equal_table_1():
-  found = reading.read([str(reading.OURS / 'table1.jsonl')])
-  made = tables.table1(found)
+  collection = reading.read([str(reading.OURS / 'table1.jsonl')])
+  made = tables.table1(collection)
   for line in made.rows:
     cells = dict(zip(made.columns, line))
     for column, cell in list(cells.items())[1:]:
@@ -133,12 +133,12 @@ def test_counting_a_model_gives_what_is_committed():
 def test_a_run_fills_its_cell_and_no_other(tmp_path):
   write_final(tmp_path / 'any name', example_runs.imagenet(), {'val/top1': 0.7631, 'val/loss': 1.}, examples=50000,
               history=example_runs.started_and_ended(seconds=7200, devices=128))
-  found = reading.read([str(tmp_path)])
-  cells = table3_row(found)
+  collection = reading.read([str(tmp_path)])
+  cells = table3_row(collection)
   assert ours(cells['ImageNet']) == ['76.31']
   assert ours(cells['core-days']) == ['10.7']  # 2 h of 128 cores
-  assert all_ours(tables.table3(found)) == ['76.31', '10.7'] and not tables.table2(found).ids
-  assert found.runs[0].commit == '0123abc' and found.runs[0].examples == {'val': 50000}
+  assert all_ours(tables.table3(collection)) == ['76.31', '10.7'] and not tables.table2(collection).ids
+  assert collection.runs[0].commit == '0123abc' and collection.runs[0].examples == {'val': 50000}
 
 
 @pytest.mark.parametrize('fields', [
@@ -149,18 +149,18 @@ def test_a_run_fills_its_cell_and_no_other(tmp_path):
     dict(contents='a folder'), dict(contents='imagenet2012/5.1.0, 128116 examples', total_steps=9384)])
 def test_another_run_fills_no_cell(tmp_path, fields):
   write_final(tmp_path / 'run', example_runs.imagenet(**fields), {'val/top1': 0.7})
-  found = reading.read([str(tmp_path)])
-  assert not tables.table2(found).ids and not tables.table3(found).ids
-  shown = {table.key: all_ours(table) for table in tables.all_tables(found) if table.key not in ('table4', 'table1')}
+  collection = reading.read([str(tmp_path)])
+  assert not tables.table2(collection).ids and not tables.table3(collection).ids
+  shown = {table.key: all_ours(table) for table in tables.all_tables(collection) if table.key not in ('table4', 'table1')}
   place = 'figure4_table' if 'data__permutation' in fields else 'other_runs'
   assert shown.pop(place) == ['70.00'] and not any(shown.values())
 
 
 def test_a_run_that_is_not_finished_fills_no_cell(tmp_path):
   example_runs.write(tmp_path / 'run', example_runs.imagenet(), [(50_000, {'val/top1': 0.7})])
-  found = reading.read([str(tmp_path)])
-  assert not tables.table3(found).ids
-  assert tables.all_tables(found)[-1].rows[0][2] == '50,000 of 92,897 steps, not finished'
+  collection = reading.read([str(tmp_path)])
+  assert not tables.table3(collection).ids
+  assert tables.all_tables(collection)[-1].rows[0][2] == '50,000 of 92,897 steps, not finished'
 
 
 def test_two_runs_for_a_cell_are_both_shown_newest_first(tmp_path):
@@ -190,9 +190,9 @@ def test_a_fine_tuned_run_stands_by_what_its_weights_saw(tmp_path):
     write_final(tmp_path / f'{epochs}', jft(epochs=epochs), {'val/precision_at_1': 0.5})
     write_final(tmp_path / f'tuned {epochs}', example_runs.finetuned(tmp_path / f'{epochs}', variant='L/16'),
                 {'test/top1': 0.84 + epochs / 1000})
-  found = reading.read([str(tmp_path)])
-  assert ours(table3_row(found, '7', 'Mixer-L/16', 'JFT-300M')['ImageNet']) == ['84.70']
-  assert ours(table3_row(found, '14', 'Mixer-L/16', 'JFT-300M')['ImageNet']) == ['85.40']
+  collection = reading.read([str(tmp_path)])
+  assert ours(table3_row(collection, '7', 'Mixer-L/16', 'JFT-300M')['ImageNet']) == ['84.70']
+  assert ours(table3_row(collection, '14', 'Mixer-L/16', 'JFT-300M')['ImageNet']) == ['85.40']
 
 
 def test_other_images_are_not_jft(tmp_path):
@@ -205,16 +205,16 @@ def test_published_weights_stand_by_their_name_and_the_crop_says_which_table(tmp
   for crop, score in (('paper_resize', 0.841), ('paper_crop', 0.839)):
     config = example_runs.finetuned('imagenet21k/Mixer-L_16', resolution=448, variant='L/16', crop=crop)
     write_final(tmp_path / crop, config, {'test/top1': score})
-  found = reading.read([str(tmp_path)])
-  assert ours(row(tables.table2(found), 'Mixer-L/16', 'ImageNet-21k')['ImageNet']) == ['84.10']
-  assert ours(table3_row(found, '300', 'Mixer-L/16', 'ImageNet-21k', '448')['ImageNet']) == ['83.90']
+  collection = reading.read([str(tmp_path)])
+  assert ours(row(tables.table2(collection), 'Mixer-L/16', 'ImageNet-21k')['ImageNet']) == ['84.10']
+  assert ours(table3_row(collection, '300', 'Mixer-L/16', 'ImageNet-21k', '448')['ImageNet']) == ['83.90']
 
 
 def test_the_average_of_five_wants_all_five(tmp_path):
   scores = dict(imagenet2012=0.8064, cifar10=0.97, cifar100=0.86, oxford_iiit_pet=0.91, oxford_flowers102=0.98)
   for task, score in scores.items():
-    found = reading.read([str(tmp_path)]) if any(tmp_path.iterdir()) else reading.Found()
-    assert not table3_row(found, data='ImageNet-21k')['Avg. 5'].ours
+    collection = reading.read([str(tmp_path)]) if any(tmp_path.iterdir()) else reading.Collection()
+    assert not table3_row(collection, data='ImageNet-21k')['Avg. 5'].ours
     write_final(tmp_path / task, example_runs.finetuned('imagenet21k/Mixer-B_16', task), {'test/top1': score})
     of_table_2 = example_runs.finetuned('imagenet21k/Mixer-B_16', task, crop='paper_resize')
     write_final(tmp_path / f'{task} of table 2', of_table_2, {'test/top1': 0.1},
@@ -254,11 +254,11 @@ def test_fine_tuned_bits_have_their_cells(tmp_path):
     config = bit_finetune.get_config(which).to_dict()
     config['start_from']['weights'] = str(before[name])
     write_final(tmp_path / which.replace(',', '-'), {**config, 'contents': 'x, 1000 examples'}, {'test/top1': score})
-  found = reading.read([str(tmp_path)])
-  in_table_2 = row(tables.table2(found), 'BiT-R152x4', 'ImageNet-21k')
+  collection = reading.read([str(tmp_path)])
+  in_table_2 = row(tables.table2(collection), 'BiT-R152x4', 'ImageNet-21k')
   assert (ours(in_table_2['ImageNet']), ours(in_table_2['Avg. 5'])) == (['80.00'], ['80.00'])
   assert in_table_2['ImageNet'].ours[0].note == 'at 480'
-  assert ours(table3_row(found, '7', 'BiT-R50x1', 'JFT-300M')['ImageNet']) == ['70.00']
+  assert ours(table3_row(collection, '7', 'BiT-R50x1', 'JFT-300M')['ImageNet']) == ['70.00']
 
 
 def test_an_evaluation_of_published_weights_has_its_cell(tmp_path):
@@ -270,10 +270,10 @@ def test_an_evaluation_of_published_weights_has_its_cell(tmp_path):
                  'evals': {'val': {**section, 'dataset': 'imagenet2012'},
                            'real': {**section, 'dataset': 'imagenet2012_real'}}},
       'val/top1': 0.7644, 'val/examples': 50000, 'real/precision_at_1': 0.8236, 'real/examples': 46837}))
-  found = reading.read([str(tmp_path / 'scores.json')])
-  cells = table3_row(found)
+  collection = reading.read([str(tmp_path / 'scores.json')])
+  cells = table3_row(collection)
   assert (ours(cells['ImageNet']), ours(cells['ReaL'])) == (['76.44'], ['82.36'])
-  assert found.runs[0].examples == {'val': 50000, 'real': 46837}
+  assert collection.runs[0].examples == {'val': 50000, 'real': 46837}
 
 
 def test_an_evaluation_of_a_run_stands_where_the_run_would(tmp_path):
@@ -312,27 +312,27 @@ def test_speeds_are_compared_on_the_same_device_and_dtype(tmp_path):
   lines = [speed('B/16', 3000.), speed('B/16', 2000., 'vit'), speed('B/16', 500., 'vit', dtype='float32'),
            speed('B/16', 700., 'vit', device='cpu')]
   (tmp_path / 'speed.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-  found = reading.read([str(tmp_path / 'speed.jsonl'), str(reading.OURS / 'table1.jsonl')])
-  cells = row(tables.throughput(found), 'Mixer-B/16 at 224 over ViT-B/16 at 224')
+  collection = reading.read([str(tmp_path / 'speed.jsonl'), str(reading.OURS / 'table1.jsonl')])
+  cells = row(tables.throughput(collection), 'Mixer-B/16 at 224 over ViT-B/16 at 224')
   assert cells['published'].published == '1.61 (1,384 to 861)'  # Table 3
   assert ours(cells['measured']) == ['1.50'] and ours(cells['by multiply-adds']) == ['1.39']
   # App. C: a dense token MLP at 448 has 237.38 GMACs, to 44.55 at 224.
-  doubled = row(tables.throughput(found), 'Mixer-L/16 at 224 over Mixer-L/16 at 448')
+  doubled = row(tables.throughput(collection), 'Mixer-L/16 at 224 over Mixer-L/16 at 448')
   assert doubled['published'].published == '3.99 (419 to 105)' and ours(doubled['by multiply-adds']) == ['5.33']
-  assert ours(table3_row(found)['img/s/core']) == ['3,000']
+  assert ours(table3_row(collection)['img/s/core']) == ['3,000']
 
 
 def test_speeds_of_other_hardware_stand_apart_and_each_says_its_own():
   lines = [speed('B/16', 9., device='cpu'), speed('B/16', 3000.), speed('B/16', 2000., device='NVIDIA H100'),
            speed('B/16', 9000., device='TPU v5 lite'), {**speed('B/16', 7.), 'device': None}]
-  found = reading.Found(throughputs=[records.of_object(line, 'speed.jsonl') for line in lines])
-  cell = table3_row(found)['img/s/core']
+  collection = reading.Collection(throughputs=[records.of_object(line, 'speed.jsonl') for line in lines])
+  cell = table3_row(collection)['img/s/core']
   assert {(value.text, value.note) for value in cell.ours} == {('3,000', 'bfloat16, TPU v3'),
                                                                ('9,000', 'bfloat16, TPU v5 lite')}
-  assert [(device, ours(cell)) for device, *_, cell in tables.speeds(found).rows] == [
+  assert [(device, ours(cell)) for device, *_, cell in tables.speeds(collection).rows] == [
       ('NVIDIA H100', ['2,000.0']), ('TPU v3', ['3,000.0']), ('TPU v5 lite', ['9,000.0']), ('cpu', ['9.0']),
       ('unknown', ['7.0'])]
-  shown = entries.of([one.id for one in found.throughputs], found, {})
+  shown = entries.of([one.id for one in collection.throughputs], collection, {})
   units = [re.search(r'images/s/(\w+),', dict(entry.facts)['results'])[1] for entry in shown]
   assert units == ['device', 'core', 'device', 'device', 'device']
 
@@ -362,14 +362,14 @@ def test_permutations_are_one_study_over_seeds(tmp_path):
   # Of another recipe, and so no seed of these.
   other = example_runs.changed(example_runs.DIGITS, optimizer__learning_rate=1.)
   write_final(tmp_path / 'other', other, {'test/top1': 0.1})
-  found = reading.read([str(tmp_path)])
-  cells = row(tables.study_table('figure4', found), 'Mixer, 2 blocks, 64 wide, patch 4', 'digits at 8 x 8 pixels')
+  collection = reading.read([str(tmp_path)])
+  cells = row(tables.study_table('figure4', collection), 'Mixer, 2 blocks, 64 wide, patch 4', 'digits at 8 x 8 pixels')
   assert {name: ours(cells[name]) for name in ('original', 'patches', 'pixels')} == {
       'original': ['97.00'], 'patches': ['97.00'], 'pixels': ['70.00']}
   assert cells['pixels'].ours[0].note == '60.00 to 80.00, 3 seeds' and len(cells['pixels'].ours[0].records) == 3
-  figure, = figures.figure4(found)
+  figure, = figures.figure4(collection)
   assert figure.title == 'Figure 4 on digits at 8 x 8 pixels' and len(figure.ids) == 9
-  assert all_ours(tables.all_tables(found)[-1]) == ['10.00']
+  assert all_ours(tables.all_tables(collection)[-1]) == ['10.00']
 
 
 def test_runs_without_permutations_are_no_study(tmp_path):
@@ -385,8 +385,8 @@ def test_a_seed_that_was_run_twice_counts_once_and_is_shown_twice(tmp_path):
       write_final(tmp_path / folder, example_runs.DIGITS, {'test/top1': score})
     events = example_runs.started_and_ended(time=f'2090-0{month}-01T00:00:00+00:00')
     (tmp_path / folder / 'history.jsonl').write_text(''.join(json.dumps(event) + '\n' for event in events))
-  found = reading.read([str(tmp_path)])
-  cell = row(tables.study_table('figure4', found), 'Mixer, 2 blocks, 64 wide, patch 4')['original']
+  collection = reading.read([str(tmp_path)])
+  cell = row(tables.study_table('figure4', collection), 'Mixer, 2 blocks, 64 wide, patch 4')['original']
   assert ours(cell) == ['87.00', '90.00'] and cell.ours[1].note == 'seed 0, older'
 
 
@@ -404,7 +404,7 @@ def test_the_data_scale_stops_early(tmp_path):
   assert (ours(cells['10% of the data']), ours(cells['100% of the data'])) == (['61.00'], ['70.00'])
 
 
-def test_appendix_a_stands_beside_the_plain_mixer_of_the_same_size(tmp_path):
+def test_appendix_a_is_compared_with_the_plain_mixer_of_the_same_size(tmp_path):
   for name, score in (('mlp_mixer', 0.9), ('untied_mixer', 0.8)):
     write_final(tmp_path / name, example_runs.changed(example_runs.DIGITS, model__name=name), {'test/top1': score})
   larger = example_runs.changed(example_runs.DIGITS, model__hidden_dim=128)
@@ -428,7 +428,7 @@ def test_collected_records_make_the_same_tables(tmp_path):
   from_runs, collected = reading.read([str(runs)]), reading.read([str(tmp_path / 'ours.jsonl')])
   from_runs.runs = [run for run in from_runs.runs if run.finished]
   assert tables.all_tables(from_runs) == tables.all_tables(collected)
-  # What is given both ways counts once.
+  # What is passed both ways counts once.
   assert len(reading.read([str(runs), str(tmp_path / 'ours.jsonl')]).runs) == 9
 
 
@@ -436,43 +436,43 @@ def test_cut_lines_are_counted_and_named(tmp_path, capsys):
   folder = write_final(tmp_path / 'run', example_runs.DIGITS, {'test/top1': 0.9})
   with (folder / 'records.jsonl').open('a') as file:
     file.write('[1]\n{"step": 110, "test/to')
-  found = reading.read([str(folder)])
-  assert found.warnings == [f'{folder}/records.jsonl: 2 lines are cut off or damaged (lines 2, 3); passed over']
-  assert found.runs[0].metrics == {'test/top1': 0.9}
-  command_line.tell(found.warnings)
-  assert capsys.readouterr().err.endswith('passed over\n1 warning\n')
+  collection = reading.read([str(folder)])
+  assert collection.warnings == [f'{folder}/records.jsonl: 2 lines are cut off or damaged (lines 2, 3); skipped']
+  assert collection.runs[0].metrics == {'test/top1': 0.9}
+  command_line.print_warnings(collection.warnings)
+  assert capsys.readouterr().err.endswith('skipped\n1 warning\n')
 
 
-@pytest.mark.parametrize('fields, told', [
-    (dict(format=2), 'the record is of format 2, and this code reads format 1. Make it again with this code'),
+@pytest.mark.parametrize('fields, message', [
+    (dict(format=2), 'the record is of format 2, and this code reads format 1. Write it again with this code'),
     (dict(format=None), 'has no "format", and this code reads format 1'),
     (dict(kind='dream'), "'kind' is 'dream'; it must be one of run, evaluation, throughput, count"),
     (dict(metrics=None), "'metrics' is missing"), (dict(steps='100'), "'steps' is '100'; it must be int"),
     (dict(metrics={'test/top1': 'high'}), "'test/top1' of 'metrics' is 'high'; it must be a number"),
-    (dict(config={'model': {}}), 'model.name of the config is None; it is not one that train.py has written'),
+    (dict(config={'model': {}}), 'model.name of the config is None; train.py does not write such a config'),
     (dict(curve=[3]), "'curve' holds 3; each must be [step, {metric: value}]")])
-def test_what_cannot_be_read_is_named_with_its_line(tmp_path, fields, told):
+def test_what_cannot_be_read_is_named_with_its_line(tmp_path, fields, message):
   write_final(tmp_path / 'run', example_runs.DIGITS, {'test/top1': 0.9})
   good = records.to_object(reading.read([str(tmp_path / 'run')]).runs[0])
   bad = {name: value for name, value in {**good, **fields}.items() if value is not None}
   (tmp_path / 'ours.jsonl').write_text(f'{json.dumps(bad)}\n{json.dumps(good)}\n')
-  found = reading.read([str(tmp_path / 'ours.jsonl')])
-  assert len(found.runs) == 1 and len(found.warnings) == 1
-  assert found.warnings[0].startswith(f'{tmp_path}/ours.jsonl:1: ') and told in found.warnings[0]
+  collection = reading.read([str(tmp_path / 'ours.jsonl')])
+  assert len(collection.runs) == 1 and len(collection.warnings) == 1
+  assert collection.warnings[0].startswith(f'{tmp_path}/ours.jsonl:1: ') and message in collection.warnings[0]
 
 
 def test_what_is_wrong_in_many_lines_is_told_once(tmp_path):
   (tmp_path / 'ours.jsonl').write_text('{"format": 7}\n' * 9)
   warning, = reading.read([str(tmp_path / 'ours.jsonl')]).warnings
   assert 'ours.jsonl:1: the record is of format 7' in warning
-  assert warning.endswith('passed over, and so 8 more, to line 9')
+  assert warning.endswith('skipped; the same for 8 more, up to line 9')
 
 
 def test_another_format_of_a_history_is_named(tmp_path):
   start, end = example_runs.started_and_ended()
   folder = write_final(tmp_path / 'run', example_runs.DIGITS, {'test/top1': 0.9}, history=[start, {**end, 'format': 3}])
-  found = reading.read([str(folder)])
-  assert f'{folder}/history.jsonl:2: the record is of format 3' in found.warnings[0]
+  collection = reading.read([str(folder)])
+  assert f'{folder}/history.jsonl:2: the record is of format 3' in collection.warnings[0]
 
 
 def test_a_run_without_history_has_an_unknown_commit(tmp_path):
@@ -486,9 +486,9 @@ def test_runs_that_cannot_be_read_are_passed_over(tmp_path):
   for name, content in (('empty', '{}'), ('damaged', '{"model": '), ('begun', json.dumps(example_runs.DIGITS))):
     (tmp_path / name).mkdir()
     (tmp_path / name / 'config.json').write_text(content)
-  found = reading.read([str(tmp_path)])
-  assert [run.name for run in found.runs] == ['good']
-  assert [warning.split(':')[0].removeprefix(f'{tmp_path}/') for warning in found.warnings] == [
+  collection = reading.read([str(tmp_path)])
+  assert [run.name for run in collection.runs] == ['good']
+  assert [warning.split(':')[0].removeprefix(f'{tmp_path}/') for warning in collection.warnings] == [
       'begun', 'damaged/config.json', 'empty/config.json']
 
 
@@ -496,7 +496,7 @@ def test_runs_that_cannot_be_read_are_passed_over(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-  with pytest.raises(SystemExit, match=rf'error: there is no {tmp_path}/gone\. Give the work directory of a run'):
+  with pytest.raises(SystemExit, match=rf'error: {tmp_path}/gone does not exist\. Pass the work directory of a run'):
     command_line.run(lambda: tables.main([str(tmp_path / 'gone')]))
 
 
@@ -504,7 +504,7 @@ def test_table_4_reads_the_fields_that_models_have(monkeypatch):
   load = tables.load_config
   monkeypatch.setattr(tables, 'load_config', lambda name: example_runs.changed(
       load(name), model__dropout_rate=0.3, model__stochastic_depth=0.4))
-  shown = str(tables.table4(reading.Found()))
+  shown = str(tables.table4(reading.Collection()))
   assert '0.3' in shown and '0.4' in shown
 
 
@@ -512,8 +512,8 @@ def test_the_data_scale_is_one_at_equal_steps(tmp_path):
   for fraction, steps in ((0.1, 101), (1., 100), (0.3, 60)):  # of which 101 is a rounding away
     config = example_runs.changed(example_runs.DIGITS, data__fraction=fraction, total_steps=steps)
     example_runs.write(tmp_path / f'{fraction}', config, [(steps, {'test/top1': 0.5})])
-  found = reading.read([tmp_path])
-  assert [sorted(study.arms) for study in studies.data_scale(found.runs)] == [[0.1, 1.0]]
+  collection = reading.read([tmp_path])
+  assert [sorted(study.arms) for study in studies.data_scale(collection.runs)] == [[0.1, 1.0]]
 
 
 def test_folders_may_hold_evaluations_and_files_of_other_kinds(tmp_path):
@@ -521,8 +521,8 @@ def test_folders_may_hold_evaluations_and_files_of_other_kinds(tmp_path):
   (tmp_path / 'other.json').write_text('{"format": 1}')
   evaluation = {'format': 1, 'kind': 'evaluation', 'config': {'model': {'name': 'vit'}}, 'name': 'w'}
   (tmp_path / 'e.json').write_text(json.dumps(evaluation))
-  found = reading.read([tmp_path])
-  assert any('e.json' in warning for warning in found.warnings)  # it was read, and says too little
+  collection = reading.read([tmp_path])
+  assert any('e.json' in warning for warning in collection.warnings)  # it was read, and says too little
 
 
 def test_a_history_of_other_types_is_left(tmp_path):
@@ -594,33 +594,33 @@ def test_the_page_is_whole(tmp_path):
   (pictures / 'stem.png').write_bytes(b'a picture')
   page.main([str(runs), f'--out={out}', f'--weights-pictures={pictures}'])
   text = (out / 'index.html').read_text()
-  found = Page(text)
-  assert len(set(found.ids)) == len(found.ids)
-  assert {link[1:] for link in found.links} <= set(found.ids)
-  outside = {file for file in found.files if '://' in file}
+  collection = Page(text)
+  assert len(set(collection.ids)) == len(collection.ids)
+  assert {link[1:] for link in collection.links} <= set(collection.ids)
+  outside = {file for file in collection.files if '://' in file}
   assert outside == {'https://arxiv.org/abs/2105.01601'}
-  assert all((out / file).is_file() for file in set(found.files) - outside)
-  assert 'weights/stem.png' in found.files
-  assert not found.tags & {'script', 'link', 'b'}
+  assert all((out / file).is_file() for file in set(collection.files) - outside)
+  assert 'weights/stem.png' in collection.files
+  assert not collection.tags & {'script', 'link', 'b'}
   for key in ('table1', 'table2', 'table3', 'table4', 'figure2_left', 'figure2_right', 'figure3', 'throughput',
               'figure4_digits_at_8_x_8_pixels_test_top1', 'weights', 'records'):
-    assert any(id_.startswith(key) for id_ in found.ids)  # Figure 2 right is of the committed records, or an empty one
+    assert any(id_.startswith(key) for id_ in collection.ids)  # Figure 2 right is of the committed records, or an empty one
 
 
 def test_the_same_runs_make_the_same_figure(tmp_path):
   permuted(tmp_path / 'runs', original=[0.98], pixels=[0.7])
   for name in ('one', 'other'):
     figures.write(figures.figure4(reading.read([str(tmp_path / 'runs')])), storage.path_of(tmp_path / name))
-  there = {path.name: path.read_bytes() for path in (tmp_path / 'one').iterdir()}
-  assert there == {name: (tmp_path / 'other' / name).read_bytes() for name in there}
-  assert sorted(there) == [f'figure4_digits_at_8_x_8_pixels_test_top1{end}' for end in ('.png', '.svg', '_narrow.svg')]
+  files = {path.name: path.read_bytes() for path in (tmp_path / 'one').iterdir()}
+  assert files == {name: (tmp_path / 'other' / name).read_bytes() for name in files}
+  assert sorted(files) == [f'figure4_digits_at_8_x_8_pixels_test_top1{end}' for end in ('.png', '.svg', '_narrow.svg')]
 
 
 def test_figures_have_all_published_points():
   assert len(tables.published('table3_scales')) == 26
-  captured = {figure.key: figure for figure in figures.all_figures(reading.Found())}
+  captured = {figure.key: figure for figure in figures.all_figures(reading.Collection())}
   assert [key for key, figure in captured.items() if figure.panels] == ['figure2_left', 'figure3']
-  points, ids = figures._points(tables.published('table2_transfer'), 'tpuv3_core_days', reading.Found(), 'paper_resize')
+  points, ids = figures._points(tables.published('table2_transfer'), 'tpuv3_core_days', reading.Collection(), 'paper_resize')
   assert len(points) == 10 and not ids and figures.Point('Mixer-H/14', 1010., 87.94) in points
 
 

@@ -21,9 +21,9 @@ def swept(speeds, max_batch=4096, error=throughput.NoMemory()):
       raise error
     return speed(known[batch_size])
   known = {2**k: median for k, median in enumerate(speeds)}
-  found, why = throughput.sweep(measure, max_batch)
-  assert all(each == speed(each.median) for _, each in found)
-  return [(size, each.median) for size, each in found], why
+  speeds, why = throughput.sweep(measure, max_batch)
+  assert all(each == speed(each.median) for _, each in speeds)
+  return [(size, each.median) for size, each in speeds], why
 
 
 @pytest.mark.parametrize('speeds, max_batch, ended', [
@@ -38,10 +38,10 @@ def test_a_sweep_measures_up_to_the_largest_batch_asked_for_or_until_memory_ends
 
 def test_the_best_of_a_sweep_is_recorded_with_its_spread():
   plan = dict(fields=dict(name='vit', variant='B/16'), resolution=224, dtype='bfloat16', gmacs=1.)
-  found = throughput.record(plan, [(1, speed(22.9)), (2, speed(22.8)), (4, speed(84.4)), (8, speed(80.))], 'x', {})
-  assert (found['batch_size'], found['images_per_s_per_core']) == (4, 84.4)
-  assert found['spread'] == [75.96, 92.84] and found['sweep'] == [[1, 22.9], [2, 22.8], [4, 84.4], [8, 80.]]
-  line = throughput.table([found], 'device').split('\n')[-1]
+  line = throughput.record(plan, [(1, speed(22.9)), (2, speed(22.8)), (4, speed(84.4)), (8, speed(80.))], 'x', {})
+  assert (line['batch_size'], line['images_per_s_per_core']) == (4, 84.4)
+  assert line['spread'] == [75.96, 92.84] and line['sweep'] == [[1, 22.9], [2, 22.8], [4, 84.4], [8, 80.]]
+  line = throughput.table([line], 'device').split('\n')[-1]
   assert line == '| vit B/16 | 224 | bfloat16 | 84.4 | 75.96 to 92.84 | 4 | 1 | 0.0844 | x |'
 
 
@@ -123,9 +123,9 @@ def test_a_tiny_sweep_adds_a_line_for_each_model(tmp_path, capsys, monkeypatch):
       gmacs=round(throughput.planned('mlp_mixer:S/32', 32, 'float32')['gmacs'], 4), device='cpu', devices=8,
       machine=provenance.machine(), versions=provenance.versions(), commit='0123abc',
       config_hash=provenance.digest({**fields, 'resolution': 32}))
-  told = capsys.readouterr()
-  assert '| mlp_mixer S/32 | 32 | float32 | ' in told.out
-  assert re.search(r'mlp_mixer:S/32 at 32 in float32: batch 2, \S+ images/s/device \(\S+ to \S+ in \d+ repeats\)', told.err)
+  output = capsys.readouterr()
+  assert '| mlp_mixer S/32 | 32 | float32 | ' in output.out
+  assert re.search(r'mlp_mixer:S/32 at 32 in float32: batch 2, \S+ images/s/device \(\S+ to \S+ in \d+ repeats\)', output.err)
 
 
 def test_a_model_whose_first_batch_does_not_fit_has_no_line_and_the_others_have(tmp_path, monkeypatch, capsys):
@@ -155,10 +155,10 @@ def test_a_wrong_variant_of_any_model_is_named(name):
     ('--resolutions=224,x', "--resolutions has 'x'; it must be a number of pixels, or several: 224,448"),
     ('--resolutions=0', "--resolutions has '0'"),
     ('--resolutions=100', 'mlp_mixer:S/32 at 100: the images are 100 x 100 pixels, which patches of 32 x 32 do not'),
-    ('--dtypes=float16', "--dtypes has 'float16'; there are bfloat16, float32"),
+    ('--dtypes=float16', "--dtypes has 'float16'; it must be one of bfloat16, float32"),
     ('--max-batch=0', '--max-batch is 0; it must be at least 1'),
     ('--seconds=nan', '--seconds is nan; it must be at least 0.001'),
-    ('--out=nowhere/x.jsonl', '--out is nowhere/x.jsonl; it must be a file in a folder that is there'),
+    ('--out=nowhere/x.jsonl', '--out is nowhere/x.jsonl; it must be a file in an existing folder'),
 ])
 def test_a_wrong_flag_is_named_before_anything_is_measured(tmp_path, capsys, flag, text):
   with pytest.raises(SystemExit):
