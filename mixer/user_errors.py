@@ -44,13 +44,17 @@ class ArgumentParser(argparse.ArgumentParser):
     self.add_argument(DEBUG, action='store_true', help='show the traceback of an error')  # handled by in_one_line
 
   def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
+    self.check_flags(sys.argv[1:] if arguments is None else arguments)
+    return super().parse_args(arguments)
+
+  def check_flags(self, arguments: list[str]):
+    """Exits with an error if a flag is unknown, and suggests the nearest one."""
     known = list(self._option_string_actions)
-    for argument in itertools.takewhile(lambda x: x != '--', sys.argv[1:] if arguments is None else arguments):
+    for argument in itertools.takewhile(lambda x: x != '--', arguments):
       flag = argument.split('=')[0]
       if flag.startswith('--') and not any(name.startswith(flag) for name in known):
         near = difflib.get_close_matches(flag, known, n=1)
         self.error(f'unknown flag {flag}' + (f'; did you mean {near[0]}?' if near else ''))
-    return super().parse_args(arguments)
 
   def error(self, message: str):
     self.exit(2, f'{self.prog}: error: {message} (--help lists the flags)\n')

@@ -463,7 +463,7 @@ class Counts:
 
 
 def run(reader, name: str, seed: int, number: int, counts: Counts, kept: pathlib.Path) -> str | None:
-  """Feeds one input. Returns what it found, or None."""
+  """Feeds one input. Returns its traceback if it failed, else None."""
   rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
   data = reader.inputs(rng)
   (kept / 'last').write_bytes(f'{name} {number}\n'.encode() + data)  # where a process that ends leaves it
@@ -486,7 +486,7 @@ def run(reader, name: str, seed: int, number: int, counts: Counts, kept: pathlib
 
 
 def limit_memory():
-  """Address space from here on: MEMORY more than there is."""
+  """Limits the address space to MEMORY more than now."""
   size = next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmSize')) * 1024
   resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
 
@@ -527,12 +527,12 @@ def main():
     for name, reader in readers.items():
       if number % reader.every:
         continue
-      found = run(reader, name, arguments.seed, number, counts[name], kept)
-      if found:
-        kind = name, found.strip().split('\n')[-1][:60]
+      problem = run(reader, name, arguments.seed, number, counts[name], kept)
+      if problem:
+        kind = name, problem.strip().split('\n')[-1][:60]
         findings[kind] += 1
         if findings[kind] == 1:
-          print(found, flush=True)
+          print(problem, flush=True)
   print(f'{"reader":<12} {"read":>8} {"refused":>8} {"findings":>8} {"ms each":>8}')
   for name, count in counts.items():
     number = count.read + count.refused + count.findings

@@ -21,35 +21,35 @@ from tools import config_page
 
 def lines(path, config):
   """{'config.seed': (value, rest of its line)} of the present fields, and of those that can be added."""
-  there, more = config_fields.describe(path, config).split('Fields that can be added, with their defaults:')
+  present, addable = config_fields.describe(path, config).split('Fields that can be added, with their defaults:')
   row = lambda text: {name: (value, rest) for name, value, rest in
                       re.findall(r'^  --(config\.[\w.]+)=(.*?)  +(.*)$', text, re.M)}
-  return row(there), row(more)
+  return row(present), row(addable)
 
 
 def test_every_field_has_its_value_type_and_a_meaning():
   config = mixer_digits.get_config()
-  there, _ = lines('configs/mixer_digits.py', config)
-  assert set(there) == {f'config.{path}' for path in configuration.flat(config)}
-  assert {name.removeprefix('config.'): value for name, (value, _) in there.items()} == {
+  present, _ = lines('configs/mixer_digits.py', config)
+  assert set(present) == {f'config.{path}' for path in configuration.flat(config)}
+  assert {name.removeprefix('config.'): value for name, (value, _) in present.items()} == {
       path: str(value) for path, value in configuration.flat(config).items()}
-  assert all(len(rest.split()) > 3 for _, rest in there.values())
-  assert re.search(r'^float +the highest one; above 0\.$', there['config.optimizer.learning_rate'][1])
-  assert re.search(r'^float +at least 0, and fewer than the run has\.$', there['config.optimizer.schedule.warmup_epochs'][1])
+  assert all(len(rest.split()) > 3 for _, rest in present.values())
+  assert re.search(r'^float +the highest one; above 0\.$', present['config.optimizer.learning_rate'][1])
+  assert re.search(r'^float +at least 0, and fewer than the run has\.$', present['config.optimizer.schedule.warmup_epochs'][1])
 
 
 def test_what_may_be_added_has_its_default_and_is_not_there_already():
-  there, more = lines('configs/mixer_digits.py', mixer_digits.get_config())
-  assert not set(there) & set(more)
-  assert more['config.optimizer.b2'][0] == '0.999' and 'config.optimizer.momentum' not in more
-  assert more['config.start_from.weights'][0] == 'required'
-  assert not any(name.endswith('total_steps') or 'warmup_steps' in name for name in more)  # they are in epochs
-  transfer, more = lines('configs/mixer_digits_transfer.py', mixer_digits_transfer.get_config())
-  assert transfer['config.start_from.head'][0] == 'fresh' and [name for name in more if 'start_from' in name] == [
+  present, addable = lines('configs/mixer_digits.py', mixer_digits.get_config())
+  assert not set(present) & set(addable)
+  assert addable['config.optimizer.b2'][0] == '0.999' and 'config.optimizer.momentum' not in addable
+  assert addable['config.start_from.weights'][0] == 'required'
+  assert not any(name.endswith('total_steps') or 'warmup_steps' in name for name in addable)  # they are in epochs
+  transfer, addable = lines('configs/mixer_digits_transfer.py', mixer_digits_transfer.get_config())
+  assert transfer['config.start_from.head'][0] == 'fresh' and [name for name in addable if 'start_from' in name] == [
       'config.start_from.mean', 'config.start_from.std']
-  _, more = lines('configs/mixer_b16_jft.py', mixer_b16_jft.get_config())
-  assert 'config.model.hidden_dim' not in more  # the variant has it
-  assert more['config.probes.imagenet.l2'][0] == '1024.0' and 'config.probes.imagenet.train.label' in more
+  _, addable = lines('configs/mixer_b16_jft.py', mixer_b16_jft.get_config())
+  assert 'config.model.hidden_dim' not in addable  # the variant has it
+  assert addable['config.probes.imagenet.l2'][0] == '1024.0' and 'config.probes.imagenet.train.label' in addable
 
 
 def test_the_docstring_comes_first():

@@ -61,7 +61,7 @@ def test_every_field_is_read_and_the_model_and_optimizer_can_be_built(name):
   side = config.data.resolution
   state = jax.eval_shape(lambda: train_step.init(model, optimizer, (side, side, 3), config.seed))
   assert state.params['head']['bias'].shape == (config.model.num_classes,)
-  # The data need not be there: the signatures say which fields are read.
+  # Without the data: the signatures have the fields that are read.
   reads(input_pipeline.train_batches, 'data', config.data, seed=0, shard=None)
   for evaluation, fields in config.evals.items():
     reads(input_pipeline.eval_batches, f'evals.{evaluation}', fields, where='', shard=None)
@@ -182,11 +182,11 @@ def test_what_no_config_is_called_lists_the_names(load, which, message):
     load(which)
 
 
-def reads(function, section, fields, **given):
+def reads(function, section, fields, **keywords):
   """Raises unless `function` takes the fields of a section; it is not called."""
   stand_in = lambda **_: None
   stand_in.__signature__ = inspect.signature(function)
-  configuration.instantiate(stand_in, section, fields, **given)
+  configuration.instantiate(stand_in, section, fields, **keywords)
 
 
 @pytest.mark.parametrize('name', NAMES)

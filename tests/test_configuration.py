@@ -1,4 +1,4 @@
-"""What a config may say, and the text of the error where it says something else."""
+"""The rules of configs, and the errors of those that break them."""
 
 import collections.abc
 import os
@@ -11,8 +11,8 @@ import pytest
 from mixer import configuration
 
 
-def section(a, b=2, *, parent=None, given=None):
-  return a, b, parent, given
+def section(a, b=2, *, parent=None, keywords=None):
+  return a, b, parent, keywords
 
 
 def a_config(**fields):
@@ -26,20 +26,20 @@ def a_config(**fields):
 
 def test_instantiate():
   fields = ml_collections.ConfigDict(dict(a=1))
-  assert configuration.instantiate(section, 'data', fields, given=4) == (1, 2, None, 4)
+  assert configuration.instantiate(section, 'data', fields, keywords=4) == (1, 2, None, 4)
   assert configuration.instantiate(section, 'data', dict(a=1, b=3)) == (1, 3, None, None)
 
 
-@pytest.mark.parametrize('fields, given, message', [
-    (dict(a=1, bb=3), {}, r'unknown field config\.data\.bb\. Did you mean config\.data\.b\? Valid fields: a, b, g'),
-    (dict(a=1, unlike=3), {}, r'unknown field config\.data\.unlike\. Valid fields: a, b, given$'),
+@pytest.mark.parametrize('fields, keywords, message', [
+    (dict(a=1, bb=3), {}, r'unknown field config\.data\.bb\. Did you mean config\.data\.b\? Valid fields: a, b, k'),
+    (dict(a=1, unlike=3), {}, r'unknown field config\.data\.unlike\. Valid fields: a, b, keywords$'),
     (dict(a=1, parent=3), {}, r'unknown field config\.data\.parent\.'),
-    (dict(a=1, given=3), dict(given=4), r'unknown field config\.data\.given\. Valid fields: a, b$'),
+    (dict(a=1, keywords=3), dict(keywords=4), r'unknown field config\.data\.keywords\. Valid fields: a, b$'),
     (dict(b=1), {}, r'config\.data\.a is missing; set it in the config or by --config\.data\.a=$'),
 ])
-def test_instantiate_with_wrong_fields(fields, given, message):
+def test_instantiate_with_wrong_fields(fields, keywords, message):
   with pytest.raises(ValueError, match=message):
-    configuration.instantiate(section, 'data', fields, hidden=('parent',), **given)
+    configuration.instantiate(section, 'data', fields, hidden=('parent',), **keywords)
 
 
 def typed(rate: float = 0., number: int | None = None, name: str = '', flag: bool = False, anything=None):
@@ -239,11 +239,11 @@ def test_a_shorter_run_has_a_shorter_warmup(capsys, total, warmup, assignments, 
   resolved = configuration.epochs_to_steps(config, 10)
   assert resolved.optimizer.schedule.to_dict() == dict(warmup_steps=steps)
   assert 'shortened_from' not in resolved
-  said = capsys.readouterr().out
-  assert bool(said) == (steps < 30)
-  if said:
+  output = capsys.readouterr().out
+  assert bool(output) == (steps < 30)
+  if output:
     assert re.fullmatch(rf'warmup shortened to {steps} of 50 steps, as the run was to {resolved.total_steps} of 500; '
-                        r'--config\.optimizer\.schedule\.warmup_steps=50 keeps it\n', said)
+                        r'--config\.optimizer\.schedule\.warmup_steps=50 keeps it\n', output)
 
 
 @pytest.mark.parametrize('fields, message', [
@@ -311,9 +311,9 @@ def with_data(dataset, contents=FILES, data_dir=None, **fields):
 def test_the_same_images_may_lie_elsewhere():
   run = with_data
   here = run('root', contents_sample='abc')
-  for there in (run('root/'), run('./root'), run(f'{os.getcwd()}/root', contents_sample='other'),
+  for same in (run('root/'), run('./root'), run(f'{os.getcwd()}/root', contents_sample='other'),
                 run('/moved', contents_sample='abc')):
-    assert configuration.differences(there, here) == configuration.differences(here, there) == []
+    assert configuration.differences(same, here) == configuration.differences(here, same) == []
   assert configuration.differences(run('/moved'), here) == ["data.dataset: '/moved' before, 'root' now"]
   assert configuration.differences(run('/moved', contents_sample='other'), here) == [
       OTHER_IMAGES, "data.dataset: '/moved' before, 'root' now"]

@@ -20,10 +20,10 @@ def command(tmp_path, monkeypatch):
   trained = []
 
   def fake(arguments):
-    given = dict(argument.removeprefix('--').partition('=')[::2] for argument in arguments[2:])
-    workdir = pathlib.Path(given['workdir'])
+    fields = dict(argument.removeprefix('--').partition('=')[::2] for argument in arguments[2:])
+    workdir = pathlib.Path(fields['workdir'])
     trained.append(workdir.name)
-    seed = int(given['config.seed'])
+    seed = int(fields['config.seed'])
     (workdir / 'config.json').write_text(json.dumps({'total_steps': 20}))
     # Upstream is best in the middle, where the probe is 0.1 better than at the end.
     score = 0.6 + 0.01 * seed
@@ -70,10 +70,10 @@ def test_every_arm_has_its_seeds_and_a_config_of_equal_steps(name, arms, tmp_pat
 
 def test_the_last_step_counts_and_means_and_ranges_are_over_the_seeds(command, tmp_path, capsys):
   assert len(command('appendix_a', '--seeds=3')) == 15
-  found = rows_of(tmp_path)
-  assert (found['experiment'], found['dataset'], found['scored']) == ('appendix_a', 'digits', 'after the last step')
-  assert [row['model'] for row in found['results']] == ['plain', 'untied', 'grouped', 'views', 'pyramid']
-  row = found['results'][0]
+  results = rows_of(tmp_path)
+  assert (results['experiment'], results['dataset'], results['scored']) == ('appendix_a', 'digits', 'after the last step')
+  assert [row['model'] for row in results['results']] == ['plain', 'untied', 'grouped', 'views', 'pyramid']
+  row = results['results'][0]
   assert (row['seeds'], row['steps']) == ([0, 1, 2], [20] * 3)
   assert row['examples'] == {'val/examples': 7, 'other/examples': 9}
   scores = row['other/5shot'].pop('scores')
@@ -86,8 +86,8 @@ def test_the_last_step_counts_and_means_and_ranges_are_over_the_seeds(command, t
 
 def test_of_the_data_scale_the_best_upstream_validation_counts(command, tmp_path):
   command('data_scale', '--seeds=1')
-  found = rows_of(tmp_path)
-  row = found['results'][0]
+  results = rows_of(tmp_path)
+  row = results['results'][0]
   assert (row['model'], row['arm'], row['steps'], row['other/5shot']['mean']) == ('mixer_s', '0.03', [10], 0.7)
   assert row['other/5shot']['std'] is None
   assert '| model | 0.03 | 0.1 | 0.3 | 1 |' in (tmp_path / 'table.md').read_text().splitlines()

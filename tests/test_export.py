@@ -34,7 +34,7 @@ def pixels(*shape):
   return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
 
 
-def wanted(weights, name, image):
+def expected_of(weights, name, image):
   """Probabilities by the input pipeline's preprocessing and the model itself. [H, W, 3] -> [K]."""
   resize = export_crops.side_before(weights.resolution, None, name)
   crop = preprocess.EVALUATION_CROPS[name](tf.constant(image), resize, weights.resolution)
@@ -51,7 +51,7 @@ def test_the_file_gives_the_probabilities_of_the_weights(name, loss):
     images = pixels(*shape)
     got = np.asarray(program.call(images))
     # One level of one pixel moves a probability by a few thousandths of 1 % here.
-    np.testing.assert_allclose(got, [wanted(weights, name, image) for image in images], atol=1e-3)
+    np.testing.assert_allclose(got, [expected_of(weights, name, image) for image in images], atol=1e-3)
     assert np.ptp(got, axis=1).min() > 0.05
 
 
@@ -70,7 +70,7 @@ def test_the_printed_script_runs_without_this_repository(tmp_path, capsys):
                         env={'PATH': '', 'PYTHONPATH': '', 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   best = [line.split() for line in done.stdout.splitlines()]
-  of_weights = wanted(weights, 'antialiased', image)
+  of_weights = expected_of(weights, 'antialiased', image)
   assert [int(name) for _, name in best] == np.argsort(-of_weights)[:5].tolist()
   np.testing.assert_allclose([float(p) for p, _ in best], np.sort(of_weights)[::-1][:5], atol=1e-3)
 
@@ -85,16 +85,16 @@ def test_class_names_come_beside_it_and_into_the_script(tmp_path, capsys, monkey
   assert 'drawn' in printed and 'then timm from 18' in printed
 
 
-@pytest.mark.parametrize('arguments, told', [
+@pytest.mark.parametrize('arguments, message', [
     (['--out=model.pb'], r'--out is model.pb; it must end in .stablehlo or .onnx'),
-    (['--out=nowhere/model.stablehlo'], r'there is no directory nowhere; make it first'),
+    (['--out=nowhere/model.stablehlo'], r'the directory nowhere does not exist: make it first'),
     (['--out=tests.stablehlo', '--outt=x'], r'unknown flag --outt; did you mean --out?'),
-    (['--out=model.onnx', '--preprocessing=timm'], r'model.onnx holds no preprocessing; drop --preprocessing and'),
+    (['--out=model.onnx', '--preprocessing=timm'], r'model.onnx holds no preprocessing; remove --preprocessing and'),
 ])
-def test_flags_that_make_no_sense_are_refused(arguments, told, capsys):
+def test_flags_that_make_no_sense_are_refused(arguments, message, capsys):
   with pytest.raises(SystemExit):
     export.main(['--weights=any', *arguments])
-  assert told in capsys.readouterr().err
+  assert message in capsys.readouterr().err
 
 
 def test_weights_without_a_head_are_refused(monkeypatch, tmp_path):

@@ -23,7 +23,7 @@ def test_damaged_files_are_read_or_refused_by_name_in_bounded_memory():
 
 
 def test_a_finding_is_told(tmp_path):
-  """Of a reader that raises what it should not, and one that takes more memory than there is."""
+  """Of a reader that raises what it should not, and one that takes more memory than is available."""
   script = f'''if True:
       import pathlib, sys
       sys.argv = ['fuzz.py', '--inputs=5', '--reader=vocabulary', '--keep={tmp_path}']

@@ -454,7 +454,7 @@ def test_a_part_is_prepared_by_its_published_name_with_an_image_to_validate(tmp_
   command = lambda **flags: tool.prepare('imagenet21k/winter21', str(tmp_path / 'data'), str(tmp_path), **flags)
   with pytest.raises(ValueError, match='holds 2 synsets, and winter21 has 19,167: .* To take what it holds, give --partial'):
     command()
-  with pytest.raises(ValueError, match='--partial and --beam do not go together'):
+  with pytest.raises(ValueError, match='--partial and --beam exclude each other'):
     command(partial=True, beam='runner=DirectRunner')
   builder = tfds.builder_from_directory(command(partial=True))
   assert 'imagenet21k/winter21, label: 2 synsets; published: 19,167' in capsys.readouterr().out

@@ -266,7 +266,7 @@ def test_the_command_takes_the_folder_of_the_images(folder, tmp_path_factory):
   there = dict(data_dir=str(folder.parent / 'data'), manual_dir=str(folder))
   path = prepare_tool.prepare('multilabel', **there, images=str(elsewhere))
   assert len(examples(tfds.builder_from_directory(path))) == 1
-  with pytest.raises(ValueError, match='--images is .*/none, which is no folder'):
+  with pytest.raises(ValueError, match='--images is .*/none, which is not a folder'):
     prepare_tool.prepare('multilabel', **there, images=str(folder / 'none'))
   with pytest.raises(ValueError, match='--images says where the images of manifests lie, .* is made; cifar10'):
     prepare_tool.prepare('cifar10', **there, images=str(elsewhere))

@@ -96,7 +96,7 @@ def quick(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_plan_needs_neither_data_nor_compilation_and_is_there_for_every_pre_training_config(quick):
+def test_a_plan_needs_neither_data_nor_compilation_and_every_pre_training_config_has_one(quick):
   assert set(quick['plans']) == {f'configs/{name}' for name in PLANS}
   assert quick['compilations'] == 0
 
@@ -104,18 +104,18 @@ def test_a_plan_needs_neither_data_nor_compilation_and_is_there_for_every_pre_tr
 @pytest.mark.slow
 @pytest.mark.parametrize('name', EXPECTED)
 def test_quick_plan(quick, name):
-  found, (variant, steps, core_days) = quick['plans'][f'configs/{name}.py'], EXPECTED[name]
-  assert found['params'] == PARAMS[variant]
-  assert (found['steps'], found['paper']) == (steps, core_days)
-  assert found['state'] == 4 * 3 * found['all'] + 3 * 4  # float32; AdamW's two moments; three counters of steps
-  assert found['fits']
+  result, (variant, steps, core_days) = quick['plans'][f'configs/{name}.py'], EXPECTED[name]
+  assert result['params'] == PARAMS[variant]
+  assert (result['steps'], result['paper']) == (steps, core_days)
+  assert result['state'] == 4 * 3 * result['all'] + 3 * 4  # float32; AdamW's two moments; three counters of steps
+  assert result['fits']
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', OTHERS)
 def test_quick_plan_of_a_baseline_or_of_a_study(quick, name):
-  found = quick['plans'][f'configs/{name}']
-  assert found['paper'] == OTHERS[name] and found['fits']
+  result = quick['plans'][f'configs/{name}']
+  assert result['paper'] == OTHERS[name] and result['fits']
 
 
 @pytest.mark.slow
@@ -131,8 +131,8 @@ def test_the_slice_of_a_config_exists_and_is_what_it_is_planned_for(quick, name)
 @pytest.mark.slow
 def test_the_paper_took_a_sensible_part_of_the_peak(quick):
   # 12 to 57 %, the least of BiT-R50x1; its figures have one or two digits.
-  for found in quick['plans'].values():
-    assert found['paper'] is None or 0.12 < 0.4 * found['core_days'] / found['paper'] < 0.6
+  for result in quick['plans'].values():
+    assert result['paper'] is None or 0.12 < 0.4 * result['core_days'] / result['paper'] < 0.6
 
 
 def small(**fields):
@@ -159,8 +159,8 @@ def test_an_unknown_topology_names_the_known_ones(topology):
     ('v2:4x4', 'v2-32', 32), ('v3:8x8', 'v3-128', 128), ('v4:2x2x4', 'v4-32', 16), ('v5e:4x4', 'v5litepod-16', 16),
     ('v5p:2x2x1', 'v5p-8', 4), ('v6e:2x4', 'v6e-8', 8)])
 def test_slices_have_the_names_of_cloud_tpu(topology, name, cores):
-  found = accelerators.slice_of(topology)
-  assert (found.name, found.cores) == (name, cores)
+  result = accelerators.slice_of(topology)
+  assert (result.name, result.cores) == (name, cores)
 
 
 @pytest.mark.parametrize('fields, message', [
@@ -295,24 +295,24 @@ def test_the_model_is_the_form_for_tpus_whatever_runs_here():
   assert small_plan().model.platform == 'tpu' and jax.default_backend() == 'cpu'
 
 
-@pytest.mark.parametrize('fields, told', [({}, True), ({'step.accumulate': 2}, False), ({'model.scan': True}, False)])
-def test_the_time_of_a_loop_that_is_counted_once_is_not_told(fields, told):
+@pytest.mark.parametrize('fields, estimated', [({}, True), ({'step.accumulate': 2}, False), ({'model.scan': True}, False)])
+def test_the_time_of_a_loop_that_is_counted_once_is_not_reported(fields, estimated):
   step = types.SimpleNamespace(
       memory_analysis=lambda: types.SimpleNamespace(peak_memory_in_bytes=1), as_text=lambda: '',
       cost_analysis=lambda: {'optimal_seconds': 0.5, 'bytes accessed': 7e9})
   plan = small_plan(**fields)
-  found = compiler.compiled(types.SimpleNamespace(compile=lambda: step), compiler.counted_once(plan))
-  assert (found['step_seconds'], found['accessed_bytes']) == ((0.5, 7e9) if told else (None, None))
-  assert ('images/s a core: an upper bound' in compiler.describe_compiled(plan, found, 8)) == told
+  result = compiler.compiled(types.SimpleNamespace(compile=lambda: step), compiler.counted_once(plan))
+  assert (result['step_seconds'], result['accessed_bytes']) == ((0.5, 7e9) if estimated else (None, None))
+  assert ('images/s a core: an upper bound' in compiler.describe_compiled(plan, result, 8)) == estimated
 
 
 def test_a_negative_estimate_of_xla_is_no_time():
   step = types.SimpleNamespace(
       memory_analysis=lambda: types.SimpleNamespace(peak_memory_in_bytes=1), as_text=lambda: '',
       cost_analysis=lambda: {'optimal_seconds': -0.5, 'bytes accessed': 7e9})
-  found = compiler.compiled(types.SimpleNamespace(compile=lambda: step), counted_once=False)
-  assert found['step_seconds'] is None
-  assert "XLA's estimate is no time" in compiler.describe_compiled(small_plan(), found, 8)
+  result = compiler.compiled(types.SimpleNamespace(compile=lambda: step), counted_once=False)
+  assert result['step_seconds'] is None
+  assert "XLA's estimate is no time" in compiler.describe_compiled(small_plan(), result, 8)
 
 
 def test_the_cost_grows_with_the_steps_and_falls_with_the_utilisation():
@@ -344,10 +344,10 @@ def test_all_reduces_are_found_and_summed_in_the_text_of_a_module():
     (64, 64, 8, [8, 16]), (200, 64, 16, [8, 16, 32]), (25, 64, 2, [8, 4, 2]), (0, 64, None, [8, 4, 2, 1])])
 def test_the_sweep_finds_the_largest_batch_that_fits(monkeypatch, limit, first, answer, tried):
   seen = []
-  found = lambda number: dict(fits=8 * number <= limit, message='too large', peak_bytes=1, step_seconds=1.,
+  result = lambda number: dict(fits=8 * number <= limit, message='too large', peak_bytes=1, step_seconds=1.,
                               accessed_bytes=1, all_reduce_bytes=1, compile_seconds=1.)
   monkeypatch.setattr(compiler, 'lower', lambda plan, number: seen.append(number) or number)
-  monkeypatch.setattr(compiler, 'compiled', lambda number, _: found(number))
+  monkeypatch.setattr(compiler, 'compiled', lambda number, _: result(number))
   assert compiler.largest(small_plan(**{'data.batch_size': first})) == answer
   assert seen == tried
 
@@ -408,24 +408,24 @@ def run(*arguments, code=0):
   return done.stdout + done.stderr
 
 
-def test_the_command_tells_a_plan(data_dir):
-  told = run('--config=configs/mixer_b16_i21k.py', f'--config.data.data_dir={data_dir}')
-  assert '59,111,472 without the head; 25.2 GFLOPs an image forward, 75.7 in training' in told
-  assert 'slice     v3-32 (v3:4x4): 32 cores; a core has 16 GiB' in told
-  assert 'batch     4,096, 128 a core' in told and 'steps     1,039,829, 300.0 epochs' in told
-  assert 'at 40% of the peak, which is an assumption' in told and '150 TPUv3 core-days (Tables 2, 3)' in told
+def test_the_command_prints_a_plan(data_dir):
+  output = run('--config=configs/mixer_b16_i21k.py', f'--config.data.data_dir={data_dir}')
+  assert '59,111,472 without the head; 25.2 GFLOPs an image forward, 75.7 in training' in output
+  assert 'slice     v3-32 (v3:4x4): 32 cores; a core has 16 GiB' in output
+  assert 'batch     4,096, 128 a core' in output and 'steps     1,039,829, 300.0 epochs' in output
+  assert 'at 40% of the peak, which is an assumption' in output and '150 TPUv3 core-days (Tables 2, 3)' in output
 
 
 @pytest.mark.parametrize('arguments, message', [
     (['--config=configs/mixer_digits.py'], 'mixer_digits.py has no SLICE, the topology to plan for; pass --topology'),
     (['--config=configs/mixer_b16_i1k.py', '--topology=v3:5x5'], "'v3:5x5' is no topology"),
-    (['--config=configs/mixer_b16_i1k.py', '--sweep'], 'give --compile, too'),
+    (['--config=configs/mixer_b16_i1k.py', '--sweep'], 'pass --compile, too'),
     (['--all'], '--out=docs/tpu_plans.md'),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
-        (['--all', '--out=x.md', '--topology=v3:4x4'], 'drop --topology'),
-        (['--all', '--out=x.md', '--num_examples=5'], 'drop --num_examples'),
-        (['--all', '--out=x.jsonl'], '--out is x.jsonl; it must be a page, .md, in a folder that is there'),
-        (['--all', '--out=no/such/folder/x.md'], 'it must be a page, .md, in a folder that is there'),
+        (['--all', '--out=x.md', '--topology=v3:4x4'], 'remove --topology'),
+        (['--all', '--out=x.md', '--num_examples=5'], 'remove --num_examples'),
+        (['--all', '--out=x.jsonl'], '--out is x.jsonl; it must be a page, .md, in an existing folder'),
+        (['--all', '--out=no/such/folder/x.md'], 'it must be a page, .md, in an existing folder'),
         (['--config=configs/mixer_b16_i1k.py', '--out=x.md'], '--out is for --all'))),
 ])
 def test_the_command_refuses_what_it_cannot_do(arguments, message):
@@ -440,15 +440,15 @@ needs_compiler = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None,
 @needs_compiler
 def test_the_training_step_is_compiled_for_a_tpu():
   # In a process of its own: the tests share a cache of what is compiled, and this cannot come from one.
-  told = run('--config=configs/mixer_digits.py', '--topology=v3:2x2', '--num_examples=1437', '--compile')
-  params = int(re.search(r'MlpMixer, ([\d,]+) parameters', told)[1].replace(',', ''))
-  number = lambda pattern: float(re.search(pattern, told)[1].replace(',', ''))
+  output = run('--config=configs/mixer_digits.py', '--topology=v3:2x2', '--num_examples=1437', '--compile')
+  params = int(re.search(r'MlpMixer, ([\d,]+) parameters', output)[1].replace(',', ''))
+  number = lambda pattern: float(re.search(pattern, output)[1].replace(',', ''))
   assert 0 < number(r'it fits: at most ([\d.e-]+) of 15.48 GiB a core') < 0.1
   # Every gradient and the loss, once.
   assert number(r'([\d.]+) MiB all-reduced') == pytest.approx(4 * (params + 1) / 2**20, abs=6e-4)
   assert number(r'MiB all-reduced a step, ([\d.]+) GB of memory accessed') > 12 * params / 1e9
   assert number(r'([\d.e-]+) s a step as XLA estimates it') > 0
-  assert 'images/s a core: an upper bound' in told
+  assert 'images/s a core: an upper bound' in output
 
 
 @pytest.mark.slow
@@ -458,5 +458,5 @@ def test_a_program_may_have_the_memory_that_is_said(generation):
   slice_ = accelerators.slice_of(f'{generation}:{accelerators.GENERATIONS[generation].shapes[0]}')
   product = jax.pmap(lambda x: x @ x, devices=compiler.devices_of(slice_))
   lowered = product.lower(jax.ShapeDtypeStruct((slice_.cores, 2**18, 2**18), jnp.float32))  # 256 GiB a core
-  found = compiler.compiled(lowered, counted_once=False)
-  assert not found['fits'] and f'exceeds available HBM ({slice_.generation.usable:g}G)' in found['message']
+  result = compiler.compiled(lowered, counted_once=False)
+  assert not result['fits'] and f'exceeds available HBM ({slice_.generation.usable:g}G)' in result['message']

@@ -24,7 +24,7 @@ from tools import predict
 
 
 @pytest.fixture(scope='module')
-def there(tmp_path_factory):
+def folder(tmp_path_factory):
   """A folder with a tiny model's file, class names, and seven images of several sizes in two folders."""
   root = tmp_path_factory.mktemp('predict')
   weights_lib.save(tiny(), root / 'tiny.npz')
@@ -40,7 +40,7 @@ def there(tmp_path_factory):
   return root
 
 
-def wanted(path, crop='antialiased', resize=16):
+def expected_of(path, crop='antialiased', resize=16):
   """The probabilities of one image, from its file. -> [K]."""
   weights = tiny()
   image = preprocess.EVALUATION_CROPS[crop](preprocess.decode(tf.io.read_file(str(path))), resize, 16).numpy()
@@ -48,8 +48,8 @@ def wanted(path, crop='antialiased', resize=16):
   return np.exp(logits) / np.exp(logits).sum()
 
 
-def run(there, *arguments, code=0):
-  assert predict.main([f'--weights={there / "tiny.npz"}', *map(str, arguments)]) == code
+def run(folder, *arguments, code=0):
+  assert predict.main([f'--weights={folder / "tiny.npz"}', *map(str, arguments)]) == code
 
 
 def rows(text):
@@ -57,160 +57,160 @@ def rows(text):
 
 
 @pytest.mark.parametrize('crop', ['paper_resize', 'paper_crop', 'antialiased', 'timm'])
-def test_csv_has_the_best_classes_of_each_image_in_the_order_given(there, capsys, crop):
-  images = [there / f'images/{name}' for name in ('4.png', 'inner/1.PNG', '0.png', '4.png', 'inner/3.webp')]
-  run(there, *images, '--format=csv', '--top=3', f'--preprocessing={crop}', '--batch_size=2')
-  told = capsys.readouterr()
-  got = rows(told.out)
+def test_csv_has_the_best_classes_of_each_image_in_order(folder, capsys, crop):
+  images = [folder / f'images/{name}' for name in ('4.png', 'inner/1.PNG', '0.png', '4.png', 'inner/3.webp')]
+  run(folder, *images, '--format=csv', '--top=3', f'--preprocessing={crop}', '--batch_size=2')
+  output = capsys.readouterr()
+  got = rows(output.out)
   assert [row['image'] for row in got] == [str(image) for image in images for _ in range(3)]
   assert [row['rank'] for row in got] == ['1', '2', '3'] * 5
   for k, image in enumerate(images):
-    of_image, probabilities = got[3 * k:3 * k + 3], wanted(image, crop, resize=16 if crop == 'antialiased' else 18)
+    of_image, probabilities = got[3 * k:3 * k + 3], expected_of(image, crop, resize=16 if crop == 'antialiased' else 18)
     best = np.argsort(-probabilities)[:3]
     assert [int(row['class']) for row in of_image] == best.tolist()
     np.testing.assert_allclose([float(row['probability']) for row in of_image], probabilities[best], rtol=1e-4)
-  assert 'tiny.npz' in told.err and '10 classes' in told.err
+  assert 'tiny.npz' in output.err and '10 classes' in output.err
 
 
-def test_resize_is_the_side_before_the_crop(there, capsys):
-  run(there, there / 'images/0.png', '--format=csv', '--top=1', '--resize=18')
+def test_resize_is_the_side_before_the_crop(folder, capsys):
+  run(folder, folder / 'images/0.png', '--format=csv', '--top=1', '--resize=18')
   got, = rows(capsys.readouterr().out)
-  of_whole, of_centre = wanted(there / 'images/0.png'), wanted(there / 'images/0.png', resize=18)
+  of_whole, of_centre = expected_of(folder / 'images/0.png'), expected_of(folder / 'images/0.png', resize=18)
   assert float(got['probability']) == pytest.approx(of_centre.max(), rel=1e-4)
   assert abs(of_whole.max() - of_centre.max()) > 1e-3
   with pytest.raises(SystemExit, match='--resize is 15, smaller than the crop'):
-    run(there, there / 'images/0.png', '--resize=15')
+    run(folder, folder / 'images/0.png', '--resize=15')
 
 
-def test_how_images_are_resized_is_said(there, capsys):
-  run(there, there / 'images/0.png')
+def test_how_images_are_resized_is_reported(folder, capsys):
+  run(folder, folder / 'images/0.png')
   assert '10 classes, 16 x 16 pixels, antialiased from 16: ' in capsys.readouterr().err  # a file of no published size
-  run(there, there / 'images/0.png', '--preprocessing=paper_crop', '--resize=20')
+  run(folder, folder / 'images/0.png', '--preprocessing=paper_crop', '--resize=20')
   assert '10 classes, 16 x 16 pixels, paper_crop from 20: ' in capsys.readouterr().err
 
 
-def test_the_batch_size_changes_nothing(there, capsys):
-  told = []
+def test_the_batch_size_changes_nothing(folder, capsys):
+  outputs = []
   for size in (1, 3, 7, 32):
-    run(there, there / 'images', '--format=jsonl', '--top=10', f'--batch_size={size}')
-    told.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
-  images = [str(there / 'images' / name) for name in ('0.png', '2.png', '4.png', '6.png', 'inner/1.PNG', 'inner/3.webp',
+    run(folder, folder / 'images', '--format=jsonl', '--top=10', f'--batch_size={size}')
+    outputs.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+  images = [str(folder / 'images' / name) for name in ('0.png', '2.png', '4.png', '6.png', 'inner/1.PNG', 'inner/3.webp',
                                                      'inner/5.png')]
-  for each in told:
+  for each in outputs:
     assert [line['image'] for line in each] == images
-    for line, first in zip(each, told[0]):
+    for line, first in zip(each, outputs[0]):
       assert [p['class'] for p in line['predictions']] == [p['class'] for p in first['predictions']]
       np.testing.assert_allclose([p['probability'] for p in line['predictions']],
                                  [p['probability'] for p in first['predictions']], rtol=1e-5)
       assert sum(p['probability'] for p in line['predictions']) == pytest.approx(1)
 
 
-def test_one_program_is_compiled_whatever_the_last_batch(there):
+def test_one_program_is_compiled_whatever_the_last_batch(folder):
   batches = list(predict.input_pipeline.path_batches(
-      [str(there / 'images/0.png')] * 5, batch_size=3, resolution=16, resize=18, crop='timm', failed=None))
+      [str(folder / 'images/0.png')] * 5, batch_size=3, resolution=16, resize=18, crop='timm', failed=None))
   assert [batch['image'].shape for batch in batches] == [(3, 16, 16, 3)] * 2
   assert [batch['index'].tolist() for batch in batches] == [[0, 1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize('place', [0, 2, 5])
-def test_a_file_that_cannot_be_decoded_is_named_and_left_out(there, tmp_path, capsys, place):
+def test_a_file_that_cannot_be_decoded_is_named_and_skipped(folder, tmp_path, capsys, place):
   broken, missing = tmp_path / 'broken.png', tmp_path / 'missing.png'
-  broken.write_bytes((there / 'images/0.png').read_bytes()[:60])
+  broken.write_bytes((folder / 'images/0.png').read_bytes()[:60])
   bomb = tmp_path / 'bomb.webp'
   bomb.write_bytes(example_images.claiming('lossless webp', 16_000, 16_000))
-  good = [str(there / 'images/0.png')] * 5
+  good = [str(folder / 'images/0.png')] * 5
   images = [*good[:place], str(broken), str(missing), str(bomb), *good[place:]]
-  run(there, *images, '--format=csv', '--top=1', '--batch_size=2', code=1)
-  told = capsys.readouterr()
-  assert [row['image'] for row in rows(told.out)] == good
-  assert len(re.findall(f'^cannot decode {broken}: .+', told.err, re.M)) == 1
-  assert len(re.findall(f'^cannot decode {missing}: .*No such file', told.err, re.M)) == 1
-  assert len(re.findall(f'^cannot decode {bomb}: its header claims 256000000 pixels', told.err, re.M)) == 1
-  assert '3 of 8 images could not be decoded' in told.err
+  run(folder, *images, '--format=csv', '--top=1', '--batch_size=2', code=1)
+  output = capsys.readouterr()
+  assert [row['image'] for row in rows(output.out)] == good
+  assert len(re.findall(f'^cannot decode {broken}: .+', output.err, re.M)) == 1
+  assert len(re.findall(f'^cannot decode {missing}: .*No such file', output.err, re.M)) == 1
+  assert len(re.findall(f'^cannot decode {bomb}: its header claims 256000000 pixels', output.err, re.M)) == 1
+  assert '3 of 8 images could not be decoded' in output.err
 
 
-def test_the_table_is_aligned_and_class_names_come_from_a_file(there, capsys):
-  run(there, there / 'images/0.png', there / 'images/inner/1.PNG', '--top=2', f'--class_names={there / "names.txt"}')
+def test_the_table_is_aligned_and_class_names_come_from_a_file(folder, capsys):
+  run(folder, folder / 'images/0.png', folder / 'images/inner/1.PNG', '--top=2', f'--class_names={folder / "names.txt"}')
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 5 and len({len(line) for line in lines}) == 1
   assert {line.index('class') for line in lines} == {lines[0].index('class')}
-  best = wanted(there / 'images/0.png').argmax()
-  assert lines[1].split()[1:4] == ['class,', str(10**best), f'{wanted(there / "images/0.png")[best]:.2%}']
-  assert lines[2].startswith(' ' * len(str(there)))
+  best = expected_of(folder / 'images/0.png').argmax()
+  assert lines[1].split()[1:4] == ['class,', str(10**best), f'{expected_of(folder / "images/0.png")[best]:.2%}']
+  assert lines[2].startswith(' ' * len(str(folder)))
 
 
-def of_imagenet(there, tmp_path):
+def of_imagenet(folder, tmp_path):
   """Flags that name the ten classes by the first WordNet ids of ImageNet-1k, and the words of the image's best class."""
   ids, words = zip(*list(class_names.synonyms(1000).items())[:10])
   (tmp_path / 'ids.txt').write_text('\n'.join(ids))
-  best = wanted(there / 'images/0.png').argmax()
-  return [there / 'images/0.png', f'--class_names={tmp_path / "ids.txt"}', '--top=1'], ids[best], words[best].split(',')[0]
+  best = expected_of(folder / 'images/0.png').argmax()
+  return [folder / 'images/0.png', f'--class_names={tmp_path / "ids.txt"}', '--top=1'], ids[best], words[best].split(',')[0]
 
 
-def test_classes_of_imagenet_are_shown_in_words_with_the_id_beside_them(there, tmp_path, capsys):
-  flags, wordnet_id, word = of_imagenet(there, tmp_path)
-  run(there, *flags)
+def test_classes_of_imagenet_are_shown_in_words_with_the_id_beside_them(folder, tmp_path, capsys):
+  flags, wordnet_id, word = of_imagenet(folder, tmp_path)
+  run(folder, *flags)
   assert f'  {word} ({wordnet_id})  ' in capsys.readouterr().out
-  run(there, *flags, '--format=csv')
+  run(folder, *flags, '--format=csv')
   row, = rows(capsys.readouterr().out)
   assert (row['id'], row['name']) == (wordnet_id, word)
-  run(there, *flags, '--format=jsonl')
+  run(folder, *flags, '--format=jsonl')
   best, = json.loads(capsys.readouterr().out)['predictions']
   assert (best['id'], best['name']) == (wordnet_id, word)
 
 
-def test_the_picture_has_words(there, tmp_path, monkeypatch):
-  flags, _, word = of_imagenet(there, tmp_path)
+def test_the_picture_has_words(folder, tmp_path, monkeypatch):
+  flags, _, word = of_imagenet(folder, tmp_path)
   drawn = {}
   monkeypatch.setattr(predict.plots, 'grid', lambda images, texts, title, path: drawn.update({path: texts}))
-  run(there, *flags, '--draw=drawn.png')
+  run(folder, *flags, '--draw=drawn.png')
   assert re.fullmatch(rf'\d+% {word}', drawn['drawn.png'][0])
 
 
-def test_class_names_that_do_not_fit_the_model_are_refused(there, tmp_path):
+def test_class_names_that_do_not_fit_the_model_are_refused(folder, tmp_path):
   (tmp_path / 'nine.txt').write_text('name\n' * 9)
   with pytest.raises(SystemExit, match='nine.txt has 9 lines, and the model has 10 classes; it must name each class'):
-    run(there, there / 'images', f'--class_names={tmp_path / "nine.txt"}')
+    run(folder, folder / 'images', f'--class_names={tmp_path / "nine.txt"}')
 
 
-@pytest.mark.parametrize('draw, told', [('x.xyz', r'--draw is x\.xyz; it must end in one of .*\.png'),
+@pytest.mark.parametrize('draw, message', [('x.xyz', r'--draw is x\.xyz; it must end in one of .*\.png'),
                                         ('none/x.png', '--draw is none/x.png, and there is no folder none'),
                                         ('folder.png', '--draw is .*folder.png, which is a folder; name a file')])
-def test_a_picture_that_cannot_be_drawn_is_refused_beforehand(there, tmp_path, capsys, draw, told):
+def test_a_picture_that_cannot_be_drawn_is_refused_beforehand(folder, tmp_path, capsys, draw, message):
   (tmp_path / 'folder.png').mkdir()
-  with pytest.raises(SystemExit, match=f'^error: {told}'):
-    run(there, there / 'images', f'--draw={tmp_path / draw if draw == "folder.png" else draw}')
+  with pytest.raises(SystemExit, match=f'^error: {message}'):
+    run(folder, folder / 'images', f'--draw={tmp_path / draw if draw == "folder.png" else draw}')
   assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize('raised, code', [(OSError('disk full'), 'error: disk full'), (KeyboardInterrupt(), 130)])
-def test_errors_on_the_way_end_in_one_line(there, monkeypatch, raised, code):
+def test_errors_on_the_way_end_in_one_line(folder, monkeypatch, raised, code):
   def fails(*arguments, **fields):
     raise raised
   monkeypatch.setattr(predict, 'predictions', fails)
   with pytest.raises(SystemExit) as error:
-    run(there, there / 'images')
+    run(folder, folder / 'images')
   assert error.value.code == code
   with pytest.raises(type(raised)):
-    run(there, there / 'images', '--debug')
+    run(folder, folder / 'images', '--debug')
 
 
-def test_mean_and_std_are_those_of_the_flags(there, tmp_path, capsys):
+def test_mean_and_std_are_those_of_the_flags(folder, tmp_path, capsys):
   weights_lib.timm.write(tiny().params, tmp_path / 'w.safetensors')
   assert predict.main([f'--weights={tmp_path / "w.safetensors"}', '--mean=0', '--std=1,1,1', '--format=csv', '--top=10',
-                       '--preprocessing=paper_resize', str(there / 'images/0.png')]) == 0
-  told = capsys.readouterr()
-  assert 'pixels of mean 0, std 1 (as set)' in told.err
+                       '--preprocessing=paper_resize', str(folder / 'images/0.png')]) == 0
+  output = capsys.readouterr()
+  assert 'pixels of mean 0, std 1 (as set)' in output.err
   image = preprocess.EVALUATION_CROPS['paper_resize'](
-      preprocess.decode(tf.io.read_file(str(there / 'images/0.png'))), 18, 16).numpy()
+      preprocess.decode(tf.io.read_file(str(folder / 'images/0.png'))), 18, 16).numpy()
   logits = np.asarray(models.build(**tiny().model).apply({'params': tiny().params}, image[None] / np.float32(255)))[0]
   expected = np.exp(logits) / np.exp(logits).sum()
-  got = {int(row['class']): float(row['probability']) for row in rows(told.out)}
+  got = {int(row['class']): float(row['probability']) for row in rows(output.out)}
   np.testing.assert_allclose([got[k] for k in range(10)], expected, rtol=1e-4)
 
 
-def test_draw_makes_a_picture_of_the_images(there, tmp_path, capsys):
-  run(there, there / 'images', f'--draw={tmp_path / "drawn.png"}')
+def test_draw_makes_a_picture_of_the_images(folder, tmp_path, capsys):
+  run(folder, folder / 'images', f'--draw={tmp_path / "drawn.png"}')
   picture = np.asarray(PIL.Image.open(tmp_path / 'drawn.png').convert('RGB'))
   assert picture.shape[1] > 900 and len(np.unique(picture)) > 50
 
@@ -223,8 +223,8 @@ class Terminal(io.StringIO):
   isatty = lambda self: True
 
 
-def test_paths_come_from_folders_and_from_stdin(there):
-  images = str(there / 'images')
+def test_paths_come_from_folders_and_from_stdin(folder):
+  images = str(folder / 'images')
   of_folder = predict.find([images], Terminal())
   assert [os.path.relpath(path, images) for path in of_folder] == [
       '0.png', '2.png', '4.png', '6.png', 'inner/1.PNG', 'inner/3.webp', 'inner/5.png']
@@ -262,20 +262,20 @@ def test_no_images_is_an_error(tmp_path):
     predict.find([str(tmp_path)], Terminal())
 
 
-@pytest.mark.parametrize('flag, told', [('--top=0', "'0' must be an integer of at least 1"),
+@pytest.mark.parametrize('flag, message', [('--top=0', "'0' must be an integer of at least 1"),
                                         ('--format=xml', "invalid choice: 'xml' (choose from"),
                                         ('--preprocessing=crop', "invalid choice: 'crop' (choose from"),
                                         ('--weigths=x', 'unknown flag --weigths; did you mean --weights?')])
-def test_wrong_flags_are_refused(there, capsys, flag, told):
+def test_wrong_flags_are_refused(folder, capsys, flag, message):
   with pytest.raises(SystemExit):
-    run(there, 'a.png', flag)
-  assert told in capsys.readouterr().err
+    run(folder, 'a.png', flag)
+  assert message in capsys.readouterr().err
 
 
-def test_the_command_reads_paths_from_a_pipe_and_writes_nothing_but_predictions_to_stdout(there, tmp_path):
+def test_the_command_reads_paths_from_a_pipe_and_writes_nothing_but_predictions_to_stdout(folder, tmp_path):
   (tmp_path / 'broken.png').write_bytes(b'no image')
-  listed = f'{there / "images/0.png"}\n{tmp_path / "broken.png"}\n{there / "images/2.png"}\n'
-  done = subprocess.run([sys.executable, '-m', 'tools.predict', f'--weights={there / "tiny.npz"}', '--format=jsonl'],
+  listed = f'{folder / "images/0.png"}\n{tmp_path / "broken.png"}\n{folder / "images/2.png"}\n'
+  done = subprocess.run([sys.executable, '-m', 'tools.predict', f'--weights={folder / "tiny.npz"}', '--format=jsonl'],
                         cwd=ROOT, input=listed, capture_output=True, text=True)
   assert done.returncode == 1
   assert [json.loads(line)['image'] for line in done.stdout.splitlines()] == listed.splitlines()[::2]

@@ -48,10 +48,10 @@ def test_a_picture_for_the_stem_and_each_block(planted, tmp_path, capsys, flag, 
   names = ['stem.png', *(f'token_mixing_{block}.png' for block in blocks)]
   assert sorted(path.name for path in (tmp_path / 'new/folder').iterdir()) == sorted(names)
   assert all(PIL.Image.open(tmp_path / 'new/folder' / name).size[0] > 1000 for name in names)
-  told = capsys.readouterr().out
-  assert 'stem.png: 3 filters of 4 x 4 pixels\n' in told
+  output = capsys.readouterr().out
+  assert 'stem.png: 3 filters of 4 x 4 pixels\n' in output
   if 1 in blocks:
-    assert 'token_mixing_1.png: 6 units of 8 x 8 patches; the cosine with the nearest inverse is -1.00 in' in told
+    assert 'token_mixing_1.png: 6 units of 8 x 8 patches; the cosine with the nearest inverse is -1.00 in' in output
 
 
 @pytest.mark.parametrize('flag, text', [

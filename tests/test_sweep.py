@@ -21,13 +21,13 @@ RUNS = {'learning_rate=0.1': 0.5, 'learning_rate=0.2': 0.75, 'learning_rate=0.3'
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-  """Runs the sweep with a train.py that writes what RUNS says; returns (exit code, the runs that were trained)."""
+  """Runs the sweep with a train.py that writes the results of RUNS; returns (exit code, trained runs)."""
   trained = []
 
   def fake(arguments):
-    given = dict(argument.removeprefix('--').partition('=')[::2] for argument in arguments[2:])
-    workdir = pathlib.Path(given['workdir'])
-    trained.append((workdir.name, given))
+    fields = dict(argument.removeprefix('--').partition('=')[::2] for argument in arguments[2:])
+    workdir = pathlib.Path(fields['workdir'])
+    trained.append((workdir.name, fields))
     if fake.dies == workdir.name:
       raise KeyboardInterrupt
     if workdir.name in fake.fails:
@@ -51,9 +51,9 @@ def command(tmp_path, monkeypatch):
 def test_the_best_on_the_dev_split_is_trained_on_the_whole(command, tmp_path, capsys):
   trained = command('--over=optimizer.learning_rate=0.1,0.2,0.3', '--set=seed=7')
   assert [name for name, _ in trained] == list(RUNS)[:4]
-  assert [given['config'] for _, given in trained] == ['c.py:x,dev'] * 3 + ['c.py:x']
+  assert [fields['config'] for _, fields in trained] == ['c.py:x,dev'] * 3 + ['c.py:x']
   assert trained[-1][1]['config.optimizer.learning_rate'] == '0.2'
-  assert all(given['config.seed'] == '7' for _, given in trained)
+  assert all(fields['config.seed'] == '7' for _, fields in trained)
   with open(tmp_path / 'sweep.csv', newline='') as file:
     rows = list(csv.DictReader(file))
   assert [(row['run'], float(row['dev/top1'])) for row in rows] == list(RUNS.items())[:4]
@@ -71,7 +71,7 @@ def test_it_goes_on_where_it_was_stopped(command):
 
 def test_runs_of_other_flags_are_not_taken_for_these(command):
   command('--over=optimizer.learning_rate=0.1')
-  with pytest.raises(ValueError, match=r'(?s)another command:.*--config.optimizer.learning_rate=0.1 there.*--config.seed=1 '):
+  with pytest.raises(ValueError, match=r'(?s)another command:.*--config.optimizer.learning_rate=0.1\n.*--config.seed=1 '):
     command('--over=optimizer.learning_rate=0.1', '--set=seed=1')
 
 
@@ -106,7 +106,7 @@ def test_runs_that_fail_are_left_out(command, capsys):
   printed = capsys.readouterr()
   assert 'learning_rate=0.2 failed with exit code 3, and is left out' in printed.err
   assert 'best: learning_rate=0.3' in printed.out
-  with pytest.raises(ValueError, match='all 1 runs failed; their errors stand above'):
+  with pytest.raises(ValueError, match='all 1 runs failed; see their errors above'):
     command('--over=optimizer.learning_rate=0.2', fails=['learning_rate=0.2'])
 
 
@@ -155,10 +155,12 @@ def test_a_notice_to_the_sweep_reaches_the_run_which_may_take_its_time(tmp_path,
 def test_what_is_set_in_all_runs_is_field_and_value(command, capsys):
   with pytest.raises(ValueError, match='--set=seed is not FIELD=VALUE; write --config.FIELD=VALUE, such as --config.seed=1'):
     command('--over=a=1', '--set=seed')
-  for word in ('--config.seed', '--sead=1', 'x'):
+  unexpected = 'unexpected argument {}; a field of all runs is set by --config.FIELD=VALUE'
+  misspelt = 'unknown flag --ovre; did you mean --over?'
+  for word, message in (('--config.seed', unexpected), ('x', unexpected), ('--ovre=a=1', misspelt)):
     with pytest.raises(SystemExit):
       command('--over=a=1', word)
-    assert f'unexpected argument {word}; a field of all runs is set by --config.FIELD=VALUE' in capsys.readouterr().err
+    assert message.format(word) in capsys.readouterr().err
 
 
 def test_fields_of_all_runs_are_set_as_train_py_sets_them(command, capsys):
@@ -175,7 +177,7 @@ def test_a_finished_sweep_can_be_extended(command, tmp_path):
 
 
 def test_a_config_without_a_dev_split_is_told_at_once(command):
-  with pytest.raises(ValueError, match='--config is c.py, which takes no ",dev"; give --dev_config'):
+  with pytest.raises(ValueError, match='--config is c.py, which takes no ",dev"; pass --dev_config'):
     command('--over=optimizer.learning_rate=0.1', '--config=c.py')
 
 

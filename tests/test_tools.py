@@ -25,7 +25,7 @@ from tools import weights_flags
 
 
 def run(tool, *arguments, code=0):
-  """What a command prints, after it has ended with the exit code expected."""
+  """What a command prints, after it has ended with the expected exit code."""
   done = subprocess.run([sys.executable, '-m', f'tools.{tool}', *arguments], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == code, done.stdout + done.stderr
   return done.stdout + done.stderr
@@ -37,23 +37,23 @@ def demo(data_dir):
           f'--config.evals.test.data_dir={data_dir}']
 
 
-def test_check_data_says_what_is_there(demo):
-  told = run('check_data', *demo)
-  assert re.search(r'^there    data: digits/1.0.0 at .*, split train: 1,437 examples, 10 classes; read by index, since it is',
-                   told, re.M)
-  assert re.search(r'^there    evals.test: digits/1.0.0 at .*, split test: 360 examples, 10 classes$', told, re.M)
+def test_check_data_lists_what_is_present(demo):
+  output = run('check_data', *demo)
+  assert re.search(r'^present  data: digits/1.0.0 at .*, split train: 1,437 examples, 10 classes; read by index, since it is',
+                   output, re.M)
+  assert re.search(r'^present  evals.test: digits/1.0.0 at .*, split test: 360 examples, 10 classes$', output, re.M)
 
 
-def test_check_data_says_what_is_missing_and_how_to_get_it(data_dir):
-  told = run('check_data', '--config=configs/mixer_b16_i1k.py', f'--config.data.data_dir={data_dir}', code=1)
-  assert len(re.findall("^MISSING ", told, re.M)) == 3
-  assert 'MISSING  data: dataset \'imagenet2012\' is not prepared' in told
-  assert f'  python -m tools.prepare imagenet2012 --data_dir={data_dir}' in told
+def test_check_data_lists_what_is_missing_and_how_to_get_it(data_dir):
+  output = run('check_data', '--config=configs/mixer_b16_i1k.py', f'--config.data.data_dir={data_dir}', code=1)
+  assert len(re.findall("^MISSING ", output, re.M)) == 3
+  assert 'MISSING  data: dataset \'imagenet2012\' is not prepared' in output
+  assert f'  python -m tools.prepare imagenet2012 --data_dir={data_dir}' in output
 
 
 def test_show_batch_draws_the_images_as_the_model_sees_them(demo, tmp_path):
-  told = run('show_batch', *demo, '--step=7', '--images=9', f'--out={tmp_path / "batch.png"}')
-  assert f'9 of the 128 images of step 7: {tmp_path / "batch.png"}' in told
+  output = run('show_batch', *demo, '--step=7', '--images=9', f'--out={tmp_path / "batch.png"}')
+  assert f'9 of the 128 images of step 7: {tmp_path / "batch.png"}' in output
   picture = np.asarray(PIL.Image.open(tmp_path / 'batch.png').convert('L'))
   assert picture.shape[0] > 300 and len(np.unique(picture)) > 50
   plain = run('show_batch', *demo, '--config.step.mixup=0.', '--step=7', '--images=9', f'--out={tmp_path / "plain.png"}')
@@ -67,12 +67,12 @@ def test_a_batch_is_drawn_whether_or_not_the_model_fits_it(demo, tmp_path, field
   assert '9 of the 128 images of step 1: ' in run('show_batch', *demo, *fields, '--images=9', f'--out={tmp_path / "b.png"}')
 
 
-def test_bench_input_tells_each_stage_the_limit_and_the_bottleneck(demo):
-  told = run('bench_input', *demo, '--seconds=0.5', '--config.model.num_classes=7', '--config.data.randaugment_magnitude=10.')
-  rows = dict(re.findall(r'^(read|and decode, crop, flip|and augment|limit: decode) +([\d,]+) ', told, re.M))
+def test_bench_input_reports_each_stage_the_limit_and_the_bottleneck(demo):
+  output = run('bench_input', *demo, '--seconds=0.5', '--config.model.num_classes=7', '--config.data.randaugment_magnitude=10.')
+  rows = dict(re.findall(r'^(read|and decode, crop, flip|and augment|limit: decode) +([\d,]+) ', output, re.M))
   speeds = [float(x.replace(',', '')) for x in rows.values()]
   assert len(rows) == 4 and min(speeds) > 0
-  assert re.search(r'^bottleneck: (read|decode, crop, flip|augment), \d+% of the time$', told, re.M)
+  assert re.search(r'^bottleneck: (read|decode, crop, flip|augment), \d+% of the time$', output, re.M)
 
 
 def test_a_tool_without_a_config_says_how(capsys):
@@ -82,7 +82,7 @@ def test_a_tool_without_a_config_says_how(capsys):
 @pytest.mark.parametrize('arguments, first', [
     (['-c', 'from mixer.data.builders import digits\nimport tensorflow as tf\nprint(tf.constant(1).dtype)'], "<dtype: 'int32'>"),
     (['-c', 'import jax\nimport input_pipeline\nimport os\nprint(os.environ["TF_CPP_MIN_LOG_LEVEL"])'], '2'),
-    (['-m', 'tools.check_data', '--config=configs/mixer_digits.py'], 'there    data: digits/1.0.0'),
+    (['-m', 'tools.check_data', '--config=configs/mixer_digits.py'], 'present  data: digits/1.0.0'),
     (['train.py', '--config=configs/mixer_digits.py', '--config.data.batch_size=-1'], 'error: config.data.batch_size is -1'),
 ], ids=['datasets', 'jax first', 'check_data', 'train'])
 def test_nothing_is_printed_before_the_first_line_of_our_own(data_dir, arguments, first):
@@ -104,7 +104,7 @@ def test_the_tools_are_listed_with_a_line_each(capsys):
   listed = importlib.import_module('tools.__main__')
   assert listed.main([]) == 0
   page = capsys.readouterr().out
-  assert re.search(r'^  predict +Tells what a model sees in images', page, re.M)
+  assert re.search(r'^  predict +Classifies images', page, re.M)
   names = re.findall(r'^  (\w+) +\S', page, re.M)
   commands = {path.stem for folder in ('tools', 'tools/experiments') for path in (ROOT / folder).glob('*.py')
               if path.stem[0] != '_' and path.stem != 'weights_flags'}
@@ -112,14 +112,14 @@ def test_the_tools_are_listed_with_a_line_each(capsys):
   assert all(importlib.util.find_spec(f'tools.{name}') for name in names)  # those of tools/experiments, too
 
 
-@pytest.mark.parametrize('name, told', [
+@pytest.mark.parametrize('name, message', [
     ('predct', "'predct' is not a tool; python -m tools.predict --help"),
     ('predict', "'predict' is started as python -m tools.predict --help"),
     ('tools.zzz', "'zzz' is not a tool; python -m tools.NAME --help")])
-def test_a_name_of_no_tool_is_answered_with_the_list(capsys, name, told):
+def test_a_name_of_no_tool_is_answered_with_the_list(capsys, name, message):
   assert importlib.import_module('tools.__main__').main([name]) == 2
   shown = capsys.readouterr().err
-  assert shown.startswith(told + '\n') and '\n  predict ' in shown
+  assert shown.startswith(message + '\n') and '\n  predict ' in shown
 
 
 CONFIG = '--config=configs/evaluate_imagenet.py'

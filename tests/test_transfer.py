@@ -99,9 +99,9 @@ def test_evaluation_export_and_prediction_agree_with_the_run(runs, pngs, tmp_pat
        f'--out={tmp_path / "results.json"}'], cwd=ROOT, check=True, capture_output=True, text=True).stdout
   assert '10 classes, 16 x 16 pixels, antialiased from 16: step 40 of the run' in printed
   assert 'of the forward pass alone' in printed
-  found = json.loads((tmp_path / 'results.json').read_text())
-  assert (found['test/top1'], found['test/examples']) == (tuned['test/top1'], 360)
-  assert found['test/loss'] == pytest.approx(tuned['test/loss'], rel=1e-5)
+  scored = json.loads((tmp_path / 'results.json').read_text())
+  assert (scored['test/top1'], scored['test/examples']) == (tuned['test/top1'], 360)
+  assert scored['test/loss'] == pytest.approx(tuned['test/loss'], rel=1e-5)
 
   assert predict.main([f'--weights={root / "tuned"}', '--top=1', '--format=jsonl', str(folder)]) == 0
   lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -149,10 +149,10 @@ def test_a_config_of_fine_tuning_runs_on_an_image_folder(tmp_path, pngs):
       path.parent.mkdir(parents=True, exist_ok=True)
       PIL.Image.open(folder / f'{k:03}.png').save(path)
   fields = dict(num_classes=7, patch_size=16, num_blocks=1, hidden_dim=8, tokens_mlp_dim=4, channels_mlp_dim=8)
-  given = weights.Weights(params=example_weights.params(fields, shape=(224, 224)),
+  start = weights.Weights(params=example_weights.params(fields, shape=(224, 224)),
                           model=dict(name='mlp_mixer', **fields), resolution=224,
                           loss='softmax_xent', class_names=None, source='')
-  weights.save(given, tmp_path / 'small.npz')
+  weights.save(start, tmp_path / 'small.npz')
   config = mixer_finetune.get_config(f'b16_i21k,{tmp_path / "root"},448')
   assert config.evals.test.dataset == config.data.dataset
   config.start_from.weights = str(tmp_path / 'small.npz')

@@ -28,9 +28,9 @@ def test_a_name_of_very_many_parts_makes_no_tree():
 
 
 def test_compare_shows_what_differs_on_both_sides():
-  there = trees.shapes({'head': {'bias': np.ones(3)}, 'same': np.ones(2), 'left': np.ones((1, 2))})
-  here = trees.shapes({'head': {'bias': np.ones(4)}, 'same': np.ones(2)})
-  lines = trees.compare(there, here, 'file', 'model').splitlines()
+  loaded = trees.shapes({'head': {'bias': np.ones(3)}, 'same': np.ones(2), 'left': np.ones((1, 2))})
+  expected = trees.shapes({'head': {'bias': np.ones(4)}, 'same': np.ones(2)})
+  lines = trees.compare(loaded, expected, 'file', 'model').splitlines()
   assert [line.split() for line in lines] == [
       [], ['array', 'file', 'model'], ['head/bias', '(3,)', '(4,)'], ['left', '(1,', '2)', '-']]
   assert len({line.index(right) for line, right in zip(lines[1:], ('model', '(4,)', '-'))}) == 1
@@ -42,9 +42,9 @@ def test_compare_keeps_its_columns_below_each_other_whatever_the_names():
 
 
 def test_compare_says_nothing_where_nothing_differs_and_counts_what_it_leaves_out():
-  there = {str(i): (i,) for i in range(25)}
-  assert trees.compare(there, dict(there), 'a', 'b') == ''
-  assert trees.compare(there, {}, 'a', 'b').splitlines()[-1] == '  and 5 more'
-  names = [line.split()[0] for line in trees.compare(there, {'x': (1,), **{f'y{i}': () for i in range(30)}}, 'a', 'b'
+  loaded = {str(i): (i,) for i in range(25)}
+  assert trees.compare(loaded, dict(loaded), 'a', 'b') == ''
+  assert trees.compare(loaded, {}, 'a', 'b').splitlines()[-1] == '  and 5 more'
+  names = [line.split()[0] for line in trees.compare(loaded, {'x': (1,), **{f'y{i}': () for i in range(30)}}, 'a', 'b'
                                                      ).splitlines()[2:]]
-  assert len(names) == 21 and sum(name in there for name in names) == 10
+  assert len(names) == 21 and sum(name in loaded for name in names) == 10

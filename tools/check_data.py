@@ -1,7 +1,7 @@
-"""Says whether the data that a config needs is there, and else how to get it.
+"""Checks whether the data that a config needs is available, and otherwise says how to get it.
 
   python -m tools.check_data --config=configs/mixer_b16_i21k.py
-  python -m tools.check_data --config=configs/mixer_digits.py --decode    # decodes every image, names all bad ones
+  python -m tools.check_data --config=configs/mixer_digits.py --decode    # decodes every image, lists all bad ones
 """
 
 from absl import flags
@@ -14,11 +14,11 @@ from mixer.data import read_errors
 from mixer.data import sources
 from mixer.run import config_flags
 
-DECODE = flags.DEFINE_bool('decode', False, 'Decode every image and check its label, and name all that are bad.')
+DECODE = flags.DEFINE_bool('decode', False, 'Decode every image, check its label, and list all bad ones.')
 
 
 def decode(section, batches) -> bool:
-  """Decodes all examples of a section and prints what is wrong with the bad ones. Returns whether all are good."""
+  """Decodes all examples of a section and prints the errors of bad ones. Returns whether all are good."""
   source, number, fixes = batches.source, 0, {}
   tried = read_errors.bad_examples(source, batches.whole, batches.threads)
   for bad in tqdm.tqdm(tried, total=source.num_examples, unit='image', desc=section):
@@ -45,7 +45,7 @@ def main(arguments):
     else:
       source = batches.source
       classes = f', {len(source.class_names):,} classes' if source.class_names else ''
-      print(f'there    {section}: {source.name}: {source.num_examples:,} examples{classes}'
+      print(f'present  {section}: {source.name}: {source.num_examples:,} examples{classes}'
             + (f'; read {source.order}' if section == 'data' else ''))
       if DECODE.value and not isinstance(source, sources.FakeSource):
         missing |= not decode(section, batches)

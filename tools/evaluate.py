@@ -1,7 +1,7 @@
 """Scores weights by a config's evaluations and few-shot probes.
 
   python -m tools.evaluate --weights=imagenet1k/Mixer-B_16 --config=configs/evaluate_imagenet.py
-  python -m tools.evaluate --weights=runs/digits --bench     # of a run, by its own config unless --config is there
+  python -m tools.evaluate --weights=runs/digits --bench     # of a run, with its own config unless --config is passed
 
 Images are taken at the resolution of the weights, whatever the config's.
 """
@@ -34,33 +34,33 @@ WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .sa
 MEAN, STD = (flags.DEFINE(weights_flags.Numbers(), name, None, f'{text[0].upper()}{text[1:]}.')
              for name, text in weights_flags.PIXELS.items())
 PREPROCESSING = flags.DEFINE_enum('preprocessing', None, list(preprocess.EVALUATION_CROPS),
-                                  f'{weights_flags.CROPS}; by default what the config says.')
-RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default in the proportion to the '
-                              f'resolution that the config says; where it says none, {weights_flags.SIDES}.', lower_bound=1)
+                                  f'{weights_flags.CROPS}; by default that of the config.')
+RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default in proportion to the '
+                              f'resolution as in the config; if it has none, {weights_flags.SIDES}.', lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, "By default the config's.", lower_bound=1)
 OUT = flags.DEFINE_string('out', None, 'A JSON file for the results.')
-BENCH = flags.DEFINE_bool('bench', False, 'Also time the evaluation beside the forward pass alone.')
+BENCH = flags.DEFINE_bool('bench', False, 'Also compare the speed of the evaluation with the forward pass alone.')
 BENCH_BATCHES = 8
 
 
 def fields_for(section, resolution: int) -> dict:
-  """The fields of an evaluation with those that the flags and the weights give."""
+  """The fields of an evaluation, updated by the flags and the resolution of the weights."""
   fields = dict(section.items())
   if 'resize' in fields:  # in proportion
     fields['resize'] = round(section.resize * resolution / section.resolution)
-  given = {'crop': PREPROCESSING.value, 'resize': RESIZE.value, 'batch_size': BATCH_SIZE.value}
-  return {**fields, 'resolution': resolution, **{name: value for name, value in given.items() if value is not None}}
+  overrides = {'crop': PREPROCESSING.value, 'resize': RESIZE.value, 'batch_size': BATCH_SIZE.value}
+  return {**fields, 'resolution': resolution, **{name: value for name, value in overrides.items() if value is not None}}
 
 
 def classes_of(loaded: weights.Weights) -> classes.ModelClasses:
-  """The classes of the weights, which those of the images must be."""
+  """The classes of the weights, which the images' must equal."""
   return classes.ModelClasses(
       loaded.model['num_classes'], loaded.class_names, 'the weights',
       'Evaluate on images of the same classes under the same names, or fine-tune the weights on these first')
 
 
 def described(loaded: weights.Weights, config) -> dict:
-  """What was scored and how, as a run's config.json would say it, for the paper's tables (python -m paper)."""
+  """What was scored and how, in the form of a run's config.json, for the paper's tables (python -m paper)."""
   variant = models.LOADABLE[loaded.model['name']].variant_of(loaded.model)
   return {
       'model': {'name': loaded.model['name'], 'variant': variant} if variant else loaded.model,
@@ -69,7 +69,7 @@ def described(loaded: weights.Weights, config) -> dict:
 
 
 def bench(scorer, params, batches) -> str:
-  """How long an evaluation takes beside the forward pass alone on one of its batches that lies on the devices."""
+  """Compares the speed of an evaluation with the forward pass alone, on one of its batches that is on the devices."""
   first = next(input_pipeline.prefetch(batches))
   real = int(first['mask'].sum())
   scorer(params, [first], real)  # compiles
@@ -86,7 +86,7 @@ def bench(scorer, params, batches) -> str:
 
 
 def with_config(arguments: list[str]) -> list[str]:
-  """The command line with the config of the run that --weights names, or a checkpoint in one, unless it has a config."""
+  """The command line, with --config of the run or its checkpoint in --weights added unless it has one."""
   values = flags.FlagValues()
   flags.DEFINE_string('weights', '', '', values)
   flags.DEFINE_string('config', None, '', values)
@@ -103,7 +103,7 @@ def main(arguments):
   if WEIGHTS.value is None:  # not a required flag, so that --help needs none
     raise app.UsageError('--weights is missing: a published name, a file of weights, or the work directory of a run')
   if config_flags.CONFIG.value is None:
-    raise app.UsageError(f'--config is missing, and --weights={WEIGHTS.value} has no config.json of a run to take: '
+    raise app.UsageError(f'--config is missing, and --weights={WEIGHTS.value} is not a run with a config.json: '
                          '--config=configs/evaluate_imagenet.py')
   config = config_flags.config(arguments)
   devices.initialize()
@@ -111,7 +111,7 @@ def main(arguments):
   print(loaded.describe())
   loaded.check_head(WEIGHTS.value)
   if OUT.value and not pathlib.Path(OUT.value).parent.is_dir():
-    raise app.UsageError(f'--out is {OUT.value}, and there is no folder {pathlib.Path(OUT.value).parent}')
+    raise app.UsageError(f'--out is {OUT.value}; the folder {pathlib.Path(OUT.value).parent} does not exist')
   shard = process_shard.ProcessShard.current()
   open_one = lambda where, section, of_model: configuration.instantiate(
       input_pipeline.eval_batches, where, fields_for(section, loaded.resolution), shard=shard, where=where,
@@ -130,9 +130,9 @@ def main(arguments):
   params = jax.device_put(loaded.params, devices.replicated())
   evaluate = evaluators.Evaluators(model, loaded.loss, evals, probes, settings, input_pipeline.prefetch)
   results = {}
-  for found in evaluate.each(params):
-    print(metric_logger.describe(found), flush=True)
-    results |= found
+  for scores in evaluate.each(params):
+    print(metric_logger.describe(scores), flush=True)
+    results |= scores
   if OUT.value:
     pathlib.Path(OUT.value).write_text(json.dumps({
         'format': 1, 'kind': 'evaluation', 'name': WEIGHTS.value, 'config': described(loaded, config),

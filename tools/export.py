@@ -5,9 +5,9 @@
   python -m tools.export --weights=runs/digits --out=model.onnx
 
 NAME.stablehlo holds the parameters, the preprocessing and the model as StableHLO (jax.export), for CPU, CUDA and TPU.
-It takes a batch of images of one size, whatever it is, [b, h, w, 3] uint8, and gives [b, K] probabilities; each new
-size is compiled anew. NAME.onnx (pip install -r requirements-onnx.txt) holds no preprocessing: it takes [b, R, R, 3]
-uint8. Class names, where they are known, come beside it, as NAME.classes.json: 'tench (n01440764)' for ImageNet's.
+It takes a batch of images of one size, any size, [b, h, w, 3] uint8, and returns [b, K] probabilities; each new size
+is compiled again. NAME.onnx (pip install -r requirements-onnx.txt) holds no preprocessing: it takes [b, R, R, 3]
+uint8. Class names, if known, are written to NAME.classes.json: 'tench (n01440764)' for ImageNet's.
 """
 
 import contextlib
@@ -92,11 +92,11 @@ def main(arguments: list[str] | None = None):
   if flags.out.suffix not in ('.stablehlo', '.onnx'):
     parser.error(f'--out is {flags.out}; it must end in .stablehlo or .onnx')
   if not flags.out.parent.is_dir():
-    parser.error(f'--out is {flags.out}, and there is no directory {flags.out.parent}; make it first')
+    parser.error(f'--out is {flags.out}; the directory {flags.out.parent} does not exist: make it first')
   if flags.out.suffix == '.onnx' and (flags.preprocessing or flags.resize):
-    parser.error(f'{flags.out} holds no preprocessing; drop --preprocessing and --resize, or export .stablehlo')
+    parser.error(f'{flags.out} holds no preprocessing; remove --preprocessing and --resize, or export .stablehlo')
   if flags.out.is_dir():
-    parser.error(f'--out is {flags.out}, which is a directory; name a file')
+    parser.error(f'--out is {flags.out}, which is a directory; pass a file')
   weights = weights_flags.load(flags).with_crop(flags.preprocessing, flags.resize)
   weights.check_head(flags.weights)
   weights.check_images(flags.weights)

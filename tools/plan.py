@@ -1,14 +1,13 @@
-"""What a run will take on a slice of TPUs, without any and without its data: in seconds, or after a compilation.
+"""Plans a run on a slice of TPUs, without TPUs and without its data: in seconds, or after compiling its step.
 
   python -m tools.plan --config=configs/mixer_b16_i21k.py                       # on the SLICE of the config
   python -m tools.plan --config=configs/mixer_b16_i21k.py --topology=v5e:4x4 --compile
   python -m tools.plan --config=configs/mixer_b16_i21k.py --compile --sweep     # the largest batch a core that fits
   python -m tools.plan --all --compile --out=docs/tpu_plans.md                  # the page of all pre-training configs
 
---compile has XLA compile the whole training step, as train.py builds it, for the slice, and tells what XLA says of it.
-It needs requirements-tpu.txt and minutes of two cores. Beside the page, tpu_plans.jsonl keeps what was compiled: the
-same command goes on where it was stopped, and compiles again only what has changed; without --compile the page is
-made from what is kept.
+--compile has XLA compile the whole training step, as train.py builds it, for the slice, and reports XLA's analysis.
+It needs requirements-tpu.txt and minutes of two cores. tpu_plans.jsonl, next to the page, keeps the results: to resume,
+repeat the command, which compiles again only what has changed; without --compile the page is made from these results.
 """
 
 import pathlib
@@ -26,19 +25,19 @@ from tools.planning import page as pages
 TOPOLOGY = flags.DEFINE_string('topology', None, 'Generation and chips along each axis, such as v3:4x4; by default SLICE '
                                'of the config.')
 COMPILE = flags.DEFINE_bool('compile', False, 'Compile the training step for the slice.')
-SWEEP = flags.DEFINE_bool('sweep', False, 'With --compile: find the largest batch a core that fits, of powers of two.')
-NUM_EXAMPLES = flags.DEFINE_integer('num_examples', None, 'How many images the training split has, where neither the '
-                                    'data are here nor their number is published.', lower_bound=1)
-UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The part of the peak that the run is taken to reach. It is an '
-                                 'assumption.', lower_bound=0.01, upper_bound=1.)
+SWEEP = flags.DEFINE_bool('sweep', False, 'With --compile: find the largest power of two that fits a core.')
+NUM_EXAMPLES = flags.DEFINE_integer('num_examples', None, 'The number of training images, if neither the data are '
+                                    'available nor their number is published.', lower_bound=1)
+UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The assumed share of the peak that the run reaches.',
+                                 lower_bound=0.01, upper_bound=1.)
 ALL = flags.DEFINE_bool('all', False, "Plan every pre-training config, those of the baselines and studies too, on its "
                         'SLICE.')
 OUT = flags.DEFINE_string('out', None, 'With --all: the page to write, in Markdown.')
 
 
 def main(arguments):
-  jax.config.update('jax_platforms', 'cpu')  # whatever is here: nothing is run
-  # A cache could not give back what was compiled for devices that are not here, and would falsify the seconds.
+  jax.config.update('jax_platforms', 'cpu')  # nothing is run
+  # A cache cannot load programs for absent devices, and would falsify the seconds.
   jax.config.update('jax_enable_compilation_cache', False)
   if ALL.value:
     _plan_all()
@@ -50,12 +49,12 @@ def _plan_all():
   for flag, name in ((TOPOLOGY, 'topology'), (SWEEP, 'sweep'), (NUM_EXAMPLES, 'num_examples'),
                      (config_flags.CONFIG, 'config')):
     if flag.value:
-      raise app.UsageError(f'--all plans every config on its own slice and images; drop --{name}')
+      raise app.UsageError(f'--all plans every config with its own slice and images; remove --{name}')
   if OUT.value is None:
     raise app.UsageError('--all writes a page: --out=docs/tpu_plans.md')
   path = pathlib.Path(OUT.value)
   if path.suffix != '.md' or not path.parent.is_dir():
-    raise ValueError(f'--out is {path}; it must be a page, .md, in a folder that is there')
+    raise ValueError(f'--out is {path}; it must be a page, .md, in an existing folder')
   plans, kept = pages.plan_all(), pages.Kept(path.with_suffix('.jsonl'))
   write = lambda: path.write_text(pages.page(plans, kept, UTILISATION.value, OUT.value))
   write()
@@ -68,7 +67,7 @@ def _plan_one(config):
   if OUT.value:
     raise app.UsageError('--out is for --all; one plan goes to stdout')
   if SWEEP.value and not COMPILE.value:
-    raise app.UsageError('--sweep compiles for each batch: give --compile, too')
+    raise app.UsageError('--sweep compiles for each batch: pass --compile, too')
   name = config_flags.CONFIG.value
   topology = TOPOLOGY.value
   if topology is None:
@@ -83,8 +82,8 @@ def _plan_one(config):
           f'{number * plan.slice.cores:,} in all')
   elif COMPILE.value:
     compiler.tell(f'compiling for {plan.slice}, which takes minutes')
-    found = compiler.compiled(compiler.lower(plan, plan.images_per_core), compiler.counted_once(plan))
-    print(compiler.describe_compiled(plan, found, plan.images_per_core))
+    result = compiler.compiled(compiler.lower(plan, plan.images_per_core), compiler.counted_once(plan))
+    print(compiler.describe_compiled(plan, result, plan.images_per_core))
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
-"""Tells what a model sees in images: the best classes of each, with their probabilities.
+"""Classifies images: the best classes of each, with their probabilities.
 
   python -m tools.predict --weights=imagenet21k/Mixer-B_16 photo.jpg folder_of_photos
   python -m tools.predict --weights=runs/digits --format=csv photos > predictions.csv
   find photos -name '*.png' | python -m tools.predict --weights=model.npz --draw=predictions.png
 
-Predictions go to stdout, in the order of the images; all else goes to stderr. A file that cannot be decoded is named
-there and left out, and the exit code is then 1, as for weights that cannot be read; 2 for wrong flags.
+Predictions go to stdout, in the order of the images; all else goes to stderr. A file that cannot be decoded is
+named on stderr and skipped, and the exit code is then 1, as for weights that cannot be read; 2 for wrong flags.
 """
 
 import argparse
@@ -31,34 +31,34 @@ from mixer.training import losses
 from mixer import user_errors
 from tools import weights_flags
 
-DRAWN = 96  # images at most in the picture
-READ = ('gs://',)  # what the addresses that are read as files begin with
+DRAWN = 96  # the most images in the picture
+READ = ('gs://',)  # URLs that are read as files
 
 
 def find(arguments: list[str], stdin) -> list[str]:
-  """The paths of images: files as they are, of folders all images below them, sorted, and of '-' the lines of stdin.
+  """The paths of images: files themselves, of folders all images below them, sorted, and for '-' the lines of stdin.
 
   Raises:
-    ValueError: if there are none, or none in one of the folders, if one is a URL, or if stdin is no list of paths.
+    ValueError: if the list or one of the folders is empty, if a path is a URL, or if stdin is not a list of paths.
   """
   if not arguments and stdin.isatty():
-    raise ValueError('no images: give files, folders, or - for a list of paths on stdin')
+    raise ValueError('no images: pass files, folders, or - for a list of paths on stdin')
   paths = []
   for argument in arguments or ['-']:
     if argument == '-':
       paths += _listed(stdin)
     elif pathlib.Path(argument).is_dir():
-      found = [str(path) for path in sorted(pathlib.Path(argument).rglob('*'))
-               if path.suffix.lower() in folder_source.IMAGE_SUFFIXES and path.name[0] != '.' and path.is_file()]
-      if not found:
+      images = [str(path) for path in sorted(pathlib.Path(argument).rglob('*'))
+                if path.suffix.lower() in folder_source.IMAGE_SUFFIXES and path.name[0] != '.' and path.is_file()]
+      if not images:
         raise ValueError(f'{argument} holds no images: no file below it ends in {", ".join(folder_source.IMAGE_SUFFIXES)}')
-      paths += found
+      paths += images
     elif os.path.exists(argument) and not os.path.isfile(argument):
-      raise ValueError(f'{argument} is a device or a pipe, which is not read; give files, or folders of them')
+      raise ValueError(f'{argument} is a device or a pipe, which is not read; pass files, or folders of them')
     else:
       paths.append(argument)
   if not paths:
-    raise ValueError('no images: stdin lists none; give files, folders, or their paths on stdin, one a line')
+    raise ValueError('no images: stdin lists none; pass files, folders, or their paths on stdin, one per line')
   for path in paths:
     scheme = re.match(r'([a-z][a-z0-9+.-]+)://|(data):', path, re.I)
     if scheme and scheme[0].lower() not in READ and not os.path.exists(path):
@@ -72,9 +72,9 @@ def _listed(stdin):
     text = stdin.read()
   except UnicodeDecodeError:
     text = '\0'
-  if '\0' in text:  # which no path has, and every image
-    raise ValueError('stdin lists paths, one a line, and these bytes are none: pass the path of an image, not its content '
-                     '(and for find -print0 use -print)')
+  if '\0' in text:  # in no path, and in every image
+    raise ValueError('stdin must list paths, one per line, and these bytes are none: pass the path of an image, not its '
+                     'content (and for find -print0 use -print)')
   return [line for line in text.splitlines() if line.strip()]
 
 
@@ -90,7 +90,7 @@ def read_class_names(path: str, num_classes: int) -> list[str]:
 def predictions(weights, paths, *, batch_size: int, failed):
   """Yields (index of the path, [R, R, 3] uint8 as the model sees it, [K] probabilities) of each image, in their order.
 
-  `failed` is told the index of each file that cannot be decoded, and why.
+  Calls failed(index, reason) for each file that cannot be decoded.
   """
   model = models.build(**weights.model)
   params = jax.device_put(weights.params)
@@ -122,7 +122,7 @@ class Table:
 
 
 class Csv:
-  """A row for each class; `class` is its number, `id` its name among the model's classes, and `name` that in words."""
+  """A row per class; `class` is its number, `id` its name in the model, and `name` the same in words."""
 
   def __init__(self, paths, names):
     pass
@@ -139,7 +139,7 @@ class Csv:
 
 
 class Jsonl:
-  """An object for each image, whose predictions have the fields of Csv."""
+  """A JSON object per image, whose predictions have the fields of Csv."""
 
   def __init__(self, paths, names):
     pass
@@ -156,12 +156,12 @@ class Jsonl:
 FORMATS = {'table': Table, 'csv': Csv, 'jsonl': Jsonl}
 
 
-def write(found, paths, names, kind: str, top: int, out) -> list[tuple]:
+def write(predicted, paths, names, kind: str, top: int, out) -> list[tuple]:
   """Writes the best classes of each of the `predictions`; returns (image, text) of the first DRAWN."""
   layout = FORMATS[kind](paths, names)
   out.write(layout.header())
   drawn = []
-  for index, image, probabilities in found:
+  for index, image, probabilities in predicted:
     best = [(int(k), str(names[k]), float(probabilities[k])) for k in np.argsort(-probabilities, kind='stable')[:top]]
     with tqdm.tqdm.external_write_mode(file=out):  # a progress bar on the same terminal makes room
       out.write(layout.lines(paths[index], best))
@@ -173,12 +173,12 @@ def write(found, paths, names, kind: str, top: int, out) -> list[tuple]:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('images', nargs='*', help='files, folders (all images below them), or - for paths on stdin, one '
-                      'a line; without any, stdin')
+                      'per line; default: stdin')
   weights_flags.add(parser)
   parser.add_argument('--top', type=weights_flags.positive, default=5, help='how many classes of each image; default: %(default)s')
   parser.add_argument('--format', choices=FORMATS, default='table', help='default: %(default)s')
   weights_flags.add_crop(parser)
-  parser.add_argument('--class_names', metavar='FILE', help='one name or WordNet id a line, in the order of the classes')
+  parser.add_argument('--class_names', metavar='FILE', help='one name or WordNet id per line, in the order of classes')
   parser.add_argument('--draw', metavar='OUT.png', help=f'draw the first {DRAWN} images with their best classes')
   parser.add_argument('--batch_size', type=weights_flags.positive, default=32, help='at a time; default: %(default)s')
   return parser.parse_args(arguments)
@@ -200,11 +200,11 @@ def main(arguments: list[str] | None = None) -> int:
 
   failures = []
   with tqdm.tqdm(total=len(paths), unit='image', disable=None) as bar:
-    def failed(index, why):
+    def failed(index, reason):
       failures.append(index)
       bar.update()
       with tqdm.tqdm.external_write_mode(file=sys.stderr):
-        print(f'cannot decode {paths[index]}: {why}', file=sys.stderr)
+        print(f'cannot decode {paths[index]}: {reason}', file=sys.stderr)
 
     def counted():
       for prediction in predictions(weights, paths, batch_size=flags.batch_size, failed=failed):

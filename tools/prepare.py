@@ -25,7 +25,7 @@ from mixer import safe_io
 from mixer import user_errors
 
 
-# What TFDS would go on without, and leave a copy that looks whole.
+# Files without which TFDS would go on, and leave a copy that looks complete.
 NEEDED = {'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
           'imagenet2012_real': ('ILSVRC2012_img_val.tar',)}
 
@@ -35,30 +35,29 @@ PUBLISHED = {'imagenet2012': dict(train=1_281_167, validation=50_000), 'imagenet
 
 def prepare(name: str, data_dir: str | None, manual_dir: str | None, beam: str | None = None,
             partial: bool = False, images: str | None = None) -> pathlib.Path:
-  """Downloads and prepares a dataset by its name, ours or one of TFDS. Returns its directory.
+  """Downloads and prepares a dataset by its name, this repository's or TFDS's. Returns its directory.
 
   Args:
     beam: options of an Apache Beam pipeline, 'runner=DataflowRunner,project=...'; None for one process.
     partial: whether to take fewer examples than were published.
-    images: of `multilabel`, the folder below which all images lie; by default manual_dir.
+    images: for `multilabel`, the folder that contains all images; by default manual_dir.
 
   Raises:
-    ValueError: naming a file that must lie in `manual_dir` and does not, or a split that is not whole; its copy is set
-      aside.
+    ValueError: naming a file that is missing in `manual_dir`, or an incomplete split, whose copy is renamed.
   """
   if images and name != 'multilabel':
-    raise ValueError(f'--images says where the images of manifests lie, from which only multilabel is made; {name} is '
-                     'not: drop it')
-  given = {'images': _folder(images)} if images else {}
+    raise ValueError(f'--images is the folder of the images of manifests, from which only multilabel is made; '
+                     f'remove it for {name}')
+  options = {'images': _folder(images)} if images else {}
   if partial and name.partition('/')[0] == 'imagenet21k':
     if beam:
-      raise ValueError('--partial and --beam do not go together: one process prepares a part. Drop one of them')
-    given = {'partial': True}
-  builder = sources.builder(name, data_dir, **given)
+      raise ValueError('--partial and --beam exclude each other: one process prepares a part. Remove one of them')
+    options = {'partial': True}
+  builder = sources.builder(name, data_dir, **options)
   folder = pathlib.Path(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
   for file in NEEDED.get(name, ()):
     if not sources.is_prepared(builder) and not (folder / file).exists():
-      raise ValueError(f'{name} is made from {folder / file}, which is not there. Download it, and give its folder: '
+      raise ValueError(f'{name} is made from {folder / file}, which is missing. Download it, and pass its folder: '
                        f'python -m tools.prepare {name} --manual_dir=FOLDER')
   builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False,
@@ -68,21 +67,21 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None, beam: str |
             for split, published in PUBLISHED.get(name, {}).items()}
   if synsets := getattr(builder.builder_config, 'num_synsets', None):
     counts['label'] = builder.info.features['label'].feature.num_classes, synsets, 'synsets'
-  for part, (found, published, what) in counts.items():
-    print(f'{name}, {part}: {found:,} {what}; published: {published:,}')
-    if found != published and not partial:
+  for part, (count, published, what) in counts.items():
+    print(f'{name}, {part}: {count:,} {what}; published: {published:,}')
+    if count != published and not partial:
       aside = path.with_name(f'{path.name}.not_whole')
       shutil.rmtree(aside, ignore_errors=True)
       path.rename(aside)
-      raise ValueError(f'{name}, {part}: {found:,} {what}, where {published:,} were published; the copy is now '
-                       f'{aside}. Get the tar anew, or take what it holds with --partial')
+      raise ValueError(f'{name}, {part}: {count:,} {what}, but {published:,} were published; the copy is now '
+                       f'{aside}. Download the tar again, or use what it contains with --partial')
   return path
 
 
 def _folder(folder):
   path = epath.Path(folder).expanduser()
   if not path.is_dir():
-    raise ValueError(f'--images is {folder}, which is no folder')
+    raise ValueError(f'--images is {folder}, which is not a folder')
   return path
 
 
@@ -97,13 +96,13 @@ def rewrite(copy: epath.Path, out: pathlib.Path):
   An interrupted rewrite leaves `out` absent, and starts over.
 
   Raises:
-    ValueError: if `copy` is no tfrecord copy, or `out` exists.
+    ValueError: if `copy` is not a tfrecord copy, or `out` exists.
   """
   builder = tfds_source.open_copy(copy)
   if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
     raise ValueError(f'{copy} is stored as {builder.info.file_format.value}; only tfrecord is rewritten')
   if out.exists():
-    raise ValueError(f'{out} is there already; remove it or choose another --out')
+    raise ValueError(f'{out} already exists; remove it or choose another --out')
   partial = out.with_name(f'{out.name}.partial')
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
@@ -114,7 +113,7 @@ def rewrite(copy: epath.Path, out: pathlib.Path):
     written = 0
     with tqdm.tqdm(total=split.num_examples, unit='example', desc=split.name) as bar:
       for path in map(epath.Path, split.filepaths):
-        # One record a group, as TFDS writes them: groups are what is read at once.
+        # One record per group, as TFDS writes them: a group is read at once.
         writer = array_record_module.ArrayRecordWriter(
             str(partial / path.name.replace('.tfrecord', '.array_record')), 'group_size:1')
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
@@ -123,8 +122,8 @@ def rewrite(copy: epath.Path, out: pathlib.Path):
           bar.update()
         writer.close()
     if written != split.num_examples:
-      raise ValueError(f'{copy} holds {written:,} records of split {split.name!r}, and its dataset_info.json says '
-                       f'{split.num_examples:,}; it is damaged')
+      raise ValueError(f'{copy} holds {written:,} records of split {split.name!r}, but its dataset_info.json '
+                       f'states {split.num_examples:,}; it is damaged')
   info = safe_io.read_json_object(partial / 'dataset_info.json')
   info['fileFormat'] = 'array_record'
   (partial / 'dataset_info.json').write_text(json.dumps(info, indent=2))
@@ -136,17 +135,17 @@ def main(arguments: list[str] | None = None):
   parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('dataset', help="a TFDS name, or the directory of a prepared copy")
   parser.add_argument('--data_dir', help='where TFDS keeps its datasets; by default its own default')
-  parser.add_argument('--manual_dir', help='where files lie that TFDS cannot download')
-  parser.add_argument('--images', help='of multilabel: the folder below which all images of the manifests lie; by '
-                      'default --manual_dir')
+  parser.add_argument('--manual_dir', help='the folder of the files that TFDS cannot download')
+  parser.add_argument('--images', help='for multilabel: the folder that contains all images of the manifests; default: '
+                      '--manual_dir')
   parser.add_argument('--beam', help='prepare with Apache Beam, with these options: runner=DataflowRunner,project=...')
   parser.add_argument('--partial', help='take fewer examples, or synsets of ImageNet-21k, than were published', action='store_true')
-  parser.add_argument('--out', help='where to rewrite a copy; a directory that is not there yet', type=pathlib.Path)
+  parser.add_argument('--out', help='where to rewrite a copy; a new directory', type=pathlib.Path)
   flags = parser.parse_args(arguments)
   copy = epath.Path(flags.dataset).expanduser()
   if (copy / 'dataset_info.json').exists():
     if not flags.out:
-      parser.error(f'{copy} is a prepared copy: say with --out where to rewrite it')
+      parser.error(f'{copy} is a prepared copy: pass --out, where to rewrite it')
   try:
     if flags.out:
       rewrite(copy, flags.out.expanduser())

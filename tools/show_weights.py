@@ -5,7 +5,7 @@
 
 stem.png has the filters of the first layer as colours, sorted by frequency (Figure 7). token_mixing_0.png and so on, of
 Mixers, have the hidden units of a block's token-mixing MLP, the rows of W1 in eq. 1, as maps over the patches, sorted
-by frequency and each followed by its nearest inverse (Figures 5 and 6). mixer/weights/filter_frequencies.py says what that means.
+by frequency and each followed by its nearest inverse (Figures 5 and 6): see mixer/weights/filter_frequencies.py.
 """
 
 import pathlib
@@ -38,7 +38,7 @@ def token_mixing(weights: weights_lib.Weights, block: int):
 
 
 def chosen(text: str | None, weights: weights_lib.Weights) -> list[int]:
-  """The blocks that --blocks names, by default the first three. Raises a ValueError unless they are there."""
+  """The blocks of --blocks, by default the first three. Raises a ValueError if the model lacks one."""
   if not models.LOADABLE[weights.model['name']].token_filters:
     if text:
       raise ValueError(f'--blocks is {text}, and a model of the kind {weights.model["name"]!r} has no token-mixing '

@@ -3,9 +3,10 @@
 The paper chooses each fine-tuning's learning rate so (section 3):
   python -m tools.sweep --config=configs/mixer_finetune.py:b16_i21k,cifar10 --workdir=runs/sweep \
     --over=optimizer.learning_rate=0.003,0.01,0.03,0.06
---config.FIELD=VALUE sets a field in all runs. Several --over are combined in all ways. Each run has a folder of its own in the work directory: a sweep that was
-stopped goes on with the same command, and passes over what is finished. The table is sweep.csv there. SIGTERM and
-Ctrl-C stop the run in hand as they stop train.py, and then the sweep with the same exit code.
+--config.FIELD=VALUE sets a field in all runs. Several --over make a grid. Each run has its own folder in the work
+directory: to resume an interrupted sweep, repeat the command; finished runs are skipped. The table is sweep.csv in the
+work directory. SIGTERM and Ctrl-C stop the current run as they stop train.py, and then the sweep with the same exit
+code.
 """
 
 import argparse
@@ -28,12 +29,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Stopped(Exception):
-  """A run ended for a reason that is none of its values', and can go on. `code` is the exit code of the sweep."""
+  """A run was interrupted, not by its values, and can be resumed. `code` is the exit code of the sweep."""
 
   def __init__(self, workdir, code: int):
     how = f'was ended by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'
-    super().__init__(f'the run in {workdir} {how}, and can go on; so does the sweep, with the same command')
-    self.code = 128 - code if code < 0 else code  # as a shell has it
+    super().__init__(f'the run in {workdir} {how}; run the same command to resume it and the sweep')
+    self.code = 128 - code if code < 0 else code  # as in a shell
 
 
 def grid(over: list[str]) -> list[dict[str, str]]:
@@ -56,7 +57,7 @@ def command(config: str, workdir: pathlib.Path, fields: dict[str, str]) -> list[
 
 
 def result(workdir: pathlib.Path) -> dict[str, float] | None:
-  """The evaluations at the end of a finished run; None where there is none."""
+  """The last evaluations of a finished run, else None."""
   path = workdir / 'config.json'
   if not path.exists():
     return None
@@ -70,11 +71,11 @@ def result(workdir: pathlib.Path) -> dict[str, float] | None:
 
 
 def metric_of(scores: dict[str, float], metric: str | None) -> str:
-  """The name of what to choose by."""
+  """The metric to choose by: `metric`, by default the first top-1 or precision@1."""
   if metric is None:
     metric = next((name for name in scores if name.endswith(('/top1', '/precision_at_1'))), None)
   if metric not in scores or metric.endswith(('/loss', 'examples')):
-    raise ValueError(f'--metric is {metric}; it must be one that is the better the higher, of {", ".join(scores)}')
+    raise ValueError(f'--metric is {metric}; it must be a metric that is better when higher, of {", ".join(scores)}')
   return metric
 
 
@@ -90,19 +91,19 @@ def write_table(path: pathlib.Path, rows: list[dict]):
 
 
 def train(config: str, workdir: pathlib.Path, fields: dict[str, str]) -> dict[str, float]:
-  """Runs train.py to its end, unless it has been there. Returns its last evaluations.
+  """Runs train.py to its end, unless the run is finished. Returns its last evaluations.
 
   Raises:
     subprocess.CalledProcessError: if it fails.
-    Stopped: if it was told to stop, has lost another process, or was ended by a signal.
+    Stopped: if it was interrupted, has lost another process, or was killed by a signal.
   """
   arguments = command(config, workdir, fields)
   print(shlex.join(arguments), file=sys.stderr)
-  # Without the folder, which may be spelt in several ways.
+  # Without the folder, which can be written in several ways.
   line, kept = shlex.join([part for part in arguments if not part.startswith('--workdir=')]), workdir / 'command.txt'
   if kept.exists() and kept.read_text() != line:
-    raise ValueError(f'{workdir} holds the run of another command:\n  {kept.read_text()} there\n  {line} here\n'
-                         'Choose another --workdir, or give the same flags')
+    raise ValueError(f'{workdir} holds the run of another command:\n  {kept.read_text()}\n  instead of\n  {line}\n'
+                         'Choose another --workdir, or pass the same flags')
   workdir.mkdir(parents=True, exist_ok=True)
   kept.write_text(line)
   if result(workdir) is None:
@@ -115,9 +116,9 @@ def train(config: str, workdir: pathlib.Path, fields: dict[str, str]) -> dict[st
 
 
 def exit_code(arguments: list[str]) -> int:
-  """Runs a command, and passes notices to stop on to it."""
+  """Runs a command and forwards the signals that stop it."""
   with subprocess.Popen(arguments) as process:
-    # Python's own answer to Ctrl-C would kill it before it has saved.
+    # Python's own handling of Ctrl-C would kill it before it has saved.
     before = {number: signal.signal(number, lambda number, _: process.send_signal(number))
               for number in preemption.SIGNALS}
     try:
@@ -130,13 +131,15 @@ def exit_code(arguments: list[str]) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('--config', required=True, help='of the last run, on the whole training set')
-  parser.add_argument('--dev_config', help='of the runs to choose by; default: that of --config with ",dev" after it')
+  parser.add_argument('--dev_config', help='of the runs that choose; default: --config with ",dev" appended')
   parser.add_argument('--over', required=True, action='append', metavar='FIELD=VALUE,VALUE,...', help='what to try')
   parser.add_argument('--set', default=[], action='append', metavar='FIELD=VALUE', help='the same as --config.FIELD=VALUE')
-  parser.add_argument('--metric', help="what to choose by, the higher the better; default: the first evaluation's "
+  parser.add_argument('--metric', help="the metric that chooses, higher is better; default: the first evaluation's "
                       'top-1 or precision@1')
-  parser.add_argument('--workdir', required=True, type=pathlib.Path, help='the folder of the folders of the runs')
+  parser.add_argument('--workdir', required=True, type=pathlib.Path, help='the parent of the folders of the runs')
   parser.add_argument('--dry_run', action='store_true', help='print the commands and run none')
+  arguments = sys.argv[1:] if arguments is None else arguments
+  parser.check_flags([word for word in arguments if not word.startswith('--config.')])
   flags, rest = parser.parse_known_args(arguments)
   for word in rest:
     if not word.startswith('--config.') or '=' not in word:
@@ -146,12 +149,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def sweep(flags: argparse.Namespace):
-  """Runs what the flags say, and prints and writes the table."""
+  """Trains all runs of the flags, and prints and writes the table."""
   root = flags.workdir.expanduser()
   always = dict(_assignment(text) for text in flags.set)
   if not flags.dev_config and '.py:' not in flags.config:
-    raise ValueError(f'--config is {flags.config}, which takes no ",dev"; give --dev_config, the config of the runs to '
-                     'choose by')
+    raise ValueError(f'--config is {flags.config}, which takes no ",dev"; pass --dev_config, the config of the runs '
+                     'that choose')
   dev_config = flags.dev_config or f'{flags.config},dev'
   name = lambda fields: ','.join(f'{field.split(".")[-1]}={value}' for field, value in fields.items()).replace('/', '_')
   runs = [(fields, root / name(fields)) for fields in grid(flags.over)]
@@ -166,7 +169,7 @@ def sweep(flags: argparse.Namespace):
     try:
       scores = train(dev_config, workdir, {**always, **fields})
     except subprocess.CalledProcessError as error:  # a learning rate may be too high
-      print(f'{workdir} failed with exit code {error.returncode}, and is left out', file=sys.stderr)
+      print(f'{workdir} failed with exit code {error.returncode}, and is skipped', file=sys.stderr)
       scores = {}
     if scores:
       metric = metric_of(scores, flags.metric)  # before other runs are trained
@@ -174,7 +177,7 @@ def sweep(flags: argparse.Namespace):
     write_table(root / 'sweep.csv', rows)
   ended = [row for row in rows if len(row) > len(fields) + 1]
   if not ended:
-    raise ValueError(f'all {len(rows)} runs failed; their errors stand above')
+    raise ValueError(f'all {len(rows)} runs failed; see their errors above')
   best = max(ended, key=lambda row: row[metric])
   chosen = {field: best[field] for field in runs[0][0]}
   workdir = root / f'best,{name(chosen)}'

@@ -1,21 +1,21 @@
-"""How many images a second models take on the devices that are here, as the paper's Table 3 says of TPU v3.
+"""Measures the images per second of models on this machine's devices, as in the paper's Table 3 for TPU v3.
 
   python -m tools.throughput --models=mlp_mixer:B/16,vit:B/16 --resolutions=224 --dtypes=bfloat16,float32 \\
     --out=runs/throughput.jsonl
 
-Of each model the batch size is swept, and the best speed is reported, as the paper did: all powers of two up to
---max-batch, or until memory ends. Only the forward pass is timed, to the logits of 1,000 classes, on random images that
-lie on the devices, with float32 parameters; compilation and a first pass are not. Each figure is a median of 5 repeats,
-or of up to 15 while their middle half spreads by more than 5 %. Mixers at a multiple of 224 pixels have token-mixing
-MLPs that are widened as in App. C.
+For each model the batch size is swept, and the best speed is reported, as in the paper: all powers of two up to
+--max-batch, or until memory is exhausted. Only the forward pass is timed, to the logits of 1,000 classes, on random
+images on the devices, with float32 parameters; compilation and a first pass are not. Each figure is a median of 5
+repeats, or of up to 15 while their middle half spreads by more than 5 %. Mixers at a multiple of 224 pixels have
+token-mixing MLPs that are widened as in App. C.
 
-The table goes to stdout. The file gets a line of JSON for each model, after those that are there:
+The table goes to stdout. A line of JSON per model is appended to the file:
   {"format": 1, "kind": "throughput", "model": "mlp_mixer", "variant": "B/16", "resolution": 224, "dtype": "bfloat16",
    "batch_size": 64, "images_per_s_per_core": ..., "spread": [..., ...], "gmacs": ...,
    "sweep": [[1, ...], [2, ...], ...], "ended": ..., ...}
 `batch_size` and the speed are those of one JAX device; on TPU v2 and v3 that is a core, one of two of a chip. `spread` is
-the slowest and the fastest repeat. `gmacs` are multiply-adds of an image, in 1e9. `ended` is why the sweep went no
-further. `config_hash` names the model's fields, resolution and dtype.
+the slowest and the fastest repeat. `gmacs` are multiply-adds of an image, in 1e9. `ended` is why the sweep
+ended. `config_hash` names the model's fields, resolution and dtype.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def fields_of(model: str, resolution: int, dtype: str) -> dict:
 
 
 def planned(name: str, resolution: int, dtype: str) -> dict:
-  """What there is to measure, checked without computing anything: the model, its fields and its multiply-adds."""
+  """What to measure, checked without computing anything: the model, its fields and its multiply-adds."""
   try:
     fields = fields_of(name, resolution, dtype)
     model = models.build(**fields)
@@ -128,30 +128,30 @@ def _steady(times: list[float]) -> bool:
   return high - low <= STEADY * middle
 
 
-def sweep(measure, max_batch: int, tell=lambda batch_size, speed: None) -> tuple[list[tuple[int, Speed]], str]:
+def sweep(measure, max_batch: int, report=lambda batch_size, speed: None) -> tuple[list[tuple[int, Speed]], str]:
   """[(batch size, Speed of one device), ...], and why it ended.
 
   Args:
     measure: of a batch size: its Speed. It may raise NoMemory.
     max_batch: the largest batch size; all powers of two up to it are measured.
-    tell: is called with each.
+    report: is called with each.
   """
-  found = []
+  speeds = []
   for batch_size in itertools.takewhile(lambda size: size <= max_batch, (2**k for k in itertools.count())):
     try:
       speed = measure(batch_size)
     except NoMemory:
-      return found, f'no memory for batch {batch_size}'
-    except jax.errors.JaxRuntimeError as error:  # what was found is not lost with it
-      return found, f'batch {batch_size}: {storage.first_line(error)}'
-    tell(batch_size, speed)
-    found.append((batch_size, speed))
-  return found, f'--max-batch={max_batch}'
+      return speeds, f'no memory for batch {batch_size}'
+    except jax.errors.JaxRuntimeError as error:  # keeps the speeds before it
+      return speeds, f'batch {batch_size}: {storage.first_line(error)}'
+    report(batch_size, speed)
+    speeds.append((batch_size, speed))
+  return speeds, f'--max-batch={max_batch}'
 
 
-def record(plan: dict, found, ended: str, about: dict) -> dict:
+def record(plan: dict, speeds, ended: str, about: dict) -> dict:
   """The line for the file."""
-  batch_size, speed = max(found, key=lambda pair: pair[1].median)
+  batch_size, speed = max(speeds, key=lambda pair: pair[1].median)
   fields = plan['fields']
   return {'format': FORMAT, 'kind': 'throughput', 'model': fields['name'], 'variant': fields['variant'],
           'resolution': plan['resolution'], 'dtype': plan['dtype'], 'batch_size': batch_size,
@@ -159,29 +159,29 @@ def record(plan: dict, found, ended: str, about: dict) -> dict:
           'repeats': speed.repeats, 'gmacs': round(plan['gmacs'], 4), **about,
           'config_hash': provenance.digest({**fields, 'resolution': plan['resolution']}),
           'time': provenance.now(),
-          'sweep': [[size, round(speed.median, 3)] for size, speed in found], 'ended': ended}
+          'sweep': [[size, round(speed.median, 3)] for size, speed in speeds], 'ended': ended}
 
 
 def table(records: list[dict], noun: str) -> str:
   """Markdown, in the order of the records. `noun` is what a device is called: `accelerators.noun`."""
   lines = [f'| model | resolution | dtype | images/s/{noun} | slowest to fastest repeat | batch of a {noun} | GMACs | '
            'TMAC/s | the sweep ended by |', '| --- | --- | --- | --- | --- | --- | --- | --- | --- |']
-  for found in records:
-    speed = found['images_per_s_per_core']
-    lines.append(f'| {found["model"]} {found["variant"]} | {found["resolution"]} | {found["dtype"]} | {speed:,.4g} | '
-                 f'{found["spread"][0]:,.4g} to {found["spread"][1]:,.4g} | {found["batch_size"]:,} | '
-                 f'{found["gmacs"]:,.4g} | {speed * found["gmacs"] / 1e3:.3g} | '
-                 f'{found["ended"]} |')
+  for row in records:
+    speed = row['images_per_s_per_core']
+    lines.append(f'| {row["model"]} {row["variant"]} | {row["resolution"]} | {row["dtype"]} | {speed:,.4g} | '
+                 f'{row["spread"][0]:,.4g} to {row["spread"][1]:,.4g} | {row["batch_size"]:,} | '
+                 f'{row["gmacs"]:,.4g} | {speed * row["gmacs"] / 1e3:.3g} | '
+                 f'{row["ended"]} |')
   return '\n'.join(lines)
 
 
 def parse(arguments) -> argparse.Namespace:
-  """The flags; a wrong one ends the program and is named."""
+  """The flags; a wrong one exits with an error that names it."""
   parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('--models', required=True, help='NAME:VARIANT,...: what models.build takes')
   parser.add_argument('--resolutions', default=str(TRAINED_AT), help='in pixels, default: %(default)s')
   parser.add_argument('--dtypes', default=DTYPES[0], help=f'to compute in: {", ".join(DTYPES)}; default: %(default)s')
-  parser.add_argument('--out', required=True, type=pathlib.Path, help='the JSON lines, which are added to those there')
+  parser.add_argument('--out', required=True, type=pathlib.Path, help='the JSON lines file to append to')
   parser.add_argument('--max-batch', type=int, default=MAX_BATCH_OF_CPU if devices.computes_on_cpu() else MAX_BATCH,
                       help='of a device; default: %(default)s here')
   parser.add_argument('--seconds', type=float, default=3., help='for the first 5 repeats of each batch size; default: '
@@ -193,14 +193,14 @@ def parse(arguments) -> argparse.Namespace:
   flags.models, flags.dtypes, resolutions = (x.split(',') for x in (flags.models, flags.dtypes, flags.resolutions))
   for dtype in flags.dtypes:
     if dtype not in DTYPES:
-      parser.error(f'--dtypes has {dtype!r}; there are {", ".join(DTYPES)}')
+      parser.error(f'--dtypes has {dtype!r}; it must be one of {", ".join(DTYPES)}')
   for resolution in resolutions:
     if not resolution.isdecimal() or not int(resolution):
       parser.error(f'--resolutions has {resolution!r}; it must be a number of pixels, or several: 224,448')
   flags.resolutions = list(map(int, resolutions))
   flags.out = flags.out.expanduser()
   if not flags.out.parent.is_dir() or flags.out.is_dir():
-    parser.error(f'--out is {flags.out}; it must be a file in a folder that is there')
+    parser.error(f'--out is {flags.out}; it must be a file in an existing folder')
   try:
     flags.plans = [planned(*what) for what in itertools.product(flags.models, flags.resolutions, flags.dtypes)]
   except ValueError as error:
@@ -210,7 +210,7 @@ def parse(arguments) -> argparse.Namespace:
 
 @user_errors.in_one_line
 def main(arguments: list[str] | None = None):
-  devices.initialize()  # first of all: the plans ask JAX for devices
+  devices.initialize()  # first: the plans ask JAX for devices
   flags = parse(arguments)
   about = dict(device=jax.devices()[0].device_kind, devices=jax.local_device_count(), machine=provenance.machine(),
                versions=provenance.versions(), commit=provenance.commit())
@@ -218,22 +218,22 @@ def main(arguments: list[str] | None = None):
   with tqdm.tqdm(flags.plans, unit='model', dynamic_ncols=True, disable=None) as bar:
     for plan in bar:
       bar.set_description(plan['label'])
-      tell = lambda text: bar.write(f'{plan["label"]}: {text}', file=sys.stderr)
+      report = lambda text: bar.write(f'{plan["label"]}: {text}', file=sys.stderr)
       try:
         measure = timer(plan['model'], plan['resolution'], flags.seconds)
       except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        found, ended = [], f'the parameters: {storage.first_line(error)}'
+        speeds, ended = [], f'the parameters: {storage.first_line(error)}'
       else:
-        found, ended = sweep(measure, flags.max_batch,
-                             lambda size, speed: tell(
-                                 f'batch {size:,}, {speed.median:,.4g} images/s/{noun} ({speed.slowest:,.4g} to '
-                                 f'{speed.fastest:,.4g} in {speed.repeats} repeats)'))
-      if not found:
-        tell(f'nothing was measured, and no line written: {ended}')
+        speeds, ended = sweep(measure, flags.max_batch,
+                              lambda size, speed: report(
+                                  f'batch {size:,}, {speed.median:,.4g} images/s/{noun} ({speed.slowest:,.4g} to '
+                                  f'{speed.fastest:,.4g} in {speed.repeats} repeats)'))
+      if not speeds:
+        report(f'nothing was measured, and no line written: {ended}')
         continue
-      records.append(record(plan, found, ended, about))
+      records.append(record(plan, speeds, ended, about))
       storage.append(storage.path_of(flags.out), json.dumps(records[-1]))
-      tell(f'ended by {ended}')
+      report(f'ended by {ended}')
   print(table(records, noun))
   return 0 if len(records) == len(flags.plans) else 1
 

@@ -1,4 +1,4 @@
-"""The flags that name weights, for the commands that take them."""
+"""The flags of weights, for the commands that take them."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from mixer import weights
 
 
 class NotNumbers(argparse.ArgumentTypeError, ValueError):
-  """The first is what argparse shows the text of, and the second absl."""
+  """Argparse shows the text of the first base, absl that of the second."""
 
 
 class Numbers(absl_flags.ArgumentParser):
@@ -23,8 +23,8 @@ class Numbers(absl_flags.ArgumentParser):
 
 
 PIXELS = {  # the flags' help
-    'mean': 'of the pixels in [0, 1] that a file of timm takes, one number or three with commas, where no config.json '
-            'beside it says so',
+    'mean': 'of the pixels in [0, 1] that a file of timm takes, one number or three with commas, if it has no '
+            'config.json',
     'std': 'the same of their deviation'}
 
 
@@ -51,12 +51,12 @@ SIDES = '8/7 of what the model takes, as in 256 for 224, and of antialiased what
 def add_crop(parser: argparse.ArgumentParser):
   """Adds --preprocessing and --resize, for `weights.Weights.with_crop`."""
   parser.add_argument('--preprocessing', choices=export_crops.CROPS,
-                      help=f"{CROPS}; default: that of the weights' run; of files that do not say it paper_resize at 224, 384 "
+                      help=f"{CROPS}; default: that of the weights' run; of files without it paper_resize at 224, 384 "
                       'and 448 pixels, else antialiased')
   parser.add_argument('--resize', type=positive, metavar='PIXELS',
-                      help=f"the side before the crop; default: that of the weights' run; where none is known, {SIDES}")
+                      help=f"the side before the crop; default: that of the weights' run; if unknown, {SIDES}")
 
 
 def load(flags: argparse.Namespace) -> weights.Weights:
-  """The weights that the flags name. Errors are those of `weights.load`."""
+  """The weights of the flags. Raises what `weights.load` does."""
   return weights.load(flags.weights, **{field: getattr(flags, field) for field in PIXELS})

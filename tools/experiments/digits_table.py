@@ -1,4 +1,4 @@
-"""What the demo reaches over three seeds, beside scikit-learn's SVC on the same split.
+"""The demo's accuracy over three seeds, and that of scikit-learn's SVC on the same split.
 
   python -m tools.digits_table
 """
@@ -17,7 +17,7 @@ from mixer import user_errors
 
 
 def mixer(seed: int) -> float:
-  """Test top-1 of the demo's config; a run that is there already is not repeated."""
+  """Test top-1 of the demo's config; a finished run is not repeated."""
   workdir = f'runs/digits_seed{seed}'
   subprocess.run([sys.executable, 'train.py', '--config=configs/mixer_digits.py', f'--workdir={workdir}',
                   f'--config.seed={seed}'], check=True)
@@ -34,7 +34,7 @@ def svc() -> float:
 
 @user_errors.in_one_line
 def main(arguments: list[str] | None = None):
-  user_errors.ArgumentParser(__doc__).parse_args(arguments)  # there are no flags but --help
+  user_errors.ArgumentParser(__doc__).parse_args(arguments)  # --help alone
   scores = [mixer(seed) for seed in range(3)]
   print(f'Mixer, seeds 0 to 2: {", ".join(f"{x:.2%}" for x in scores)}; mean {statistics.mean(scores):.2%}')
   print(f'SVC: {svc():.2%}')

@@ -1,12 +1,12 @@
-"""Trains all arms of one of the paper's experiments on small real images, with several seeds, and tables what came out.
+"""Trains all arms of one of the paper's experiments on small real images, with several seeds, and makes a table.
 
   python -m tools.experiment permutations                    # Fig. 4, on scikit-learn's digits
   python -m tools.experiment data_scale --dataset=mnist5k    # Fig. 2 right, on 5,000 digits of MNIST
   python -m tools.experiment appendix_a --seeds=5            # what did not help (App. A)
 
-Each run has a folder of its own in the work directory. A finished run is passed over, so the same command goes on where
-it was stopped, and --seeds=5 after --seeds=3 trains two more of each. table.md, results.json and picture.png there are
-written anew after every run. SIGTERM and Ctrl-C stop the run in hand as they stop train.py, and then all.
+Each run has its own folder in the work directory. Finished runs are skipped, so the same command resumes an interrupted
+one, and --seeds=5 after --seeds=3 trains two more of each. table.md, results.json and picture.png in the work directory
+are rewritten after every run. SIGTERM and Ctrl-C stop the current run as they stop train.py, and then all.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class Experiment:
     title: the paper's name for it.
     models: the first part of the argument.
     arms: its last part; ('',) where it has none.
-    scored: the records of a run's evaluations -> the one that counts, and in words which that is.
+    scored: the records of a run's evaluations -> the one that counts, and a description of it.
     over_steps: whether the picture shows the arms over the steps, and else over the arms.
   """
   title: str
@@ -77,7 +77,7 @@ class Run:
   workdir: pathlib.Path
 
   def evaluations(self) -> list[dict]:
-    """The records with evaluations of a run that is finished; none of another."""
+    """The records with evaluations of a finished run, else none."""
     if sweep.result(self.workdir) is None:
       return []
     return [row for row in records.read(self.workdir / 'records.jsonl') if set(METRICS) <= row.keys()]
@@ -100,7 +100,7 @@ def results(experiment: Experiment, runs: Sequence[Run]) -> list[dict]:
   rows = []
   for (model, arm), group in itertools.groupby(sorted(runs, key=lambda run: _place(experiment, run)),
                                                key=lambda run: (run.model, run.arm)):
-    scored = {run.seed: experiment.scored[0](found) for run in group if (found := run.evaluations())}
+    scored = {run.seed: experiment.scored[0](evaluations) for run in group if (evaluations := run.evaluations())}
     if scored:
       rows.append({'model': model, 'arm': arm, 'seeds': list(scored),
                    'steps': [row['step'] for row in scored.values()],
@@ -123,10 +123,10 @@ def table(experiment: Experiment, dataset: str, rows: list[dict]) -> str:
   arms = [arm for arm in experiment.arms if arm]
   lines = [f'# {experiment.title}, on {dataset}']
   for metric, words in METRICS.items():
-    found = {(row['model'], row['arm']): cell(row[metric]) for row in rows}
+    cells = {(row['model'], row['arm']): cell(row[metric]) for row in rows}
     lines += ['', f'{words}, {experiment.scored[1]}: mean of the seeds (lowest to highest; how many)'.capitalize(), '',
               f'| model | {" | ".join(arms) or "top-1"} |', '| --- ' * (1 + len(experiment.arms)) + '|']
-    lines += [f'| {model} | ' + ' | '.join(found.get((model, arm), '') for arm in experiment.arms) + ' |'
+    lines += [f'| {model} | ' + ' | '.join(cells.get((model, arm), '') for arm in experiment.arms) + ' |'
               for model in experiment.models]
   return '\n'.join(lines) + '\n'
 
@@ -138,7 +138,7 @@ def cell(values: dict) -> str:
 
 
 def draw(experiment: Experiment, title: str, runs: Sequence[Run], rows: list[dict]) -> bytes:
-  """The picture of what there is, as PNG: means as lines or points, ranges as bands or bars, seeds as dots."""
+  """The picture of the finished runs, as PNG: means as lines or points, ranges as bands, seeds as dots."""
   if experiment.over_steps:
     canvas = figure.Figure(figsize=(4 * len(experiment.models), 3.8), layout='constrained')
     for axes, model in zip(canvas.subplots(1, len(experiment.models), sharey=True), experiment.models):
@@ -151,8 +151,8 @@ def draw(experiment: Experiment, title: str, runs: Sequence[Run], rows: list[dic
       (_over_arms if len(experiment.arms) > 1 else _side_by_side)(axes, experiment, metric, rows)
       axes.set_title(words, loc='left', fontsize=10)
   canvas.suptitle(title)
-  # Of the panel that has most: those of runs that are not finished may lack some.
-  labelled = max((axes.get_legend_handles_labels() for axes in canvas.axes), key=lambda found: len(found[0]))
+  # Of the panel with the most: those with unfinished runs may lack some.
+  labelled = max((axes.get_legend_handles_labels() for axes in canvas.axes), key=lambda pair: len(pair[0]))
   if labelled[0]:
     canvas.legend(*labelled, loc='outside right center', frameon=False)
   for axes in canvas.axes:
@@ -165,7 +165,7 @@ def draw(experiment: Experiment, title: str, runs: Sequence[Run], rows: list[dic
 
 def _over_steps(axes, model, arms, runs):
   for arm, colour in zip(arms, COLOURS):
-    curves = [found for run in runs if (run.model, run.arm) == (model, arm) and (found := run.evaluations())]
+    curves = [rows for run in runs if (run.model, run.arm) == (model, arm) and (rows := run.evaluations())]
     if curves:
       steps = [row['step'] for row in curves[0]]
       scores = list(zip(*([row['other/5shot'] for row in curve] for curve in curves)))
@@ -194,7 +194,7 @@ def _side_by_side(axes, experiment, metric, rows):
   axes.set_xticks(range(len(experiment.models)), experiment.models)
 
 
-def tell(name: str, dataset: str, runs: Sequence[Run], root: pathlib.Path) -> str:
+def write(name: str, dataset: str, runs: Sequence[Run], root: pathlib.Path) -> str:
   """Writes results.json, table.md and picture.png of the runs that are finished. Returns the table."""
   experiment = EXPERIMENTS[name]
   rows = results(experiment, runs)
@@ -221,8 +221,8 @@ def train_all(name: str, dataset: str, seeds: int, root: pathlib.Path):
     new = sweep.result(run.workdir) is None
     sweep.train(run.config, run.workdir, {'seed': str(run.seed)})
     if new:
-      tell(name, dataset, runs, root)
-  print(f'{tell(name, dataset, runs, root)}\ntable, numbers and picture: {root}')
+      write(name, dataset, runs, root)
+  print(f'{write(name, dataset, runs, root)}\ntable, numbers and picture: {root}')
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -230,8 +230,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument('name', choices=EXPERIMENTS)
   parser.add_argument('--dataset', choices=('digits', 'mnist5k'), default='digits', help='mnist5k needs '
                       'requirements-mnist.txt; default: digits')
-  parser.add_argument('--seeds', type=int, default=3, help='how many runs of each arm; default: 3')
-  parser.add_argument('--workdir', type=pathlib.Path, help='the folder of the folders of the runs; default: '
+  parser.add_argument('--seeds', type=int, default=3, help='the number of runs of each arm; default: 3')
+  parser.add_argument('--workdir', type=pathlib.Path, help='the parent of the folders of the runs; default: '
                       'runs/experiments/NAME_DATASET')
   parser.add_argument('--dry_run', action='store_true', help='print the commands and run none')
   flags = parser.parse_args(arguments)

@@ -1,9 +1,9 @@
-"""What pre-training on the digits 0 to 4 brings to all ten at twice the resolution, on 43 training images.
+"""What pre-training on the digits 0 to 4 gains on all ten at twice the resolution, with 43 training images.
 
   python -m tools.transfer_table
 
-For each way the learning rate is chosen on the dev split (tools.sweep), and then three seeds are trained. What is there
-already in runs/ is not repeated.
+For each way the learning rate is chosen on the dev split (tools.sweep), and then three seeds are trained. Finished runs
+in runs/ are not repeated.
 """
 
 import csv
@@ -16,7 +16,7 @@ from mixer import user_errors
 
 CONFIG = 'configs/mixer_digits_transfer.py'
 RATES = '0.03,0.1,0.3'
-WAYS = {'weights': 'from the digits 0 to 4', 'nothing': 'from nothing'}
+WAYS = {'weights': 'from the digits 0 to 4', 'nothing': 'from scratch'}
 
 
 def run(*arguments):
@@ -24,7 +24,7 @@ def run(*arguments):
 
 
 def learning_rate(way: str) -> str:
-  """The best of RATES on the dev split, as the table of the sweep says it."""
+  """The best of RATES on the dev split, as in the table of the sweep."""
   workdir = f'runs/digits_transfer_{way}'
   run('-m', 'tools.sweep', f'--config={CONFIG}:{way}', f'--over=optimizer.learning_rate={RATES}',
       f'--workdir={workdir}')
@@ -42,7 +42,7 @@ def score(way: str, rate: str, seed: int) -> float:
 
 @user_errors.in_one_line
 def main(arguments: list[str] | None = None):
-  user_errors.ArgumentParser(__doc__).parse_args(arguments)  # there are no flags but --help
+  user_errors.ArgumentParser(__doc__).parse_args(arguments)  # --help alone
   run('train.py', '--config=configs/mixer_digits_pretrain.py')
   lines = []
   for way, words in WAYS.items():
