@@ -551,7 +551,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
 
 
 def test_a_missing_folder_of_pictures_is_named_with_the_command(tmp_path):
-  with pytest.raises(SystemExit, match=r'--weights-pictures names; make it with python -m tools\.show_weights'):
+  with pytest.raises(SystemExit, match=r'which does not exist; make it with python -m tools\.show_weights'):
     command_line.run(lambda: page.main([f'--out={tmp_path}', f'--weights-pictures={tmp_path / "gone"}']))
 
 
