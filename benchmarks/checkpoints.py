@@ -35,7 +35,7 @@ def saving(workdir) -> dict[str, float]:
   """Times steps with an asynchronous save after some of them, and the others."""
   config = workloads.config('B/16', BATCH)
   data = ours.data_of(config)
-  init, update = ours.build(config, data.image_shape)
+  init, p_train_step = ours.build(config, data.image_shape)
   state = devices.init_replicated(init)
   size = sum(x.nbytes for x in jax.tree.leaves(state))
   batch = next(data.start(0))
@@ -44,7 +44,7 @@ def saving(workdir) -> dict[str, float]:
     under_way = None
     for step in tqdm.trange(1, (SAVES + 1) * STEPS_BETWEEN + 3, desc='steps', unit='step'):
       began = time.monotonic()
-      state, metrics = update(state, batch)
+      state, metrics = p_train_step(state, batch)
       jax.block_until_ready(metrics)
       took = time.monotonic() - began
       if under_way:  # the step after a save, and those until it is on the disk

@@ -25,10 +25,10 @@ def compiled(variant: str, dtype: str, **way) -> tuple[float, float]:
   """(seconds to compile, MiB of temporary memory) of a step of train.py."""
   config = workloads.config(variant, BATCH, dtype=dtype, **way)
   data = ours.data_of(config)
-  init, update = ours.build(config, data.image_shape)
+  init, p_train_step = ours.build(config, data.image_shape)
   state = jax.eval_shape(init)
   began = time.monotonic()
-  _, memory = train_step.prepared(update, state, data.shapes)()
+  _, memory = train_step.compile_ahead(p_train_step, state, data.shapes)()
   return time.monotonic() - began, memory.temp_size_in_bytes / 2**20
 
 

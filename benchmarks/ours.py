@@ -25,13 +25,13 @@ from mixer.training import train_step
 
 
 def build(config, image_shape):
-  """(init, update) as train.py makes them of a config, with images of (H, W, 3)."""
+  """(init, p_train_step) as train.py makes them of a config, with images of (H, W, 3)."""
   model = configuration.instantiate(models.build, 'model', config.model)
   optimizer, learning_rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer,
                                                        total_steps=config.total_steps)
   init = functools.partial(train_step.init, model, optimizer, image_shape, config.seed)
-  return init, configuration.instantiate(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
-                                         learning_rate=learning_rate, seed=config.seed)
+  return init, configuration.instantiate(train_step.make_train_step, 'step', config.step, model=model,
+                                         optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)
 
 
 def data_of(config) -> input_pipeline.TrainBatches:
@@ -42,9 +42,9 @@ def data_of(config) -> input_pipeline.TrainBatches:
 def step_rates(config, seconds: float):
   """`contender.rates` of the config's training step, on its first batch again and again, which lies on the devices."""
   data = data_of(config)
-  init, update = build(config, data.image_shape)
+  init, p_train_step = build(config, data.image_shape)
   batch = next(input_pipeline.prefetch(data.start(0)))
-  compiled, _ = train_step.prepared(update, jax.eval_shape(init), data.shapes)()
+  compiled, _ = train_step.compile_ahead(p_train_step, jax.eval_shape(init), data.shapes)()
   state = devices.init_replicated(init)
 
   def run(number):
@@ -75,10 +75,10 @@ def compiling(config):
   data = data_of(config)
   yield []
   while True:
-    init, update = build(config, data.image_shape)
+    init, p_train_step = build(config, data.image_shape)
     state = jax.eval_shape(init)
     began = time.monotonic()
-    _, memory = train_step.prepared(update, state, data.shapes)()
+    _, memory = train_step.compile_ahead(p_train_step, state, data.shapes)()
     yield [dict(quantity='compile time', unit='s', value=time.monotonic() - began),
            dict(quantity='temporary memory', unit='MiB', value=memory.temp_size_in_bytes / 2**20)]
 

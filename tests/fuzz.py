@@ -440,7 +440,7 @@ class Config(Reader):
     model = configuration.instantiate(models.build, 'model', config.model)
     optimizer, rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer,
                                                 total_steps=config.total_steps)
-    configuration.instantiate(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer,
+    configuration.instantiate(train_step.make_train_step, 'step', config.step, model=model, optimizer=optimizer,
                               learning_rate=rate, seed=config.seed)
 
   def refuses(self, error):

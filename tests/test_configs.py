@@ -72,7 +72,7 @@ def test_every_field_is_read_and_the_model_and_optimizer_can_be_built(name):
     reads(fewshot.Probe, f'probes.{name}', fields, model=model, num_classes=10)
   if 'start_from' in config:
     reads(weights.start, 'start_from', config.start_from, wanted={})
-  reads(train_step.parallel, 'step', config.step, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0)
+  reads(train_step.make_train_step, 'step', config.step, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0)
   reads(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir='', run={}, metrics=(), class_names=None)
   classification.Scorer(model, config.step.loss)
 

@@ -64,9 +64,9 @@ def take(model, batches, num_devices, optimizer=None, accumulate=1, seed=0, loss
   given = dict(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
                mixup=mixup, accumulate=accumulate)
   if num_devices == jax.device_count():
-    step = train_step.parallel(**given)
+    step = train_step.make_train_step(**given)
   else:
-    step = jax.pmap(functools.partial(train_step.update, **given), 'batch', in_axes=(None, 0), out_axes=None,
+    step = jax.pmap(functools.partial(train_step.train_step, **given), 'batch', in_axes=(None, 0), out_axes=None,
                     devices=its_devices)
   state = start(model, optimizer)
   batches = [jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch) for batch in batches]
@@ -206,7 +206,7 @@ def test_wrong_accumulate():
     (dict(mixup=float('nan')), '^config.step.mixup is nan; it must be a finite number, at least 0$')])
 def test_a_number_out_of_its_range_is_refused_by_name(fields, message):
   with pytest.raises(ValueError, match=message):
-    configuration.instantiate(train_step.parallel, 'step', dict(loss='softmax_xent', **fields), model=None,
+    configuration.instantiate(train_step.make_train_step, 'step', dict(loss='softmax_xent', **fields), model=None,
                               optimizer=None, learning_rate=None, seed=0)
 
 
@@ -216,7 +216,7 @@ def planned(accumulate=1, **fields):
   optimizer, learning_rate = optim.build(name='adamw', learning_rate=1e-3, schedule=dict(name='linear'), total_steps=10,
                                          weight_decay=0.1, clip_norm=1.)
   init = functools.partial(train_step.init, model, optimizer, SHAPE, 0)
-  step = train_step.parallel(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0, loss='softmax_xent',
+  step = train_step.make_train_step(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0, loss='softmax_xent',
                              accumulate=accumulate, devices=jax.devices()[:1])
   batch = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in a_batch().items()}
   memory = step.lower(jax.eval_shape(init), batch).compile().memory_analysis()

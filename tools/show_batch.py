@@ -30,10 +30,10 @@ def main(arguments):
   batch = {name: x[0] for name, x in next(data.start(STEP.value - 1)).items()}
   num_classes = len(data.source.class_names or range(batch['label'].max() + 1))  # the model need not fit
   images, targets = batch['image'].astype(np.float32), losses.targets(batch, num_classes)
-  strength = config.step.to_dict().get('mixup')
-  if strength:
-    weight = train_step.mixing_weight(strength, config.seed, STEP.value - 1)
-    mix = jax.vmap(lambda *parts: mixup.mix(*parts, weight, 'batch'), axis_name='batch')
+  alpha = config.step.to_dict().get('mixup')
+  if alpha:
+    lam = train_step.mixup_lambda(alpha, config.seed, STEP.value - 1)
+    mix = jax.vmap(lambda *parts: mixup.mix(*parts, lam, 'batch'), axis_name='batch')
     images, targets = (x[0] for x in mix(images[None], targets[None]))
   images, targets = np.round(images[:IMAGES.value]).astype(np.uint8), np.asarray(targets[:IMAGES.value])
   names = [class_names.words(name) for name in data.source.class_names or range(num_classes)]

@@ -7,15 +7,15 @@ from mixer import trees
 from mixer.wording import counted
 
 
-def describe(*, model, params, memory, source, batch_size: int, resolution: int, first_step: int,
-             total_steps: int) -> str:
-  """Lines for people: parameters, FLOPs, data, devices, batch, steps and, if known, memory.
+def describe(model, params, data, memory, first_step: int, total_steps: int) -> str:
+  """Lines for people: parameters, FLOPs, data, devices, steps and, if known, memory.
 
   Args:
+    data: the training batches, an `input_pipeline.TrainBatches`.
     memory: XLA's memory analysis of the compiled step, or None.
-    source: of the training images.
-    first_step: number of steps taken before.
+    first_step: the number of steps already taken.
   """
+  source, batch_size, resolution = data.source, data.batch_size, data.resolution
   image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), 'float32')
   flops_per_image = 2 * flops.macs(model.apply, {'params': params}, image)
   mib = lambda size: f'{size / 2**20:,.0f} MiB'

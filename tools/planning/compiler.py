@@ -26,7 +26,7 @@ def lower(plan: arithmetic.Plan, images_per_core: int):
     raise ValueError('config.model.num_classes is None, and the data that would give it are not here; set it to compile')
   cores, side = plan.slice.cores, plan.config.data.resolution
   update = configuration.instantiate(
-      train_step.parallel, 'step', plan.config.step, model=plan.model, optimizer=plan.optimizer,
+      train_step.make_train_step, 'step', plan.config.step, model=plan.model, optimizer=plan.optimizer,
       learning_rate=plan.learning_rate, seed=plan.config.seed, devices=devices_of(plan.slice))
   shapes = {'image': ((side, side, 3), 'uint8'), **plan.images.labels}
   batch = {name: jax.ShapeDtypeStruct((cores, images_per_core, *shape), dtype)
