@@ -20,10 +20,10 @@ import jax
 import ml_collections
 
 import input_pipeline
-from input_pipeline import prefetch
 from mixer import config_fields
 from mixer import configuration
 from mixer.configuration import instantiate
+from mixer.data.prefetch import prefetch_to_device
 from mixer.data.process_shard import ProcessShard
 from mixer import evaluators
 from mixer import models
@@ -70,7 +70,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   compile_step = train_step.compile_ahead(p_train_step, jax.eval_shape(init), data.shapes)
   preemption_handler = preemption.PreemptionHandler()
   evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, configuration.probes_of(config),
-                                   lambda batches: preemption_handler.check_before_each(prefetch(batches)))
+                                   lambda batches: preemption_handler.check_before_each(prefetch_to_device(batches)))
 
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(instantiate(
@@ -84,7 +84,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         state = state.replace(params=instantiate(weights.start, 'start_from', config.start_from, wanted=state.params))
     state = jax.device_put(state, devices.replicated())  # a no-op for what init_replicated has made
     first_step = int(state.step)
-    batches = prefetch(itertools.islice(data.start(first_step), total_steps - first_step))
+    batches = prefetch_to_device(itertools.islice(data.start(first_step), total_steps - first_step))
     p_train_step, memory = compiling.result()
     # From here until the last checkpoint is complete, a signal to stop is handled.
     with preemption_handler, stack.pop_all(), metric_logger.MetricLogger(

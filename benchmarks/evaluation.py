@@ -13,6 +13,7 @@ from benchmarks import ours
 from benchmarks import workloads
 import input_pipeline
 from mixer import configuration
+from mixer.data import prefetch
 from mixer.data import process_shard
 from mixer.evaluators import classification
 from mixer import models
@@ -24,20 +25,19 @@ def turns(flags):
   config = workloads.config(flags.model, flags.batch)
   section = dict(dataset=flags.dataset or jpegs.prepare(), split='test', batch_size=flags.batch,
                  resolution=config.data.resolution)
-  batches = configuration.instantiate(input_pipeline.eval_batches, 'evals.test', section, where='evals.test',
-                                      shard=process_shard.ProcessShard.current())
+  batches = configuration.instantiate(input_pipeline.eval_batches, 'evals.test', section, shard=process_shard.ProcessShard.current())
   init, _ = ours.build(config, (section['resolution'], section['resolution'], 3))
   params = devices.init_replicated(lambda: init().params)
   scorer = classification.Scorer(configuration.instantiate(models.build, 'model', config.model), config.step.loss)
   number = batches.source.num_examples
-  first = next(input_pipeline.prefetch(batches))
+  first = next(prefetch.prefetch_to_device(batches))
   real = int(np.sum(first['mask']))
   scorer(params, [first], real)  # compiles
   yield []
   while True:
     began = time.monotonic()
     if flags.kind == 'split':
-      scorer(params, input_pipeline.prefetch(batches), number)
+      scorer(params, prefetch.prefetch_to_device(batches), number)
     else:
       scorer(params, [first] * len(batches), len(batches) * real)
     yield [dict(unit='images/s', value=len(batches) * flags.batch / (time.monotonic() - began))]

@@ -16,6 +16,7 @@ from benchmarks import contender
 from benchmarks import workloads
 import input_pipeline
 from mixer import configuration
+from mixer.data import prefetch
 from mixer.data import process_shard
 from mixer.evaluators import classification
 from mixer import models
@@ -43,7 +44,7 @@ def step_rates(config, seconds: float):
   """`contender.rates` of the config's training step, on its first batch again and again, which lies on the devices."""
   data = data_of(config)
   init, p_train_step = build(config, data.image_shape)
-  batch = next(input_pipeline.prefetch(data.start(0)))
+  batch = next(prefetch.prefetch_to_device(data.start(0)))
   compiled, _ = train_step.compile_ahead(p_train_step, jax.eval_shape(init), data.shapes)()
   state = devices.init_replicated(init)
 
@@ -63,7 +64,7 @@ def scorer_rates(config, seconds: float):
   params = devices.init_replicated(lambda: init().params)
   batch = next(data.start(0))
   batch['mask'] = np.ones(batch['label'].shape, np.float32)
-  batch = next(input_pipeline.prefetch([batch]))
+  batch = next(prefetch.prefetch_to_device([batch]))
   scorer = classification.Scorer(model, config.step.loss)
   run = lambda number: scorer(params, [batch] * number, number * config.data.batch_size)
   return contender.rates(run, config.data.batch_size, seconds)

@@ -20,6 +20,12 @@ def check(values: dict, *, at_least: float | None = None, above: float | None = 
       raise ArgumentError(f'{name} is {value}; it must be {finite}{expected}')
 
 
+def check_choice(name: str, value, choices):
+  """Raises an ArgumentError unless the value is one of the choices."""
+  if value not in choices:
+    raise ArgumentError(f'{name} is {value!r}; it must be one of {", ".join(map(repr, choices))}')
+
+
 def _show(bound):
   """A number for people: 2**63 - 1 rather than 19 digits."""
   for beyond in (0, 1):

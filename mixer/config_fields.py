@@ -86,7 +86,7 @@ def of_schedule(name: str) -> dict[str, Field]:
 
 DATA = fields_of(input_pipeline.train_batches, input_pipeline.train_batches, sources.open_split, hidden=('seed', 'shard'))
 EVALUATION = fields_of(input_pipeline.eval_batches, input_pipeline.eval_batches, sources.open_split,
-                       hidden=('where', 'shard'))
+                       hidden=('shard', 'model_classes'))
 STEP = fields_of(train_step.make_train_step, hidden=('model', 'optimizer', 'learning_rate', 'seed', 'devices'))
 CHECKPOINT = fields_of(checkpoint.Checkpoints, checkpoint.Checkpoints.__init__, hidden=('workdir', 'run', 'metrics', 'class_names'))
 PROBE = fields_of(fewshot.Probe, fewshot.Probe.__init__, hidden=('model', 'num_classes'))

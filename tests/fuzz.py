@@ -46,6 +46,7 @@ from mixer.data.builders import imagenet21k
 from mixer.data.builders import imagenet_tar
 from mixer.data.builders import manifests
 from mixer.data import image_files
+from mixer.data import image_paths
 from mixer.data import preprocess
 from mixer.data.process_shard import ProcessShard
 from mixer import models
@@ -301,11 +302,11 @@ class Folder(Images):
     path.write_bytes(data)
     fields = dict(dataset=str(self.folder), split='train', batch_size=1, resolution=16, shard=ProcessShard(0, 1, 1), threads=1)
     failed = []
-    for _ in input_pipeline.path_batches([str(path)], batch_size=1, resolution=16, resize=18, crop='timm',
+    for _ in image_paths.path_batches([str(path)], batch_size=1, resolution=16, resize=18, crop='timm',
                                          failed=lambda index, why: failed.append(why)):
       pass
     next(input_pipeline.train_batches(**fields, seed=0).start(0))
-    next(iter(input_pipeline.eval_batches(**fields, where='evals.test', crop='paper_crop')))
+    next(iter(input_pipeline.eval_batches(**fields, crop='paper_crop')))
     if failed:
       raise ValueError(f'{self.folder}: {failed[0]}')
 

@@ -43,7 +43,7 @@ def test_long_lists_are_cut_short():
 
 
 def test_where_a_side_has_no_names_the_numbers_are_compared():
-  with pytest.raises(ValueError, match='the numbers of classes differ: the weights 2, these images 1. Evaluate'):
+  with pytest.raises(ValueError, match="the number of classes of the weights is 2, and that of these images is 1: 'red'. Evaluate"):
     classes.ModelClasses(2, None, 'the weights', 'Evaluate').check(images('red'))
 
 

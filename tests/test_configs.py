@@ -64,11 +64,11 @@ def test_every_field_is_read_and_the_model_and_optimizer_can_be_built(name):
   # Without the data: the signatures have the fields that are read.
   reads(input_pipeline.train_batches, 'data', config.data, seed=0, shard=None)
   for evaluation, fields in config.evals.items():
-    reads(input_pipeline.eval_batches, f'evals.{evaluation}', fields, where='', shard=None)
+    reads(input_pipeline.eval_batches, f'evals.{evaluation}', fields, shard=None)
   for name, probe in config.probes.items() if 'probes' in config else ():
     fields = dict(probe.items())
     for part in ('train', 'test'):
-      reads(input_pipeline.eval_batches, f'probes.{name}.{part}', fields.pop(part), where='', shard=None)
+      reads(input_pipeline.eval_batches, f'probes.{name}.{part}', fields.pop(part), shard=None)
     reads(fewshot.Probe, f'probes.{name}', fields, model=model, num_classes=10)
   if 'start_from' in config:
     reads(weights.start, 'start_from', config.start_from, wanted={})
@@ -82,7 +82,7 @@ def test_every_field_of_an_evaluation_is_read(name):
   config = load(name)
   assert list(config) == ['evals']
   for evaluation, fields in config.evals.items():
-    reads(input_pipeline.eval_batches, f'evals.{evaluation}', fields, where='', shard=None)
+    reads(input_pipeline.eval_batches, f'evals.{evaluation}', fields, shard=None)
 
 
 @pytest.mark.parametrize('model', mixer_finetune.MODELS)

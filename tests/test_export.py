@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from mixer.data import export_crops
+from mixer.data import crop_sizes
 from mixer.data import preprocess
 from mixer import models
 from mixer.training import losses
@@ -36,7 +36,7 @@ def pixels(*shape):
 
 def expected_of(weights, name, image):
   """Probabilities by the input pipeline's preprocessing and the model itself. [H, W, 3] -> [K]."""
-  resize = export_crops.side_before(weights.resolution, None, name)
+  resize = crop_sizes.resize_for(weights.resolution, None, name)
   crop = preprocess.EVALUATION_CROPS[name](tf.constant(image), resize, weights.resolution)
   logits = models.build(**weights.model).apply({'params': weights.params}, models.scale(crop.numpy()[None]))
   return np.asarray(losses.PROBABILITIES[weights.loss](logits))[0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mixer.data import crop_sizes
 from mixer.data import export_crops
 from mixer.data import preprocess
 
@@ -57,7 +58,7 @@ def test_an_image_of_the_expected_size_stays_as_it_is(name, side):
 
 
 def test_the_default_is_the_proportion_of_appendix_c():
-  assert [export_crops.side_before(resolution, None, 'paper_crop') for resolution in (224, 448, 28)] == [256, 512, 32]
-  assert export_crops.side_before(8, 8, 'timm') == export_crops.side_before(8, None, 'antialiased') == 8
+  assert [crop_sizes.resize_for(resolution, None, 'paper_crop') for resolution in (224, 448, 28)] == [256, 512, 32]
+  assert crop_sizes.resize_for(8, 8, 'timm') == crop_sizes.resize_for(8, None, 'antialiased') == 8
   with pytest.raises(ValueError, match='--resize is 7, smaller than the crop: the model takes 8 x 8 pixels'):
-    export_crops.side_before(8, 7, 'paper_crop')
+    crop_sizes.resize_for(8, 7, 'paper_crop')

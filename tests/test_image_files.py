@@ -93,7 +93,7 @@ def test_a_content_hash_is_of_the_bytes():
 
 def test_threads_keep_the_order_and_few_items():
   taken = []
-  results = thread_map.ahead(lambda k: k * k, (taken.append(k) or k for k in range(1_000)), threads=8)
+  results = thread_map.map_in_order(lambda k: k * k, (taken.append(k) or k for k in range(1_000)), threads=8)
   assert next(results) == 0
   assert len(taken) < 50
   assert list(results) == [k * k for k in range(1, 1_000)]

@@ -4,7 +4,6 @@ import io
 import json
 import tarfile
 
-import ml_collections
 import numpy as np
 import PIL.Image
 import pytest
@@ -57,8 +56,7 @@ def imagenet(manual_dir, tmp_path_factory):
 
 def test_training_images_come_from_the_tars_with_their_classes(imagenet):
   batches = input_pipeline.train_batches(dataset='imagenet2012', split='train', data_dir=imagenet, batch_size=12,
-                                         resolution=32, seed=0, shard=ProcessShard(0, 1, 1))
-  input_pipeline.check_classes(batches, ml_collections.ConfigDict(dict(num_classes=1000)))
+                                         num_classes=1000, resolution=32, seed=0, shard=ProcessShard(0, 1, 1))
   batch = next(batches.start(0))
   got = sorted((int(label), int(image.mean().round())) for image, label in zip(batch['image'][0], batch['label'][0]))
   wanted = [(label, 20 * i + k) for i, label in enumerate((0, 1, 999)) for k in range(4)]
@@ -72,7 +70,7 @@ def test_its_split_can_be_cut_in_two(imagenet):
 
 
 def test_validation_labels_are_those_of_the_release(imagenet):
-  batches = input_pipeline.eval_batches(where='evals.val', dataset='imagenet2012', split='validation', data_dir=imagenet,
+  batches = input_pipeline.eval_batches(dataset='imagenet2012', split='validation', data_dir=imagenet,
                                         batch_size=8, resolution=32, resize=36, shard=ProcessShard(0, 1, 1))
   batch = next(iter(batches))
   places = np.argsort(batch['image'][0].mean((1, 2, 3)))
@@ -87,7 +85,7 @@ def test_real_labels_are_read_as_lists(manual_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(tfds.download.DownloadManager, 'download', lambda self, url: str(tmp_path / 'real.json'))
   prepare.prepare('imagenet2012_real', str(tmp_path), str(manual_dir), partial=True)
   batches = input_pipeline.eval_batches(
-      where='evals.real', dataset='imagenet2012_real', split='validation', data_dir=str(tmp_path), label='real_label',
+      dataset='imagenet2012_real', split='validation', data_dir=str(tmp_path), label='real_label',
       max_labels=3, batch_size=8, resolution=32, resize=36, shard=ProcessShard(0, 1, 1))
   batch = next(iter(batches))
   places = np.argsort(batch['image'][0].mean((1, 2, 3)))
@@ -104,7 +102,7 @@ def test_imagenet_v2_is_read_from_its_folders(tmp_path, monkeypatch):
       path.write_bytes(jpeg(label // 4))
   monkeypatch.setattr(tfds.download.DownloadManager, 'download_and_extract', lambda self, url: str(root))
   prepare.prepare('imagenet_v2', str(tmp_path), None, partial=True)
-  batches = input_pipeline.eval_batches(where='evals.v2', dataset='imagenet_v2', split='test', data_dir=str(tmp_path),
+  batches = input_pipeline.eval_batches(dataset='imagenet_v2', split='test', data_dir=str(tmp_path),
                                         batch_size=6, resolution=32, resize=36, shard=ProcessShard(0, 1, 1))
   batch = next(iter(batches))
   assert sorted(batch['label'][0]) == [0, 0, 7, 7, 999, 999]

@@ -33,7 +33,7 @@ def imports(name):
       names |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
       assert not node.level, f'{name} imports by a relative path; write it out'
-      # `from mixer.training import optim` names a module, `from input_pipeline import prefetch` a part of one.
+      # `from mixer.training import optim` names a module, `from input_pipeline import train_batches` a part of one.
       names |= {whole if (whole := f'{node.module}.{alias.name}') in MODULES else node.module for alias in node.names}
   return names
 

@@ -17,13 +17,13 @@ from mixer import models
 
 SIDE, PATCH = 8, 2
 TRAIN = dict(dataset='digits', split='train', batch_size=40, resolution=SIDE, seed=0, pad=1, flip=False)
-EVALUATION = dict(where='evals.test', dataset='digits', split='test', batch_size=40, resolution=SIDE, resize=SIDE)
+EVALUATION = dict(dataset='digits', split='test', batch_size=40, resolution=SIDE, resize=SIDE)
 PATCHES = dict(permutation='patches', permutation_patch=PATCH, permutation_seed=3)
 PIXELS = dict(permutation='pixels', permutation_seed=3)
 
 
 def draw(kind, resolution=SIDE, patch_size=None, seed=0):
-  return pixel_permutations.draw('data', kind, resolution, patch_size, seed)
+  return pixel_permutations.draw(kind, resolution, patch_size, seed)
 
 
 def first(batches):
@@ -120,8 +120,8 @@ def test_to_a_mixer_permuted_patches_are_other_weights_and_so_is_its_training():
 
 
 @pytest.mark.parametrize('fields, message', [
-    (dict(permutation='rows'), r"config.data.permutation is 'rows'; it must be 'patches', 'pixels' or None"),
-    (dict(permutation='patches'), 'config.data.permutation_patch is None; the patches to permute must tile the 8 x 8'),
+    (dict(permutation='rows'), r"^permutation is 'rows'; it must be 'patches', 'pixels' or None"),
+    (dict(permutation='patches'), '^permutation_patch is None; the patches to permute must tile the 8 x 8'),
     (dict(permutation='patches', permutation_patch=3), 'permutation_patch is 3; .*: set it to model.patch_size'),
     (dict(permutation='pixels', permutation_patch=2), "permutation_patch is 2, and permutation is 'pixels'; drop it"),
     (dict(permutation_patch=2), "permutation_patch is 2, and permutation is None; drop it, or set permutation"),
@@ -152,7 +152,7 @@ def test_every_arm_is_a_config_whose_parts_are_permuted_alike_by_its_seed(model,
   parts = [found.data, *found.evals.values(), *(probe[part] for probe in found.probes.values()
                                                 for part in ('train', 'test'))]
   assert len(parts) == 4
-  drawn = [pixel_permutations.draw('', part.get('permutation'), part.resolution, part.get('permutation_patch'),
+  drawn = [pixel_permutations.draw(part.get('permutation'), part.resolution, part.get('permutation_patch'),
                              part.get('permutation_seed', 0)) for part in parts]
   assert all(np.array_equal(order, drawn[0]) for order in drawn)
   assert all(part.get('permutation_seed') == (None if kind == 'original' else 7) for part in parts)

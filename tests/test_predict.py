@@ -106,7 +106,7 @@ def test_the_batch_size_changes_nothing(folder, capsys):
 
 
 def test_one_program_is_compiled_whatever_the_last_batch(folder):
-  batches = list(predict.input_pipeline.path_batches(
+  batches = list(predict.image_paths.path_batches(
       [str(folder / 'images/0.png')] * 5, batch_size=3, resolution=16, resize=18, crop='timm', failed=None))
   assert [batch['image'].shape for batch in batches] == [(3, 16, 16, 3)] * 2
   assert [batch['index'].tolist() for batch in batches] == [[0, 1, 2], [3, 4]]

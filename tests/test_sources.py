@@ -1,3 +1,4 @@
+import itertools
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,14 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from conftest import ROOT
+import input_pipeline
 from mixer.data.builders import digits
+from mixer.data import fake_source
+from mixer.data import process_shard
+from mixer.data import source_protocol
 from mixer.data import sources
+from mixer.data import subset
+from mixer.data import tfds_builders
 
 
 @pytest.fixture
@@ -47,7 +54,7 @@ def test_digits_prepare_themselves_and_hold_every_digit_once(data_dir):
 def test_a_folder_of_datasets_may_have_any_name(tmp_path, caplog):
   for _ in range(2):
     assert sources.open_split('digits', 'test', str(tmp_path / 'ev[1]*')).num_examples == 360
-    assert sources.is_prepared(sources.builder('digits', str(tmp_path / 'ev[1]*')))
+    assert tfds_builders.is_prepared(tfds_builders.builder('digits', str(tmp_path / 'ev[1]*')))
   assert not caplog.text  # TFDS warns of a copy that is not there yet
 
 
@@ -152,7 +159,7 @@ def test_copies_that_do_not_fit_are_refused(tmp_path, file_format, text):
 def test_the_command_that_rewrites_a_copy_for_reading_by_index(tmp_path):
   digits.Digits(data_dir=tmp_path, file_format='tfrecord').download_and_prepare()
   directory, new = tmp_path / 'digits/1.0.0', tmp_path / 'new'
-  assert not hasattr(sources.open_split(str(directory), 'test'), 'read')
+  assert not sources.open_split(str(directory), 'test').random_access
   subprocess.run([sys.executable, '-m', 'tools.prepare', str(directory), f'--out={new}'], cwd=ROOT, check=True)
   rewritten = sources.open_split(str(new), 'test')
   there = tfds.builder_from_directory(directory).as_dataset('test', decoders={'image': tfds.decode.SkipDecoding()})
@@ -324,4 +331,61 @@ def test_a_copy_elsewhere_has_the_same_sample_and_other_images_have_not(unparted
   open_both = [sources.open_split(str(root), 'train') for root in (unparted, other)]
   assert open_both[0].contents == open_both[1].contents and sample(other) != sample(unparted)
   assert sources.sample(sources.open_split('digits', 'train', data_dir)) == sample(f'{data_dir}/digits/1.0.0')
-  assert sources.sample(sources.FakeSource()) is None
+  assert sources.sample(fake_source.FakeSource()) is None
+
+
+# What every kind of source offers, and how another kind is added
+
+
+def test_every_kind_of_source_keeps_to_the_protocol(unparted, data_dir, tmp_path):
+  digits.Digits(data_dir=tmp_path / 'stream', file_format='tfrecord').download_and_prepare()
+  folder = sources.open_split(str(unparted), 'train')
+  kinds = [folder, subset.Subset.of(folder, 0.5), sources.open_split('digits', 'test', data_dir),
+           sources.open_split('digits', 'test', str(tmp_path / 'stream')), sources.open_split('fake', 'train')]
+  assert [type(kind).__name__ for kind in kinds] == ['FolderSource', 'Subset', 'TfdsByIndex', 'TfdsStream', 'FakeSource']
+  for kind in kinds:
+    assert isinstance(kind, source_protocol.Source), kind.name
+
+
+class Grey:
+  """Six grey images of 8 x 8 pixels, as a kind of source of its own."""
+  name, num_examples, contents, order, class_names, fix = 'grey', 6, 'six', 'in any', ['even', 'odd'], 'Draw it anew'
+  labels = {'label': ((), 'int32')}
+
+  def parse(self, record, index):
+    level = tf.strings.to_number(record, tf.int32)
+    return tf.io.encode_png(tf.fill([8, 8, 3], tf.cast(level, tf.uint8))), {'label': level % 2}
+
+  def locate(self, index):
+    return f'image {index}'
+
+
+class GreyByIndex(Grey, source_protocol.RandomAccessSource):
+  def read(self, indices):
+    return tf.strings.as_string(indices)
+
+
+class GreyStream(Grey, source_protocol.StreamSource):
+  layout = ()
+
+  def records(self):
+    return tf.data.Dataset.range(6).map(tf.strings.as_string)
+
+  def stream(self, seed, start):
+    return self.records().repeat().skip(start % 6)
+
+
+@pytest.mark.parametrize('kind', [GreyByIndex, GreyStream])
+def test_a_new_kind_of_source_is_a_class_and_its_opener(monkeypatch, kind):
+  opener = lambda spec: kind() if spec.dataset == 'grey' else None
+  monkeypatch.setattr(sources, 'OPENERS', (opener, *sources.OPENERS))
+  fields = dict(dataset='grey', split='train', resolution=8, resize=8)
+  for index in range(2):  # of two processes
+    shard = process_shard.ProcessShard(index, 2, 1)
+    scored = list(input_pipeline.eval_batches(**fields, batch_size=4, shard=shard))
+    assert [batch['image'][0, :, 0, 0, 0].tolist() for batch in scored][0] == [2 * index, 2 * index + 1]
+    assert [batch['mask'].tolist() for batch in scored] == [[[1, 1]], [[1 - index, 1 - index]]]
+  trained = input_pipeline.train_batches(**fields, batch_size=6, seed=0, shard=process_shard.ProcessShard(0, 1, 1))
+  for batch in itertools.islice(trained.start(5), 2):
+    assert sorted(batch['image'][0, :, 0, 0, 0]) == list(range(6))
+    assert (batch['label'] == batch['image'][..., 0, 0, 0] % 2).all()

@@ -97,7 +97,7 @@ def test_it_tells_of_itself_and_of_the_files_it_stands_for(folder):
 
 @pytest.mark.parametrize('fraction', [0, -1, 1.5, 0.001])
 def test_a_fraction_that_is_none(folder, fraction):
-  with pytest.raises(ValueError, match=f'config.data.fraction is {fraction}; it must be above 0, at most 1, and leave'):
+  with pytest.raises(ValueError, match=f'^fraction is {fraction}; it must be above 0, at most 1, and leave'):
     part(folder, fraction)
 
 

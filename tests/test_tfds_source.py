@@ -16,6 +16,7 @@ from mixer.data import classes
 from mixer.data.process_shard import ProcessShard
 from mixer.data import read_errors
 from mixer.data import sources
+from mixer.data import tfds_builders
 from mixer.data import tfds_source
 import test_input_pipeline
 
@@ -103,7 +104,7 @@ def test_no_form_of_a_name_passes_the_check(evil, name):
     'foods:1.0.0/file_format=array_record', 'good/config=..', 'good/version=1.0.0', 'good/data_dir=evil', 'a b', '1foods'])
 def test_what_is_no_name_is_refused_in_a_line(evil, name):
   with pytest.raises(ValueError, match='is neither a directory here nor a ') as refused:
-    sources.builder(name, str(evil))
+    tfds_builders.builder(name, str(evil))
   assert '\n' not in str(refused.value)
 
 
@@ -158,7 +159,7 @@ def train(directory, shard=ProcessShard(0, 1, 1), **fields):
 
 
 def evaluation(directory, shard=ProcessShard(0, 1, 1), **fields):
-  return input_pipeline.eval_batches(**{'where': 'evals.x', 'dataset': directory, 'split': 'train', 'batch_size': 64,
+  return input_pipeline.eval_batches(**{'dataset': directory, 'split': 'train', 'batch_size': 64,
                                         'resolution': 8, 'resize': 8, 'shard': shard, **fields})
 
 
@@ -242,7 +243,7 @@ def test_a_part_of_a_split_as_a_stream(copies):
   by_index, stream = (sources.open_split(copies[kind], 'train[20%:50%]', label='number')
                       for kind in ('array_record', 'tfrecord'))
   assert by_index.num_examples == stream.num_examples == 300
-  of_stream = [int(stream.parse(record, -1)[1]['label']) for record in stream.in_order()]
+  of_stream = [int(stream.parse(record, -1)[1]['label']) for record in stream.records()]
   of_index = [int(by_index.parse(record, -1)[1]['label']) for record in by_index.read(np.arange(300))]
   assert of_stream == of_index
 
@@ -258,7 +259,7 @@ def test_evaluating_a_stream_scores_each_example_once(copies, count):
 
 
 def test_a_part_by_content_of_a_stream_is_refused(copies):
-  with pytest.raises(ValueError, match='config.data.fraction is 0.1, and lists.* cannot be read by index. Rewrite it'):
+  with pytest.raises(ValueError, match='^fraction is 0.1, and lists.* cannot be read by index. Rewrite it'):
     train(copies['tfrecord'], fraction=0.1)
 
 
@@ -326,11 +327,11 @@ def test_a_label_that_is_none_of_the_classes_is_an_error(from_one, file_format, 
   with pytest.raises(ValueError, match=message):
     list(itertools.islice(train(from_one[file_format], num_classes=4, **fields).start(0), 10))
   with pytest.raises(ValueError, match=message):
-    list(evaluation(from_one[file_format], of_model=classes.ModelClasses(4), **fields))
+    list(evaluation(from_one[file_format], model_classes=classes.ModelClasses(4), **fields))
 
 
 def test_labels_of_all_classes_and_of_five_are_taken(from_one):
-  batches = evaluation(from_one['array_record'], of_model=classes.ModelClasses(5), batch_size=40)
+  batches = evaluation(from_one['array_record'], model_classes=classes.ModelClasses(5), batch_size=40)
   assert sorted(np.concatenate([batch['label'].ravel() for batch in batches])) == sorted(10 * [1, 2, 3, 4])
 
 
@@ -343,7 +344,7 @@ def test_a_label_that_is_no_integer_is_refused(from_one, label):
 @pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
 def test_all_bad_examples_are_named_with_the_fix(from_one, file_format):
   batches = train(from_one[file_format], num_classes=4, label='label')
-  tried = list(read_errors.bad_examples(batches.source, batches.whole, 2))
+  tried = list(read_errors.bad_examples(batches.source, batches.decoded, 2))
   bad = [each for each in tried if each]
   assert len(tried) == 40 and len(bad) == 10
   assert 'its label is 4 and the 4 classes' in bad[0][0] and bad[0][1].startswith('Number the labels from 0')
@@ -356,7 +357,7 @@ def test_a_damaged_file_of_records_does_not_hide_the_other_examples(from_one, tm
   data[len(data) // 2] ^= 255
   file.write_bytes(data)
   batches = train(str(copy), num_classes=5, label='label')
-  tried = list(read_errors.bad_examples(batches.source, batches.whole, 2))
+  tried = list(read_errors.bad_examples(batches.source, batches.decoded, 2))
   assert len(tried) == 40 and tried[0] is None and 'corrupted record' in tried[-1][0]
 
 
@@ -367,5 +368,5 @@ def test_what_is_decoded_to_find_bad_files_is_decoded_whole(tmp_path):
   path.write_bytes(example_images.file('png')[:40])
   batches = input_pipeline.train_batches(dataset=str(tmp_path), split='train', batch_size=1, resolution=8, seed=0,
                                          shard=ProcessShard(0, 1, 1))
-  (bad, fix), = read_errors.bad_examples(batches.source, batches.whole, 2)
+  (bad, fix), = read_errors.bad_examples(batches.source, batches.decoded, 2)
   assert bad.startswith(f'cannot decode {path}: ') and fix.startswith('Mend it or put a good image in its place')

@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT
 import example_runs
 import input_pipeline
+from mixer.data import crop_sizes
 from mixer.data import export_crops
 from mixer.data import process_shard
 from mixer import user_errors
@@ -165,7 +166,7 @@ def test_help_says_which_crops_there_are_and_from_which_side(tool, capsys):
   for crop in export_crops.CROPS:
     assert re.search(rf'--preprocessing.* {crop} .*--resize', text)
   assert '8/7 of what the model takes, as in 256 for 224, and of antialiased what it takes' in text
-  assert [export_crops.side_before(224, None, crop) for crop in ('paper_resize', 'antialiased')] == [256, 224]
+  assert [crop_sizes.resize_for(224, None, crop) for crop in ('paper_resize', 'antialiased')] == [256, 224]
 
 
 def test_check_data_decodes_everything_and_names_all_bad_files(tmp_path):
@@ -191,8 +192,8 @@ def test_evaluate_compares_the_classes_of_the_weights_and_of_the_images(tmp_path
     (tmp_path / name).mkdir(parents=True)
     PIL.Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / name / '0.png')
   score = lambda names: input_pipeline.eval_batches(
-      where='evals.test', dataset=str(tmp_path), split='test', batch_size=2, resolution=8, shard=process_shard.ProcessShard(0, 1, 1),
-      of_model=evaluate.classes_of(types.SimpleNamespace(model={'num_classes': 2}, class_names=names)))
+      dataset=str(tmp_path), split='test', batch_size=2, resolution=8, shard=process_shard.ProcessShard(0, 1, 1),
+      model_classes=evaluate.classes_of(types.SimpleNamespace(model={'num_classes': 2}, class_names=names)))
   with pytest.raises(ValueError, match=r"the classes of the weights are 'blue', 'red', and those of .* are 'red', 'zebra': .*"
                                        r"Evaluate on images of the same classes under the same names"):
     score(['blue', 'red'])

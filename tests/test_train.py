@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from configs import mixer_digits
 from conftest import ROOT
 import input_pipeline
+from mixer.data.batches import EvalBatches
 from mixer.data import process_shard
 from mixer.evaluators import classification
 from mixer import models
@@ -123,7 +124,7 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_n
     log_step.logger = self
     if where == 'step':
       send(self)
-  def iterate(self, original=input_pipeline.EvalBatches.__iter__):
+  def iterate(self, original=EvalBatches.__iter__):
     for number, batch in enumerate(original(self)):
       if number == 2 and where == 'evaluation':
         send(log_step.logger)
@@ -134,7 +135,7 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_n
     original(self)
   with monkeypatch.context() as patched:
     patched.setattr(metric_logger.MetricLogger, 'log_step', log_step)
-    patched.setattr(input_pipeline.EvalBatches, '__iter__', iterate)
+    patched.setattr(EvalBatches, '__iter__', iterate)
     patched.setattr(preemption.PreemptionHandler, 'check', check)
     with pytest.raises(preemption.Preempted):
       train.train(config(data_dir), str(tmp_path))
@@ -265,7 +266,7 @@ def test_a_manifest_of_several_labels_trains_through_the_path_of_jft(tmp_path):
 
 
 def split(data_dir, batch_size, devices):
-  return input_pipeline.eval_batches(where='evals.test', dataset='digits', split='test', batch_size=batch_size, resolution=8,
+  return input_pipeline.eval_batches(dataset='digits', split='test', batch_size=batch_size, resolution=8,
                                      resize=8, data_dir=data_dir, shard=process_shard.ProcessShard(0, 1, devices))
 
 

@@ -65,7 +65,7 @@ def runs(data_dir, tmp_path_factory):
 def pngs(tmp_path_factory, data_dir):
   """(paths, classes) of the 360 test digits as files."""
   folder = tmp_path_factory.mktemp('pngs')
-  batches = input_pipeline.eval_batches(where='evals.test', dataset='digits', split='test', data_dir=data_dir, batch_size=360,
+  batches = input_pipeline.eval_batches(dataset='digits', split='test', data_dir=data_dir, batch_size=360,
                                         resolution=8, resize=8, shard=process_shard.ProcessShard(0, 1, 1))
   batch = next(iter(batches))
   for k, image in enumerate(batch['image'][0]):

@@ -13,7 +13,6 @@ import input_pipeline
 from mixer.data import preprocess
 from mixer.data.process_shard import ProcessShard
 from mixer.data import sources
-from mixer.data import tfds_source
 from mixer.data import vtab_labels
 
 ROWS = [pytest.param(row, id=name) for name, row in vtab.TASKS.items()]
@@ -178,9 +177,7 @@ def clevr(features, tmp_path_factory):
 
 def pixels_and_labels(source):
   """[(its number, its label)] of a source's examples, in order."""
-  by_index = isinstance(source, tfds_source.TfdsByIndex)
-  records = source.read(np.arange(source.num_examples)) if by_index else source.in_order()
-  parsed = [source.parse(record, -1) for record in records]
+  parsed = [source.parse(record, index) for index, record in source.in_order()]
   return [(int(preprocess.decode(image)[0, 0, 0]), int(labels['label'])) for image, labels in parsed]
 
 
@@ -212,7 +209,7 @@ def test_an_epoch_of_a_stream_of_parts_holds_each_example_once(clevr):
 def test_batches_have_the_derived_label_of_their_images(clevr, file_format, label, wanted):
   fields = dict(dataset=clevr[file_format], label=label, resolution=16, shard=ProcessShard(0, 1, 1))
   train = input_pipeline.train_batches(split='train[:50]+train[60:80]', batch_size=70, seed=0, **fields)
-  score = input_pipeline.eval_batches(where='evals.x', split='validation', batch_size=20, **fields)
+  score = input_pipeline.eval_batches(split='validation', batch_size=20, **fields)
   made = scenes(120)
   for batch in (next(train.start(0)), next(iter(score))):
     assert [wanted(made[k]) for k in batch['image'][0, :, 0, 0, 0]] == batch['label'][0].tolist()
@@ -226,7 +223,7 @@ def test_only_what_a_label_is_made_of_is_parsed(clevr):
 
 @pytest.mark.parametrize('label', ['clevr_count', 'clevr_distance'])
 def test_a_scene_without_annotations_is_an_error(clevr, label):
-  batches = input_pipeline.eval_batches(where='evals.x', dataset=clevr['array_record'], split='test', label=label,
+  batches = input_pipeline.eval_batches(dataset=clevr['array_record'], split='test', label=label,
                                         batch_size=3, resolution=16, shard=ProcessShard(0, 1, 1))
   with pytest.raises(ValueError, match=f'none of the [68] classes of {label}; the split may lack annotations'):
     list(batches)

@@ -20,9 +20,9 @@ import tqdm
 
 import input_pipeline
 from mixer import configuration
+from mixer.data import batches
 from mixer.data import preprocess
 from mixer.data import process_shard
-from mixer.data import sources
 from mixer.run import config_flags
 
 SECONDS = flags.DEFINE_float('seconds', 10, 'For each row of the table.', lower_bound=0.1)
@@ -45,10 +45,10 @@ def stages(data):
   """(name, iterator of numbers of images), each doing what the one before does and something more."""
   count = lambda batches: (len(batch) for batch in batches)
   records = data.records(0).map(lambda position, index, record: record)
-  yield 'read', count(input_pipeline.batch_and_prefetch(records, data.batch_size).as_numpy_iterator())
+  yield 'read', count(batches.batch_and_prefetch(records, data.batch_size).as_numpy_iterator())
   images = lambda data: (batch['image'][0] for batch in data.start(0))
-  yield 'and decode, crop, flip', count(images(dataclasses.replace(data, augment=None)))
-  if data.augment:
+  yield 'and decode, crop, flip', count(images(dataclasses.replace(data, transform=dataclasses.replace(data.transform, augment=None))))
+  if data.transform.augment:
     yield 'and augment', count(images(data))
 
 
@@ -66,7 +66,7 @@ def main(arguments):
   configuration.check(config)
   data = configuration.instantiate(input_pipeline.train_batches, 'data', config.data,
                                    shard=process_shard.ProcessShard(0, 1, 1), seed=config.seed)
-  if isinstance(data.source, sources.FakeSource):
+  if data.source.is_synthetic:
     raise app.UsageError("the dataset 'fake' has no pipeline to measure")
   rows = {name: measure(name, chunks) for name, chunks in stages(data)}
   limit, _ = measure('limit: decode', decode_limit(data))

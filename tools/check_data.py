@@ -11,7 +11,6 @@ import input_pipeline
 from mixer import configuration
 from mixer.data import process_shard
 from mixer.data import read_errors
-from mixer.data import sources
 from mixer.run import config_flags
 
 DECODE = flags.DEFINE_bool('decode', False, 'Decode every image, check its label, and list all bad ones.')
@@ -20,7 +19,7 @@ DECODE = flags.DEFINE_bool('decode', False, 'Decode every image, check its label
 def decode(section, batches) -> bool:
   """Decodes all examples of a section and prints the errors of bad ones. Returns whether all are good."""
   source, number, fixes = batches.source, 0, {}
-  tried = read_errors.bad_examples(source, batches.whole, batches.threads)
+  tried = read_errors.bad_examples(source, batches.decoded, batches.threads)
   for bad in tqdm.tqdm(tried, total=source.num_examples, unit='image', desc=section):
     if bad:
       number += 1
@@ -47,7 +46,7 @@ def main(arguments):
       classes = f', {len(source.class_names):,} classes' if source.class_names else ''
       print(f'present  {section}: {source.name}: {source.num_examples:,} examples{classes}'
             + (f'; read {source.order}' if section == 'data' else ''))
-      if DECODE.value and not isinstance(source, sources.FakeSource):
+      if DECODE.value and not source.is_synthetic:
         missing |= not decode(section, batches)
   return 1 if missing else 0
 

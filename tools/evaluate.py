@@ -18,6 +18,7 @@ import jax
 import input_pipeline
 from mixer import configuration
 from mixer.data import classes
+from mixer.data import prefetch
 from mixer.data import preprocess
 from mixer.data import process_shard
 from mixer import evaluators
@@ -70,7 +71,7 @@ def described(loaded: weights.Weights, config) -> dict:
 
 def bench(scorer, params, batches) -> str:
   """Compares the speed of an evaluation with the forward pass alone, on one of its batches that is on the devices."""
-  first = next(input_pipeline.prefetch(batches))
+  first = next(prefetch.prefetch_to_device(batches))
   real = int(first['mask'].sum())
   scorer(params, [first], real)  # compiles
 
@@ -81,7 +82,7 @@ def bench(scorer, params, batches) -> str:
 
   alone = BENCH_BATCHES * batches.batch_size / seconds([first] * BENCH_BATCHES, BENCH_BATCHES * real)
   number = batches.source.num_examples
-  whole = len(batches) * batches.batch_size / seconds(input_pipeline.prefetch(batches), number)
+  whole = len(batches) * batches.batch_size / seconds(prefetch.prefetch_to_device(batches), number)
   return f'{whole:,.1f} images/s, {whole / alone:.0%} of the forward pass alone ({alone:,.1f} images/s)'
 
 
@@ -113,9 +114,9 @@ def main(arguments):
   if OUT.value and not pathlib.Path(OUT.value).parent.is_dir():
     raise app.UsageError(f'--out is {OUT.value}; the folder {pathlib.Path(OUT.value).parent} does not exist')
   shard = process_shard.ProcessShard.current()
-  open_one = lambda where, section, of_model: configuration.instantiate(
-      input_pipeline.eval_batches, where, fields_for(section, loaded.resolution), shard=shard, where=where,
-      of_model=of_model)
+  open_one = lambda path, section, model_classes: configuration.instantiate(
+      input_pipeline.eval_batches, path, fields_for(section, loaded.resolution), shard=shard,
+      model_classes=model_classes)
   evals = {name: open_one(f'evals.{name}', section, classes_of(loaded)) for name, section in config.evals.items()}
   for name, batches in evals.items():
     print(f'{name}: {batches.source.name}; {batches.crop}, {batches.resize} to {batches.resolution} pixels')
@@ -128,7 +129,7 @@ def main(arguments):
 
   model = configuration.instantiate(models.build, 'model', loaded.model)
   params = jax.device_put(loaded.params, devices.replicated())
-  evaluate = evaluators.Evaluators(model, loaded.loss, evals, probes, settings, input_pipeline.prefetch)
+  evaluate = evaluators.Evaluators(model, loaded.loss, evals, probes, settings, prefetch.prefetch_to_device)
   results = {}
   for scores in evaluate.each(params):
     print(metric_logger.describe(scores), flush=True)

@@ -21,9 +21,9 @@ import jax
 import numpy as np
 import tqdm
 
-import input_pipeline
 from mixer.data import class_names
 from mixer.data import folder_source
+from mixer.data import image_paths
 from mixer import models
 from mixer.run import devices
 from mixer.run import plots
@@ -99,7 +99,7 @@ def predictions(weights, paths, *, batch_size: int, failed):
   def predict(params, images):
     return losses.PROBABILITIES[weights.loss](model.apply({'params': params}, models.scale(images)))
 
-  batches = input_pipeline.path_batches(
+  batches = image_paths.path_batches(
       paths, batch_size=batch_size, resolution=weights.resolution, resize=weights.resize, crop=weights.crop, failed=failed)
   under_way = ((batch['index'], batch['image'], predict(params, batch['image'])) for batch in batches)
   for index, images, probabilities in devices.dispatch_ahead(under_way):

@@ -19,7 +19,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 
-from mixer.data import sources
+from mixer.data import tfds_builders
 from mixer.data import tfds_source
 from mixer import safe_io
 from mixer import user_errors
@@ -53,10 +53,10 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None, beam: str |
     if beam:
       raise ValueError('--partial and --beam exclude each other: one process prepares a part. Remove one of them')
     options = {'partial': True}
-  builder = sources.builder(name, data_dir, **options)
+  builder = tfds_builders.builder(name, data_dir, **options)
   folder = pathlib.Path(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
   for file in NEEDED.get(name, ()):
-    if not sources.is_prepared(builder) and not (folder / file).exists():
+    if not tfds_builders.is_prepared(builder) and not (folder / file).exists():
       raise ValueError(f'{name} is made from {folder / file}, which is missing. Download it, and pass its folder: '
                        f'python -m tools.prepare {name} --manual_dir=FOLDER')
   builder.download_and_prepare(
@@ -98,7 +98,7 @@ def rewrite(copy: epath.Path, out: pathlib.Path):
   Raises:
     ValueError: if `copy` is not a tfrecord copy, or `out` exists.
   """
-  builder = tfds_source.open_copy(copy)
+  builder = tfds_source.builder_of(copy)
   if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
     raise ValueError(f'{copy} is stored as {builder.info.file_format.value}; only tfrecord is rewritten')
   if out.exists():

@@ -20,12 +20,18 @@ class ModelClasses:
     number: how many; None for as many as the images have.
     names: in the order of the logits, or None where they are not known: then the numbers alone are compared.
     owner: whose they are, for messages.
-    fix: what to do about others, for messages.
+    fix: what to do about others, for messages; {number} stands for how many classes the images have.
   """
   number: int | None = None
   names: Sequence[str] | None = None
   owner: str = 'the model'
   fix: str = ''
+
+  @classmethod
+  def of_config(cls, number: int | None):
+    """Those of a config's model, whose names are not known; None for as many as the images have."""
+    return cls(number, owner='the model (config.model.num_classes)',
+               fix='Set --config.model.num_classes={number}, or see whether all of them are classes')
 
   @classmethod
   def of(cls, batches, path: str, like: str):
@@ -40,8 +46,9 @@ class ModelClasses:
       raise ValueError(f'the classes of {self.owner} are {listed(expected)}, and those of {source.name} are '
                        f'{listed(actual)}: {_difference(expected, actual)} {self.fix}')
     if None not in (self.number, actual) and self.number != len(actual):
-      raise ValueError(f'the numbers of classes differ: {self.owner} {self.number:,}, {source.name} {len(actual):,}. '
-                       f'{self.fix}'.rstrip())
+      fix = self.fix.replace('{number}', str(len(actual)))
+      raise ValueError(f'the number of classes of {self.owner} is {self.number:,}, and that of {source.name} is '
+                       f'{len(actual):,}: {listed(actual)}. {fix}'.rstrip())
 
   def number_for(self, source) -> int | None:
     """How many classes the labels of `source` may have; None for any."""

@@ -46,20 +46,6 @@ def timm(images, resize: int, resolution: int):
 CROPS = {'paper_resize': paper_resize, 'paper_crop': paper_crop, 'antialiased': antialiased, 'timm': timm}
 
 
-def side_before(resolution: int, resize: int | None, crop: str) -> int:
-  """The side before the crop, in pixels: `resize`, or 256 for 224 (App. C) and in that proportion for others.
-
-  Of 'antialiased' it is the resolution itself, so that nothing of the shorter side is cut off.
-
-  Raises:
-    ValueError: if it is smaller than the crop.
-  """
-  resize = resize or (resolution if crop == 'antialiased' else round(resolution * 8 / 7))
-  if resize < resolution:
-    raise ValueError(f'--resize is {resize}, smaller than the crop: the model takes {resolution} x {resolution} pixels')
-  return resize
-
-
 def _kept_shape(images, shorter):
   sides = [jnp.asarray(side, jnp.float32) for side in images.shape[-3:-1]]
   return [jnp.round(side * (shorter / jnp.minimum(*sides))) for side in sides]

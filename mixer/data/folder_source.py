@@ -13,12 +13,15 @@ import types
 from typing import Any
 
 from absl import logging
+from etils import epath
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mixer.data import classes
 from mixer.data import image_files
+from mixer.data.source_protocol import RandomAccessSource
+from mixer.data.source_protocol import SplitSpec
 from mixer.data import subset
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.jfif')
@@ -28,7 +31,7 @@ LAYOUT = 'The layout is root/split/class/image.jpg'
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderSource:
+class FolderSource(RandomAccessSource):
   """The images of root/split/class/, in the order of their paths."""
   name: str
   num_examples: int
@@ -39,7 +42,7 @@ class FolderSource:
   paths: np.ndarray
   classes: np.ndarray
   order: str = 'by index: a new permutation each epoch'
-  mend: str = ('Mend it or put a good image in its place, under the same name, and the same command resumes; without the '
+  fix: str = ('Mend it or put a good image in its place, under the same name, and the same command resumes; without the '
                'file it would be another run. python -m tools.check_data --decode names all bad files at once')
 
   @classmethod
@@ -119,6 +122,12 @@ class FolderSource:
 
   def locate(self, index):
     return self.paths[index]
+
+
+def open_split(spec: SplitSpec) -> FolderSource | None:
+  """None if the dataset is no directory."""
+  path = epath.Path(spec.dataset).expanduser()
+  return FolderSource.open(path, spec.split, spec.class_names, spec.training) if path.is_dir() else None
 
 
 def _folders(path):

@@ -41,7 +41,7 @@ def content_hash(data: bytes) -> str:
 def as_jpeg(data: bytes, upright: bool = True) -> bytes:
   """`data` itself if it is an RGB JPEG of one image, else its first image re-encoded as one.
 
-  Transparent pixels are laid on white. Every image is decoded whole, so that damaged ones are found here.
+  Transparent pixels are laid on white. Every image is decoded whole, so that damaged ones fail here.
 
   Args:
     upright: whether to turn images as their EXIF data say, or to leave them as ImageNet's are read: as they are stored.
@@ -59,8 +59,8 @@ def as_jpeg(data: bytes, upright: bool = True) -> bytes:
       raise Unreadable(f'{width} x {height} pixels; sides of at most {preprocess.MAX_RATIO} to 1 are taken')
     turned = upright and image_headers.orientation(image.info.get('exif', b'')) != 1
     if image.format == 'JPEG' and image.mode == 'RGB' and not turned:
-      # By TensorFlow, as in training: it refuses some files that Pillow takes. An eighth of the size spares nothing of
-      # what a damage could be found in, and a third of the time.
+      # By TensorFlow, as in training: it refuses some files that Pillow takes. An eighth of the size reads all the
+      # data, so that any damage shows, in a third of the time.
       tf.io.decode_jpeg(data, channels=3, ratio=8)
       return data
     return _saved(_decoded(image, upright), 'JPEG', quality=QUALITY)

@@ -2,7 +2,7 @@
 
 A few bytes may claim 60,000 x 60,000 pixels. What is read here is what TensorFlow's decoders go by; Pillow would not
 do: it sees a GIF's first frame alone where TensorFlow makes room for all, and makes room for a WebP when it opens it.
-JPEG and PNG have a place in mixer/data/preprocess.py, in the graph: they are what there is most of.
+JPEG and PNG have a place in mixer/data/preprocess.py, in the graph: they are the most common.
 """
 
 import struct

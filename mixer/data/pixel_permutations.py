@@ -11,29 +11,30 @@ can tell both.
 
 import numpy as np
 
+from mixer import arguments
+
 KINDS = ('patches', 'pixels')
 
 
-def draw(where: str, kind: str | None, resolution: int, patch_size: int | None, seed: int) -> np.ndarray | None:
+def draw(kind: str | None, resolution: int, patch_size: int | None, seed: int) -> np.ndarray | None:
   """Which pixel, counted along the rows of the whole image, comes to each place. -> [resolution^2] ints, or None.
 
   Args:
-    where: the path of the section in the config, for messages.
     kind: 'patches', 'pixels', or None for images as they are.
     resolution: of the images, in pixels.
     patch_size: in pixels, of 'patches'; None for the others.
     seed: of the permutation, whatever else is random in a run.
 
   Raises:
-    ValueError: if these do not go together.
+    ArgumentError: if these do not go together.
   """
   if kind not in (None, *KINDS):
-    raise ValueError(f'config.{where}.permutation is {kind!r}; it must be {", ".join(map(repr, KINDS))} or None')
+    raise arguments.ArgumentError(f'permutation is {kind!r}; it must be {", ".join(map(repr, KINDS))} or None')
   if kind == 'patches' and (not patch_size or resolution % patch_size):
-    raise ValueError(f'config.{where}.permutation_patch is {patch_size}; the patches to permute must tile the '
+    raise arguments.ArgumentError(f'permutation_patch is {patch_size}; the patches to permute must tile the '
                      f'{resolution} x {resolution} pixels: set it to model.patch_size')
   if kind != 'patches' and patch_size is not None:
-    raise ValueError(f"config.{where}.permutation_patch is {patch_size}, and permutation is {kind!r}; drop it, or set "
+    raise arguments.ArgumentError(f"permutation_patch is {patch_size}, and permutation is {kind!r}; drop it, or set "
                      "permutation to 'patches'")
   rng = np.random.default_rng(seed)
   if kind == 'patches':

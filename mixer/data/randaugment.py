@@ -21,7 +21,7 @@ The paper's numbers were computed with the accidents of that code, and so they a
 - Contrast blends with a grey that has nothing to do with the image: a 256th of the number of its pixels, at most 255.
   At 224 x 224 it is 196.
 - Color and Sharpness drop the fraction of what they blend with, and Color's grey is a little too bright.
-- Level 0 is no identity: Posterize, Solarize and the factors act there, too.
+- Level 0 is no identity: Posterize, Solarize and the factors act at 0, too.
 
 What each operation gives is what that code gives, of which tests/randaugment_authors.npz has outputs: exactly, but for
 Color in one pixel of 30,000, where float32 rounds another way. Where TensorFlow itself depends on the CPU, in Sharpness,
@@ -122,7 +122,7 @@ def sharpness(image, factor: float):
   return _blend(smooth, image, factor)
 
 
-# Geometry: the nearest pixel, and grey where there is none.
+# Geometry: the nearest pixel, and grey outside the image.
 
 
 def rotate(image, degrees: float):

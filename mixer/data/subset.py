@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
+from mixer import arguments
+from mixer.data.source_protocol import RandomAccessSource
 from mixer.data import tf_reading
 from mixer import safe_io
 
@@ -21,7 +23,7 @@ CACHE = '~/.cache/mixer'  # for content hashes of datasets that are read-only
 
 
 @dataclasses.dataclass(frozen=True)
-class Subset:
+class Subset(RandomAccessSource):
   """A source of some of another one's examples, by index."""
   whole: Any
   indices: np.ndarray
@@ -31,7 +33,7 @@ class Subset:
   order: str
   class_names: list[str] | None
   labels: dict
-  mend: str
+  fix: str
 
   @classmethod
   def of(cls, source, fraction: float):
@@ -40,19 +42,19 @@ class Subset:
     So a smaller fraction lies in each larger one, and the choice depends on the images alone.
 
     Raises:
-      ValueError: if the fraction is none, or the source cannot be read by index.
+      ArgumentError: if the fraction selects nothing, or the source cannot be read by index.
     """
     if not 0 < fraction <= 1 or not round(fraction * source.num_examples):
-      raise ValueError(f'config.data.fraction is {fraction}; it must be above 0, at most 1, and leave some of the '
+      raise arguments.ArgumentError(f'fraction is {fraction}; it must be above 0, at most 1, and leave some of the '
                        f'{source.num_examples:,} examples of {source.name}')
-    if not hasattr(source, 'read'):
-      raise ValueError(f'config.data.fraction is {fraction}, and {source.name} cannot be read by index. Rewrite it '
+    if not source.random_access:
+      raise arguments.ArgumentError(f'fraction is {fraction}, and {source.name} cannot be read by index. Rewrite it '
                        'with\n  python -m tools.prepare DIRECTORY --out=NEW')
     number = round(fraction * source.num_examples)
     order = np.argsort(content_hashes(source), kind='stable')
     return cls(source, np.sort(order[:number]), f'{fraction:.3g} of {source.name}', number,
                f'{fraction:.3g} by content of {source.contents}', source.order, source.class_names, source.labels,
-               source.mend)
+               source.fix)
 
   def read(self, indices):
     return self.whole.read(tf.gather(self.indices, indices))
@@ -68,7 +70,7 @@ def part(source, first: int | None, last: int | None) -> np.ndarray:
   """The indices, rising, of the examples of an image folder at the places `first` to `last` of `spread`, as in a slice.
 
   Images of equal contents, of whatever classes, all have the place of the first of them, so that no image lies on both
-  sides of a cut; where there are such, a part may hold more or fewer images than its places.
+  sides of a cut; with such images, a part may hold more or fewer images than its places.
   """
   hashes = content_hashes(source)
   order = spread(hashes, source.classes)

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+tf.config.set_visible_devices([], 'GPU')  # JAX needs all of its memory
+
 READ_AT_ONCE = 256  # records per read: they share its overhead
 
 

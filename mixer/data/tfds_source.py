@@ -15,6 +15,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from mixer.data.source_protocol import RandomAccessSource
+from mixer.data.source_protocol import SplitSpec
+from mixer.data.source_protocol import StreamSource
 from mixer.data import vtab_labels
 from mixer import safe_io
 
@@ -26,8 +29,8 @@ OWN_CLASSES = 'tensorflow_datasets.core.features.'
 CONFIG = re.compile(r'[\w+-][\w+.-]*', re.ASCII)  # the name of one, and of its folder
 
 
-def open_copy(path):
-  """TFDS's builder of a prepared copy. Raises as `check_features`, and a ValueError if there is nothing to check."""
+def builder_of(path):
+  """TFDS's builder of a prepared copy. Raises as `check_features`, and a ValueError if the file to check is missing."""
   check_features(epath.Path(path))
   if not (features := epath.Path(path) / FEATURES).is_file():
     raise ValueError(f'{features} is missing, which says how the examples are stored. Prepare the dataset anew, or copy '
@@ -65,8 +68,15 @@ def _check_classes(value, path):
     _check_classes(part, path)
 
 
-def open_split(builder, split: str, label: str, max_labels: int | None):
-  """The source of one split; the arguments are those of `sources.open_split`."""
+def open_split(spec: SplitSpec):
+  """The source of a split of a prepared copy; None if the dataset is no directory with one."""
+  path = epath.Path(spec.dataset).expanduser()
+  return open_copy(path, spec) if (path / 'dataset_info.json').exists() else None
+
+
+def open_copy(path, spec: SplitSpec):
+  """The source of a split of the copy in a folder, which `spec.dataset` names."""
+  builder, split, label, max_labels = builder_of(path), spec.split, spec.label, spec.max_labels
   info = builder.info
   name = f'{info.full_name} at {builder.data_path}'
   try:
@@ -78,10 +88,10 @@ def open_split(builder, split: str, label: str, max_labels: int | None):
   if info.file_format not in (tfds.core.FileFormat.ARRAY_RECORD, tfds.core.FileFormat.TFRECORD):
     raise ValueError(f'{name} is stored as {info.file_format.value}, and only array_record and tfrecord can be read. '
                      'Prepare it anew with python -m tools.prepare')
-  there = {path.name for path in epath.Path(builder.data_path).iterdir()}
+  present = {path.name for path in epath.Path(builder.data_path).iterdir()}
   for file in part.file_instructions:
     safe_io.check_below(builder.data_path, file.filename)
-    if epath.Path(file.filename).name not in there:
+    if epath.Path(file.filename).name not in present:
       raise ValueError(f'{name} is not whole: its file {file.filename} is missing')
   possible = vtab_labels.possible(info.features)
   missing = [key for key in ('image', label) if key not in (*info.features, *possible)]
@@ -100,16 +110,16 @@ def open_split(builder, split: str, label: str, max_labels: int | None):
                        and np.dtype(feature.np_dtype).kind in 'iub'):
     raise ValueError(f'feature {label!r} of {name} is {feature!r}; a label is an integer, or a list of integers. It has '
                      f'{", ".join(info.features)}')
-  wanted = {'image': True, **(made.features if made else {label: True})}
+  features = {'image': True, **(made.features if made else {label: True})}
   if number and 'weight' in info.features:
-    wanted['weight'] = True
+    features['weight'] = True
   fields = dict(
       name=f'{name}, split {split}', num_examples=part.num_examples,
       contents=f'{info.full_name}, {part.num_examples} examples', folder=builder.data_path, split=split,
       label=label, made=made, max_labels=number, restore=vtab_labels.IMAGES.get(builder.name),
       class_names=(made.class_names if made else label == 'label' and metadata.get('class_names')
                    or getattr(feature, 'names', None)),
-      features=vtab_labels.select(info.features, wanted))
+      features=vtab_labels.select(info.features, features))
   if info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
     return TfdsByIndex(**fields, files=array_record_data_source.ArrayRecordDataSource(part.file_instructions))
   return TfdsStream(**fields, files=part.file_instructions)
@@ -130,7 +140,7 @@ class _Tfds:
   restore: Callable | None  # of the encoded images
   features: Any  # those that are read: 'image', 'weight', and `label` or what it is made of
   files: Any
-  mend: str = 'Prepare the copy anew, from good images'
+  fix: str = 'Prepare the copy anew, from good images'
 
   @property
   def labels(self):
@@ -171,7 +181,7 @@ class _Tfds:
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsByIndex(_Tfds):
+class TfdsByIndex(_Tfds, RandomAccessSource):
   """Of array_record files."""
   order: str = 'by index, since it is stored as array_record: a new permutation each epoch'
 
@@ -181,7 +191,7 @@ class TfdsByIndex(_Tfds):
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsStream(_Tfds):
+class TfdsStream(_Tfds, StreamSource):
   """Of tfrecord files: shuffled files in turns, then a buffer of records, by (seed, epoch) alone."""
   order: str = ('a stream: tfrecord files cannot be read by index. Files are shuffled each epoch, and records in a '
                 f'buffer of {SHUFFLE_BUFFER:,}; a run that goes on first passes over what it has seen')
@@ -196,12 +206,12 @@ class TfdsStream(_Tfds):
     number = len(self.files)
     place = tf.random.experimental.stateless_shuffle(tf.range(number), seed=base)
     files = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(x, place) for x in self._file_table()))
-    records = files.interleave(_records, cycle_length=FILES_AT_ONCE, num_parallel_calls=2, deterministic=True)
+    records = files.interleave(_read, cycle_length=FILES_AT_ONCE, num_parallel_calls=2, deterministic=True)
     use = tf.random.stateless_uniform([], base, minval=None, maxval=None, dtype=tf.int64)
     return records.shuffle(SHUFFLE_BUFFER, seed=use)
 
-  def in_order(self):
-    return tf.data.Dataset.from_tensor_slices(self._file_table()).flat_map(_records)
+  def records(self):
+    return tf.data.Dataset.from_tensor_slices(self._file_table()).flat_map(_read)
 
   @property
   def layout(self):
@@ -213,5 +223,5 @@ class TfdsStream(_Tfds):
             np.array([file.take for file in self.files], np.int64))
 
 
-def _records(filename, skip, take):
+def _read(filename, skip, take):
   return tf.data.TFRecordDataset(filename).skip(skip).take(take)

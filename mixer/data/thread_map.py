@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
 
 
-def ahead(function: Callable, items: Iterable, threads: int) -> Iterator:
+def map_in_order(function: Callable, items: Iterable, threads: int) -> Iterator:
   """Yields function(item) of each item in their order; at most 4 * threads are under way or wait to be taken.
 
   For work that lets go of Python's lock, as Pillow does while it decodes, and files while they are read.

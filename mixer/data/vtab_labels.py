@@ -58,14 +58,14 @@ LABELS = {
 }
 
 
-def select(features, wanted: dict):
-  """A part of a dataset's features: those that PartialDecoding takes `wanted` for. Raises a ValueError without them."""
-  absent = [name for name in wanted if name not in features]
+def select(features, names: dict):
+  """A part of a dataset's features: those that PartialDecoding takes `names` for. Raises a ValueError if one is missing."""
+  absent = [name for name in names if name not in features]
   if absent:
-    raise ValueError(f'there is no feature {absent[0]!r}')
-  # PartialDecoding warns of TFDS's own deprecations, so it is used where a part of a feature is wanted alone.
-  part = lambda name: tfds.decode.PartialDecoding({name: wanted[name]}).extract_features(features)[name]
-  return tfds.features.FeaturesDict({name: features[name] if wanted[name] is True else part(name) for name in wanted})
+    raise ValueError(f'no feature {absent[0]!r}')
+  # PartialDecoding warns of TFDS's own deprecations, so it is used only for a part of a feature.
+  part = lambda name: tfds.decode.PartialDecoding({name: names[name]}).extract_features(features)[name]
+  return tfds.features.FeaturesDict({name: features[name] if names[name] is True else part(name) for name in names})
 
 
 def possible(features) -> list[str]:

