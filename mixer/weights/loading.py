@@ -45,7 +45,7 @@ class Weights:
     loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
     class_names: of the logits, as data sets have them ('n01440764'), or None; `class_names.label` makes them readable.
     crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C, or where they
-      take images of a side that published ones do not, 'antialiased'; without `resize`: `crops.side_before`.
+      take images of a side that published ones do not, 'antialiased'; without `resize`: `crop_sizes.resize_for`.
     source: where it comes from and what it is, for people.
     permutation: of the pixels of its run's images (`permutations.draw`), or None.
   """
