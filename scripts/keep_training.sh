@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Runs train.py again and again until it has finished: after a preemption, the loss of another machine, a crash.
+# Restarts train.py until it has finished: after a preemption, the loss of another machine, a crash.
 #
 #   scripts/keep_training.sh python train.py --config=configs/mixer_b16_i21k.py --workdir=/runs/b16
 #
-# On several machines each runs one. What follows is up to train.py's exit code:
-#   0               it has finished: the loop ends
-#   75              interrupted, and saved: train.py starts again at once
-#   1, 2, 126, 127  an error that would come again, or no such command: the loop ends with that code
-#   others          another process was lost (76), killed, crashed: train.py starts again after --wait=SECONDS (20), in
-#                   which the last of the others ends
-# After --tries=N (10) such ends in a row at the same checkpoint the loop gives up, with the last exit code. SIGTERM,
-# SIGINT and SIGHUP reach train.py as one SIGTERM, so that it saves, and then end the loop with train.py's exit code. A
-# second one has train.py leave at once: do not put the loop under a manager that signals all processes itself (srun).
+# With several machines, run one on each. What happens next depends on train.py's exit code:
+#   0               finished: the loop ends
+#   75              preempted, state saved: restarts immediately
+#   1, 2, 126, 127  an error that a restart would repeat, or unknown command: the loop ends with that code
+#   others          another process was lost (76), killed, crashed: restarts after --wait=SECONDS (20), in which the
+#                   remaining processes end
+# After --tries=N (10) such exits in a row at the same checkpoint the loop gives up, with the last exit code. SIGTERM,
+# SIGINT and SIGHUP are forwarded to train.py as one SIGTERM, so that it saves, and then end the loop with train.py's exit
+# code. A second SIGTERM would make train.py exit at once: do not run the loop under a manager that signals all processes
+# itself (srun).
 #
-# These flags come before the command. With --state=FOLDER there is one loop at most (FOLDER/lock is locked while it or
-# its train.py lives), FOLDER/pid is its process, and FOLDER/exit_code says how it ended, unless a signal ended it.
+# These flags come before the command. --state=FOLDER allows one loop only (FOLDER/lock is locked while it or its train.py
+# runs), writes its process id to FOLDER/pid, and its exit code to FOLDER/exit_code, unless a signal ended it.
 set -euo pipefail
 
 say() { echo "keep_training.sh, $(date -u +%FT%TZ): $*" >&2; }
@@ -26,7 +27,7 @@ while [[ ${1:-} == --* ]]; do
     --tries=*) tries=${1#*=} ;;
     --wait=*) wait=${1#*=} ;;
     --state=*) state=${1#*=} ;;
-    *) die "no flag $1; --tries=N, --wait=SECONDS and --state=FOLDER come before the command, train.py's flags in it" ;;
+    *) die "unknown flag $1; --tries=N, --wait=SECONDS and --state=FOLDER come before the command, train.py's flags in it" ;;
   esac
   shift
 done
@@ -34,32 +35,32 @@ workdir=
 for word; do
   [[ $word != --workdir=* ]] || workdir=${word#*=}
 done
-[[ $workdir ]] || die "the command has no --workdir=, and its checkpoints tell whether the run gets on; for example" \
+[[ $workdir ]] || die "the command has no --workdir=, whose checkpoints show whether the run makes progress; for example" \
   "scripts/keep_training.sh python train.py --config=configs/mixer_digits.py --workdir=runs/digits"
 
 if [[ $state ]]; then
   mkdir -p "$state"
   exec 9>"$state/lock"  # train.py inherits it
-  flock --nonblock 9 || die "a loop runs already: $state/lock is locked"
+  flock --nonblock 9 || die "a loop is already running: $state/lock is locked"
   echo $$ >"$state/pid"
   rm -f "$state/exit_code"
 fi
 
-child='' told='' stopping='' signalled=''
-tell() {
-  if [[ $child && ! $told ]]; then
-    told=yes
-    # When the machine shuts down, as in a preemption, systemd tells all processes itself.
+child='' forwarded='' stopping='' signalled=''
+forward_signal() {
+  if [[ $child && ! $forwarded ]]; then
+    forwarded=yes
+    # When the machine shuts down, as in a preemption, systemd signals all processes itself.
     [[ $(systemctl is-system-running 2>/dev/null) == stopping ]] || kill -TERM "$child" 2>/dev/null || true
   fi
 }
-trap 'stopping=yes signalled=yes; tell' TERM INT HUP
+trap 'stopping=yes signalled=yes; forward_signal' TERM INT HUP
 
 # Runs a command to its end and sets `code`.
 run() {
   "$@" &
   child=$!
-  [[ -z $stopping ]] || tell  # the signal came while it was being started
+  [[ -z $stopping ]] || forward_signal  # it arrived while the command was being started
   while :; do
     signalled=
     code=0
@@ -67,10 +68,10 @@ run() {
     # A signal to this shell ends `wait` early, with a code above 128.
     [[ $signalled && $code -gt 128 ]] || break
   done
-  child='' told=''
+  child='' forwarded=''
 }
 
-# Prints the step of the latest checkpoint, wherever the work directory lies.
+# Prints the step of the latest checkpoint, on a disk or in a bucket.
 latest_checkpoint() {
   TF_CPP_MIN_LOG_LEVEL=3 "$1" - "$workdir" <<'END' || echo unknown
 import sys
@@ -89,11 +90,11 @@ end() {
 
 at='' failures=0 code=143
 until [[ $stopping ]]; do
-  say "starts $*"
+  say "starting $*"
   run "$@"
   case $code in
     0) end 'train.py has finished' ;;
-    1 | 2 | 126 | 127) end "train.py ended with exit code $code, an error that would come again; see above" ;;
+    1 | 2 | 126 | 127) end "train.py ended with exit code $code, an error that a restart would repeat; see above" ;;
   esac
   [[ -z $stopping ]] || break
   step=$(latest_checkpoint "$1")
@@ -104,7 +105,7 @@ until [[ $stopping ]]; do
   say "train.py ended with exit code $code; the latest checkpoint: $step"
   ((failures < tries)) || end "gave up after $tries starts without a new checkpoint"
   if ((code != 75)); then
-    sleep "$wait" 9>&- &  # a signal need not wait for it, nor the lock
+    sleep "$wait" 9>&- &  # in the background, so that a signal interrupts it; it does not hold the lock
     wait $! || true
   fi
 done

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# What scripts/tpu_vm.sh does on each worker of a slice. The worker's files lie in ~/mixer: this code in code, and
-# beside it venv, log, ready (it is set up) and what scripts/keep_training.sh leaves.
+# What scripts/tpu_vm.sh runs on each worker of a slice. The worker's files are in ~/mixer: this code in code, venv, log,
+# ready (set up) and those that scripts/keep_training.sh writes.
 #
-#   worker.sh install           Python and the packages
-#   worker.sh check             mounts the disk with the data, if there is one, and sees that all workers together find
-#                               their TPUs; it waits for the others
-#   worker.sh start COMMAND...  starts the command in a loop that outlives the connection, unless it runs already
+#   worker.sh install           installs Python and the packages
+#   worker.sh check             mounts the data disk, if one is attached, and checks that all workers together see their
+#                               TPUs; it waits for the others
+#   worker.sh start COMMAND...  starts the command in a loop that outlives the connection, unless it is running
 #   worker.sh status            one line: new, stopped, running or ended; the host; the last line of the log
-#   worker.sh stop              has train.py save and end, and waits until it has
+#   worker.sh stop              makes train.py save and end, and waits for that
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-DISK=/dev/disk/by-id/google-persistent-disk-1  # the first that was given to `create`
+DISK=/dev/disk/by-id/google-persistent-disk-1  # the first that was passed to `create`
 DATA=/mnt/data
 
 runs() { ! flock --nonblock lock true; }
@@ -37,7 +37,7 @@ check() {
   JAX_PLATFORMS=tpu timeout 300 venv/bin/python - <<'END'
 import jax
 jax.distributed.initialize()
-print(f'worker {jax.process_index()} of {jax.process_count()} finds {jax.local_device_count()} of the '
+print(f'worker {jax.process_index()} of {jax.process_count()} sees {jax.local_device_count()} of the '
       f'{jax.device_count()} {jax.devices()[0].device_kind}')
 END
   touch ready
@@ -72,10 +72,10 @@ stop() {
   if runs; then
     kill -TERM "$(<pid)"
     if ! flock --wait 900 lock true; then
-      echo "train.py still runs on $(hostname), 15 minutes after it was told to end" >&2
+      echo "train.py is still running on $(hostname), 15 minutes after SIGTERM" >&2
       exit 3
     fi
-    [[ -e exit_code ]] || echo 75 >exit_code  # it has ended for good
+    [[ -e exit_code ]] || echo 75 >exit_code  # it will not restart
   fi
   status
 }

@@ -122,14 +122,14 @@ def test_the_commands_of_the_page_can_be_pasted(paste, tmp_path):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['crate'], 'no command crate: create, setup, train, watch, status, logs, stop or delete'),
+    (['crate'], 'unknown command crate; expected create, setup, train, watch, status, logs, stop or delete'),
     (['status', '--zone=z'], 'status needs --name='),
     (['status', '--name=b16'], 'status needs --zone='),
     (['create', '--name=b16', '--zone=z'], 'create needs --accelerator_type='),
     (['train', *SLICE, '--workdir=gs://b/w'], 'train needs --config='),
     (['train', *SLICE, '--config=c.py'], 'train needs --workdir='),
-    (['create', *SLICE, '--spott'], "no flag --spott; values are given as --name=NAME, train.py's own flags after"),
-    (['create', '--name', 'b16'], 'no flag --name; values are given as --name=NAME'),
+    (['create', *SLICE, '--spott'], "unknown flag --spott; expected --name=NAME, and train.py's own flags after"),
+    (['create', '--name', 'b16'], 'unknown flag --name; expected --name=NAME'),
     (['watch', *SLICE, '--config=c.py', '--workdir=runs/b16'],
      'the work directory runs/b16 would be lost with the slice: --workdir=gs://BUCKET/FOLDER'),
 ])
@@ -203,7 +203,7 @@ def test_training_starts_again_until_it_has_finished(loop, tmp_path):
 @pytest.mark.parametrize('code', [1, 2])
 def test_an_error_that_would_come_again_ends_the_loop(loop, tmp_path, code):
   running = loop(str(code), '0')
-  assert f'train.py ended with exit code {code}, an error that would come again' in running.communicate()[1]
+  assert f'train.py ended with exit code {code}, an error that a restart would repeat' in running.communicate()[1]
   assert running.returncode == code and (tmp_path / 'lives').read_text() == '0'
 
 
@@ -244,7 +244,7 @@ def test_a_second_loop_in_the_same_place_is_refused(loop, tmp_path):
   first = loop('wait', flags=[f'--state={tmp_path}'])
   until((tmp_path / 'waiting').exists)
   second = loop('0', flags=[f'--state={tmp_path}'])
-  assert f'a loop runs already: {tmp_path}/lock is locked' in second.communicate()[1] and second.returncode == 2
+  assert f'a loop is already running: {tmp_path}/lock is locked' in second.communicate()[1] and second.returncode == 2
   first.terminate()
   assert first.wait() == 75
 
@@ -305,7 +305,7 @@ def cloud(tmp_path):
 def test_a_slice_is_created_once(cloud):
   assert 'b16: READY' in cloud('create')
   assert 'tpu-vm create' in cloud.calls()
-  assert 'b16 is there already, READY' in cloud('create')
+  assert 'b16 already exists, READY' in cloud('create')
   assert 'tpu-vm create' not in cloud.calls()
 
 
@@ -320,7 +320,7 @@ def test_a_queued_slice_is_waited_for(cloud):
 def test_a_slice_that_will_not_come_back_is_an_error_with_the_fix(cloud, state, kind):
   (cloud.folder / kind).write_text(state)
   output = cloud('create', code=2)
-  assert f'b16 is {state} and will not come back; scripts/tpu_vm.sh delete makes room for another' in output
+  assert f'b16 is {state} and cannot be used any more; remove it with scripts/tpu_vm.sh delete' in output
   assert f'gcloud compute tpus {"queued-resources" if kind == "queue" else "tpu-vm"} describe b16' in output
 
 
@@ -328,7 +328,7 @@ def test_a_slice_that_will_not_come_back_is_an_error_with_the_fix(cloud, state, 
 def test_from_creation_to_training_and_deletion(cloud):
   cloud('create')
   assert cloud('status').count('new\n') == 2
-  assert 'worker 0 of 2 finds 8 of the 16 TPU v5 lite' in cloud('setup')
+  assert 'worker 0 of 2 sees 8 of the 16 TPU v5 lite' in cloud('setup')
   assert 'jax[tpu]==' in (cloud.folder / 'worker-1' / 'uv').read_text()
   assert cloud('status').count('stopped | ') == 2
   assert cloud('train', '--env=A=1 2', '--', "--config.x=it's", '--config.y=2').count('running | ') == 2
@@ -337,18 +337,18 @@ def test_from_creation_to_training_and_deletion(cloud):
   assert f"train.py lives: wait --distributed {' '.join(RUN)} --config.x=it's --config.y=2" in log
   assert cloud('train').count('running | ') == 2  # nothing starts twice
   assert (cloud.folder / 'worker-1' / 'mixer' / 'log').read_text() == log
-  assert 'train.py runs here; stop it first' in cloud('setup', code=3)
+  assert 'train.py is running; stop it first' in cloud('setup', code=3)
   assert cloud('stop').count('ended with exit code 75 | ') == 2
   assert 'signals: 1\n' in (cloud.folder / 'worker-1' / 'mixer' / 'log').read_text()
   cloud('delete')
-  assert cloud.calls()[-1] == 'tpu-vm delete' and 'b16: not there' in cloud('status')
-  assert 'there is no b16 in us-central1-a' in cloud('delete')
+  assert cloud.calls()[-1] == 'tpu-vm delete' and 'b16: does not exist' in cloud('status')
+  assert 'b16 does not exist in us-central1-a' in cloud('delete')
 
 
 def test_a_worker_that_does_not_answer_is_asked_again(cloud):
   cloud('create')
   (cloud.folder / 'broken').write_text('2')
-  assert 'that failed with exit code 255 (try 2 of 3)' in cloud('setup')
+  assert 'failed with exit code 255 (attempt 2 of 3)' in cloud('setup')
   (cloud.folder / 'broken').write_text('3')
   cloud('setup', code=255)
 
@@ -384,8 +384,8 @@ def test_the_watch_resumes_after_a_preemption(cloud, meanwhile):
   (cloud.folder / 'broken').write_text('1')
   meanwhile(lambda: (kill(cloud, 'pid', signal.SIGTERM), (cloud.folder / 'queue').write_text('SUSPENDING SUSPENDED')))
   output = cloud('watch', '--queued', '--spot', lives=['wait', '0'])
-  assert 'b16 is SUSPENDED, and is made anew' in output
-  assert 'train.py has finished; scripts/tpu_vm.sh delete gives the slice back' in output
+  assert 'b16 is SUSPENDED, and is created again' in output
+  assert 'train.py has finished; delete the slice with scripts/tpu_vm.sh delete' in output
   calls = [call.split()[1] for call in cloud.calls() if 'list' not in call]
   create, delete = [number for number, call in enumerate(calls) if call == 'create'], calls.index('delete')
   assert len(create) == 2 and create[0] < delete < create[1]
@@ -396,5 +396,5 @@ def test_the_watch_resumes_after_a_preemption(cloud, meanwhile):
 def test_the_watch_starts_what_was_killed_and_ends_at_an_error(cloud, meanwhile):
   meanwhile(lambda: (kill(cloud, 'pid', signal.SIGKILL), kill(cloud, 'code/waiting', signal.SIGKILL)))
   output = cloud('watch', lives=['wait 1'], code=2)
-  assert output.count('ended with exit code 1 | ') >= 2 and 'train.py ended, and not well' in output
+  assert output.count('ended with exit code 1 | ') >= 2 and 'train.py failed' in output
   assert cloud.calls().count('tpu-vm create') == 1

@@ -19,6 +19,7 @@ from mixer.run import records
 from mixer.run import run_history
 from mixer.run import sanity
 from mixer import storage
+from mixer import trees
 from mixer.wording import counted
 
 
@@ -47,7 +48,7 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
   for name, sample in samples.items():
     parts[f'predictions_{name}.png'] = (
         lambda path, name=name, sample=sample: plots.predictions(sample, evals[name].source.class_names, path))
-  count = sum(x.size for x in jax.tree.leaves(params))
+  count = trees.count(params)
   parts['card.md'] = lambda path: storage.write(path, text(
       workdir, run=run, source=source, parameters=count, results=results, events=run_history.read(workdir),
       warnings=warnings))
