@@ -391,7 +391,7 @@ class Run(Reader):
     records.Writer(workdir / 'records.jsonl', 4).close()
     if self._paths[data[0]].name == 'records.jsonl':
       return kept
-    checkpoint.claim(workdir.with_name('claimed'), test_weights.RUN)
+    checkpoint.initialize_workdir(workdir.with_name('claimed'), test_weights.RUN)
     return weights.load(workdir)
 
 

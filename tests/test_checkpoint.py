@@ -30,7 +30,8 @@ def first_state(num_classes=10):
                        tokens_mlp_dim=4, channels_mlp_dim=16)
   optimizer, _ = optim.build(name='adamw', learning_rate=0.1, schedule=dict(name='linear'), total_steps=10,
                              weight_decay=0.1, clip_norm=1.)
-  return jax.device_get(devices.init_replicated(functools.partial(train_step.init, model, optimizer, (8, 8, 3), seed=0)))
+  init = functools.partial(train_step.init, model, optimizer, (8, 8, 3), seed=0)
+  return jax.device_get(devices.init_replicated(init))
 
 
 def at(step, state=None):
@@ -192,7 +193,7 @@ def test_what_is_not_what_was_saved_is_damaged(tmp_path, monkeypatch, caplog):
     patched.setattr(checkpoint_integrity, 'checksums', lambda state: {'params/stem/kernel': 7})
     save(tmp_path, [2])
   assert int(restore(tmp_path).step) == 1
-  assert 'array step is not what was saved: its checksum is' in caplog.text
+  assert 'array step differs from what was saved: its checksum is' in caplog.text
 
 
 def test_checkpoints_without_checksums_are_taken_with_a_warning(tmp_path, caplog):
@@ -200,7 +201,7 @@ def test_checkpoints_without_checksums_are_taken_with_a_warning(tmp_path, caplog
   metadata = tmp_path / 'checkpoints/1/_CHECKPOINT_METADATA'
   metadata.write_text(json.dumps({**json.loads(metadata.read_text()), 'custom_metadata': {}}))
   assert int(restore(tmp_path).step) == 1
-  assert 'from before there were checksums' in caplog.text
+  assert 'was saved by an earlier version, without checksums' in caplog.text
   metadata.unlink()
   assert checkpoint_integrity.read_params(tmp_path)[1].name == '1'
   assert '_CHECKPOINT_METADATA is missing' in caplog.text
@@ -212,7 +213,7 @@ def test_a_damaged_latest_checkpoint_falls_back_and_says_so(tmp_path, how, caplo
   damage(tmp_path / 'checkpoints' / '3', how)
   assert int(restore(tmp_path).step) == 2
   assert 'the checkpoint of step 3 cannot be read' in caplog.text
-  assert 'damaged/checkpoints-3, and the run goes on from step 2' in caplog.text
+  assert 'damaged/checkpoints-3, and training resumes from step 2' in caplog.text
   assert (tmp_path / 'damaged' / 'checkpoints-3').exists()
   save(tmp_path, [3])  # the run takes the step again
   assert int(restore(tmp_path).step) == 3
@@ -286,7 +287,8 @@ def full_disk(room):
 
 def test_a_disk_that_fills_while_a_checkpoint_is_written_costs_that_one_alone(tmp_path):
   save(tmp_path, [1])
-  with pytest.raises(OSError, match=r'cannot write a checkpoint to .*(.|\n)* the run goes on from step 1$'):
+  with pytest.raises(OSError, match=r'cannot write a checkpoint to .*(.|\n)* Then restart; training resumes from '
+                                      'step 1$'):
     with open_run(tmp_path) as checkpoints, full_disk(room=600):
       checkpoints.save(2, at(2))
       checkpoints.save(3, at(3))
@@ -297,7 +299,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_costs_that_one_alone(tm
 
 
 def test_an_error_of_the_last_save_is_not_lost(tmp_path):
-  with full_disk(room=600), pytest.raises(OSError, match='the run goes on from step 0$'):
+  with full_disk(room=600), pytest.raises(OSError, match='training resumes from step 0$'):
     with open_run(tmp_path) as checkpoints:
       checkpoints.save(1, at(1))
 
@@ -306,7 +308,7 @@ def test_a_work_directory_that_vanishes_is_named(tmp_path):
   with pytest.raises(OSError, match='the work directory .*/run is gone, and with it'):
     with open_run(tmp_path / 'run') as checkpoints:
       checkpoints.save(1, at(1))
-      checkpoints._due.wait_until_finished()
+      checkpoints._scheduled.wait_until_finished()
       shutil.rmtree(tmp_path / 'run')
       checkpoints.save(2, at(2))
 
@@ -353,28 +355,28 @@ def test_checkpoints_of_an_unknown_run_are_refused(tmp_path):
   save(tmp_path, [1])
   (tmp_path / 'config.json').unlink()
   with pytest.raises(ValueError, match='holds checkpoints and no config.json'):
-    checkpoint.claim(tmp_path, CONFIG)
+    checkpoint.initialize_workdir(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize('content', ['', '{"seed": 0, "total_st', '[]'])
 def test_a_config_that_was_cut_off_is_told_with_the_way_out(tmp_path, content):
   save(tmp_path, [1])
   (tmp_path / 'config.json').write_text(content)
-  with pytest.raises(ValueError, match=f'config.json: .* It has {len(content)} bytes, and says of which run (.|\n)*Put '
-                     'back what it was, .*, or choose another --workdir'):
-    checkpoint.claim(tmp_path, CONFIG)
+  with pytest.raises(ValueError, match=f'config.json: .* It has {len(content)} bytes, and identifies the run (.|\n)*'
+                     'Restore its content, .*, or choose another --workdir'):
+    checkpoint.initialize_workdir(tmp_path, CONFIG)
   assert kept(tmp_path) == [1] and (tmp_path / 'config.json').read_text() == content
 
 
 def test_a_work_directory_that_not_all_processes_share_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(checkpoint.jax, 'process_index', lambda: 1)
-  with pytest.raises(OSError, match='process 1 does not find there what process 0 wrote; it must be on storage that all'):
-    checkpoint.claim(tmp_path, CONFIG)
+  with pytest.raises(OSError, match='process 1 does not see the files that process 0 wrote; it must be on storage'):
+    checkpoint.initialize_workdir(tmp_path, CONFIG)
   monkeypatch.undo()
-  checkpoint.claim(tmp_path, {**CONFIG, 'seed': 1})  # of an earlier run, on this machine alone
+  checkpoint.initialize_workdir(tmp_path, {**CONFIG, 'seed': 1})  # of an earlier run, on this machine alone
   monkeypatch.setattr(checkpoint.jax, 'process_index', lambda: 1)
-  with pytest.raises(OSError, match='process 1 does not find there what process 0 wrote'):
-    checkpoint.claim(tmp_path, CONFIG)
+  with pytest.raises(OSError, match='process 1 does not see the files that process 0 wrote'):
+    checkpoint.initialize_workdir(tmp_path, CONFIG)
 
 
 def test_a_disk_that_is_read_only_is_named(tmp_path, monkeypatch):
@@ -382,62 +384,62 @@ def test_a_disk_that_is_read_only_is_named(tmp_path, monkeypatch):
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
   monkeypatch.setattr(storage, 'write', refuse)
   with pytest.raises(OSError, match='cannot write to the work directory .*Read-only file system. Choose another'):
-    checkpoint.claim(tmp_path, CONFIG)
+    checkpoint.initialize_workdir(tmp_path, CONFIG)
 
 
 def test_a_directory_of_another_run_is_refused_with_both_sides(tmp_path):
-  checkpoint.claim(tmp_path, CONFIG)
+  checkpoint.initialize_workdir(tmp_path, CONFIG)
   save(tmp_path, [1])
   other = {**CONFIG, 'seed': 1, 'data': {'batch_size': 16, 'data_dir': None}}
   with pytest.raises(ValueError, match=r'data.batch_size: 8 before, 16 now\n  seed: 0 before, 1 now\nChoose another'):
-    checkpoint.claim(tmp_path, other)
+    checkpoint.initialize_workdir(tmp_path, other)
   assert json.loads((tmp_path / 'config.json').read_text()) == CONFIG
 
 
 def test_a_changed_batch_size_is_refused_with_the_way_out(tmp_path):
-  checkpoint.claim(tmp_path, CONFIG)
+  checkpoint.initialize_workdir(tmp_path, CONFIG)
   save(tmp_path, [1])
   with pytest.raises(ValueError, match='8 before, 16 now(.|\n)*raise config.step.accumulate'):
-    checkpoint.claim(tmp_path, {**CONFIG, 'data': {'batch_size': 16, 'data_dir': None}})
+    checkpoint.initialize_workdir(tmp_path, {**CONFIG, 'data': {'batch_size': 16, 'data_dir': None}})
 
 
 def test_a_run_of_an_earlier_version_goes_on_and_says_what_changed(tmp_path, capsys):
   save(tmp_path, [1])
-  checkpoint.claim(tmp_path, CONFIG)
+  checkpoint.initialize_workdir(tmp_path, CONFIG)
   assert not capsys.readouterr().out
-  checkpoint.claim(tmp_path, {**CONFIG, 'contents_sample': 'y'})
-  assert 'was begun by an earlier version: from here on RandAugment' in capsys.readouterr().out
+  checkpoint.initialize_workdir(tmp_path, {**CONFIG, 'contents_sample': 'y'})
+  assert 'was started by an earlier version: from now on, RandAugment' in capsys.readouterr().out
 
 
 def test_a_longer_run_is_refused_with_what_trains_its_weights_on(tmp_path):
-  checkpoint.claim(tmp_path, {**CONFIG, 'total_steps': 10})
+  checkpoint.initialize_workdir(tmp_path, {**CONFIG, 'total_steps': 10})
   save(tmp_path, [1])
   advice = f'--config.start_from.weights={tmp_path} --config.start_from.head=given --workdir=NEW'
   with pytest.raises(ValueError, match=rf'(?s)total_steps: 10 before, 20 now.*{re.escape(advice)}$'):
-    checkpoint.claim(tmp_path, {**CONFIG, 'total_steps': 20})
+    checkpoint.initialize_workdir(tmp_path, {**CONFIG, 'total_steps': 20})
   with pytest.raises(ValueError, match='total_steps: 10 before, 5 now') as shorter:
-    checkpoint.claim(tmp_path, {**CONFIG, 'total_steps': 5})
+    checkpoint.initialize_workdir(tmp_path, {**CONFIG, 'total_steps': 5})
   assert 'start_from' not in str(shorter.value)
 
 
 def test_fields_that_change_no_step_may_change(tmp_path):
-  checkpoint.claim(tmp_path, CONFIG)
+  checkpoint.initialize_workdir(tmp_path, CONFIG)
   save(tmp_path, [1])
   later = {**CONFIG, 'log_every_steps': 7, 'data': {'batch_size': 8, 'data_dir': '/elsewhere'}}
-  checkpoint.claim(tmp_path, later)
+  checkpoint.initialize_workdir(tmp_path, later)
   assert json.loads((tmp_path / 'config.json').read_text()) == later
 
 
 def test_before_the_first_checkpoint_the_config_may_change(tmp_path):
-  checkpoint.claim(tmp_path, CONFIG)
-  checkpoint.claim(tmp_path, {**CONFIG, 'seed': 1})
+  checkpoint.initialize_workdir(tmp_path, CONFIG)
+  checkpoint.initialize_workdir(tmp_path, {**CONFIG, 'seed': 1})
   assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
 
 
 def test_a_work_directory_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'file').write_text('in the way')
   with pytest.raises(OSError, match=r'cannot write to the work directory .*/file/run: .* Choose another'):
-    checkpoint.claim(tmp_path / 'file' / 'run', CONFIG)
+    checkpoint.initialize_workdir(tmp_path / 'file' / 'run', CONFIG)
 
 
 @pytest.mark.parametrize('name', ['lr[0.1]', '[', 'a*b?#%20 {c}', "日本 ü '\"\n$HOME", 'run~'])
@@ -460,8 +462,8 @@ def test_a_name_that_the_arrays_cannot_be_written_to_is_refused_before_the_first
 def test_arrays_that_orbax_has_not_merged_are_an_error_at_once(tmp_path, monkeypatch):
   save(tmp_path, [1])
   monkeypatch.setattr(storage.Path, 'glob', lambda self, pattern: iter(()))
-  with pytest.raises(OSError, match='Orbax has not merged the arrays of step 2: .*manifest.ocdbt is missing(.|\n)*the '
-                     'run goes on from step 1$'):
+  with pytest.raises(OSError, match='Orbax has not merged the arrays of step 2: .*manifest.ocdbt is missing(.|\n)*'
+                     'training resumes from step 1$'):
     save(tmp_path, [2, 3])
   monkeypatch.undo()
   assert kept(tmp_path) == [1] and int(restore(tmp_path).step) == 1

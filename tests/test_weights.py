@@ -329,7 +329,7 @@ def test_a_checkpoint_of_a_run_gives_that_step(run):
   loaded = weights.load(run / 'checkpoints' / '1')
   assert example_weights.equal(loaded.params, jax.tree.map(lambda x: np.asarray(x + 1), state().params))
   assert 'step 1' in loaded.source
-  with pytest.raises(ValueError, match=r'there is no checkpoint of step 7; the steps in .*: 2, 1'):
+  with pytest.raises(ValueError, match=r'no checkpoint of step 7; the steps in .*: 2, 1'):
     weights.load(run / 'checkpoints' / '7')
 
 
@@ -340,7 +340,7 @@ def test_a_checkpoint_of_a_run_that_was_interrupted_is_that_one_alone(run, tmp_p
     loaded = weights.load(workdir / name)
     assert example_weights.equal(loaded.params, jax.tree.map(lambda x: np.asarray(x + value), state().params))
     assert 'step 2' in loaded.source
-  with pytest.raises(ValueError, match=r'there is no checkpoint of step 1; the steps in .*/interrupted: 2$'):
+  with pytest.raises(ValueError, match=r'no checkpoint of step 1; the steps in .*/interrupted: 2$'):
     weights.load(workdir / 'interrupted/1')
   (workdir / 'interrupted/2/default/manifest.ocdbt').write_bytes(b'')
   with pytest.raises(ValueError, match=r'no checkpoint can be read \(step 2: .*\); the steps in .*/interrupted: 2$'):
@@ -422,7 +422,7 @@ def test_a_config_of_no_json_is_named(run, tmp_path):
     with pytest.raises(ValueError, match=f'{workdir}/config.json'):
       weights.load(workdir)
     with pytest.raises(ValueError, match=f'{workdir}/config.json'):
-      checkpoint.claim(workdir, RUN)
+      checkpoint.initialize_workdir(workdir, RUN)
 
 
 def test_parameters_of_a_run_that_are_not_finite_are_refused(tmp_path):

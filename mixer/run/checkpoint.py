@@ -1,8 +1,8 @@
-"""Checkpoints of a run, with Orbax: asynchronous.
+"""Asynchronous checkpoints of a run, with Orbax.
 
-A work directory has them in two folders. `checkpoints` holds those that are due, and keeps some; `interrupted` holds
-at most one, of a run that was told to stop, with all that was due after its step still to be done. So a run that was
-interrupted leaves the same checkpoints as one that was not.
+A work directory has them in two folders. `checkpoints` holds the scheduled ones; old ones are deleted. `interrupted`
+holds at most one, saved when the run was asked to stop; the evaluation and checkpoint scheduled at its step are done
+when the run resumes. So an interrupted run leaves the same checkpoints as one that was not interrupted.
 """
 
 from collections.abc import Sequence
@@ -32,15 +32,15 @@ from mixer import trees
 MANIFEST = 'manifest.ocdbt'  # of the arrays of all processes
 
 
-def claim(workdir, resolved: dict, class_names: Sequence[str] | None = None):
-  """Makes `workdir` and writes the resolved config there, as config.json, and the classes' names, as classes.txt.
+def initialize_workdir(workdir, resolved: dict, class_names: Sequence[str] | None = None):
+  """Creates and locks `workdir`, and writes the resolved config (config.json) and the class names (classes.txt) to it.
 
   Returns:
-    The storage.Lock of the work directory, in the first process; None in the others.
+    The storage.Lock of the work directory in the first process; None in the others.
 
   Raises:
-    ValueError: if a run of another config has begun there; it lists the fields that differ, with both sides.
-    OSError: if the directory cannot be written, is in use, or is not the same one for all processes.
+    ValueError: if it holds the checkpoints of another config; the message lists the fields that differ.
+    OSError: if the directory is not writable, is in use, or is not shared by all processes.
   """
   workdir = storage.path_of(workdir)
   path, text = workdir / 'config.json', json.dumps(resolved, indent=2) + '\n'
@@ -49,85 +49,85 @@ def claim(workdir, resolved: dict, class_names: Sequence[str] | None = None):
     with storage.translate_gcs_errors(workdir):
       if any(checkpoint_integrity.entries(workdir / folder) for folder in checkpoint_integrity.FOLDERS):
         if not path.exists():
-          raise ValueError(f'{workdir} holds checkpoints and no config.json that says of which run. Choose another '
-                           '--workdir')
-        _same_run(workdir, _config_in(path), resolved)
+          raise ValueError(f'{workdir} holds checkpoints and no config.json of their run. Choose another --workdir')
+        _check_same_run(workdir, _read_config(path), resolved)
       storage.check_name(workdir)
-      _wait_for_all('claim')
+      _sync_processes('initialize_workdir')
       if jax.process_index() == 0:
         storage.make_folder(workdir)
         lock = storage.Lock(workdir)
         storage.write(path, text)
         if class_names is not None:
           storage.write(workdir / 'classes.txt', ''.join(f'{name}\n' for name in class_names))
-      _wait_for_all('claimed')
+      _sync_processes('workdir_initialized')
       if not path.exists() or path.read_text() != text:
-        raise OSError(f'process {jax.process_index()} does not find there what process 0 wrote; it must be on storage '
-                      'that all processes share')
+        raise OSError(f'process {jax.process_index()} does not see the files that process 0 wrote; it must be on '
+                      'storage that all processes share')
   except OSError as error:
     raise OSError(f'cannot write to the work directory {workdir}: {error}. Choose another --workdir') from error
   return lock
 
 
-def _config_in(path):
+def _read_config(path):
   try:
     return safe_io.read_json_object(path)
   except ValueError as error:
-    raise ValueError(f'{error}. It has {path.stat().length:,} bytes, and says of which run the checkpoints beside it '
-                     'are. Put back what it was, which the same command writes into a new --workdir, or choose another '
+    raise ValueError(f'{error}. It has {path.stat().length:,} bytes, and identifies the run of these checkpoints. '
+                     'Restore its content, which the same command writes into a new --workdir, or choose another '
                      '--workdir') from error
 
 
-def _wait_for_all(name):
+def _sync_processes(name):
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
-def _same_run(workdir, there, here):
-  fields = configuration.differences(there, here)
+def _check_same_run(workdir, saved, current):
+  fields = configuration.differences(saved, current)
   if not fields:
-    if 'contents_sample' in here and 'contents_sample' not in there:
+    if 'contents_sample' in current and 'contents_sample' not in saved:
       distributed.print_on_main_process(
-          f'the run in {workdir} was begun by an earlier version: from here on RandAugment and the rounding of resized '
-          "pixels are those of the authors' code, which that version had otherwise")
+          f'the run in {workdir} was started by an earlier version: from now on, RandAugment and the rounding of '
+          "resized pixels follow the authors' code, from which that version deviated")
     return
   listed = ''.join(f'\n  {line}' for line in fields)
   own = shlex.quote(str(storage.path_of(workdir) / 'config.json'))
-  advice = f'Choose another --workdir, or go on with that run by its own config: --config={own}'
+  advice = f'Choose another --workdir, or resume that run with its own config: --config={own}'
   if any(line.startswith('data.batch_size') for line in fields):
-    advice += ('. A step of another batch size would not see the same examples; to fit a smaller memory at the same '
+    advice += ('. With another batch size, a step would not see the same examples; to fit into less memory at the same '
                'batch size, raise config.step.accumulate in a new work directory')
-  if here.get('total_steps', 0) > there.get('total_steps', 0) > 0:
-    advice += ('. The learning rate of a run ends at its last step. To train its weights for more, in a new work directory: '
-               f'--config.start_from.weights={shlex.quote(str(workdir))} --config.start_from.head=given --workdir=NEW')
+  if current.get('total_steps', 0) > saved.get('total_steps', 0) > 0:
+    advice += ('. The learning rate schedule ends at the last step. To train the weights further, in a new work '
+               f'directory: --config.start_from.weights={shlex.quote(str(workdir))} --config.start_from.head=given '
+               '--workdir=NEW')
   raise ValueError(f'{workdir} holds the run of another config:{listed}\n{advice}')
 
 
 class _Manager(ocp.CheckpointManager):
-  """Orbax's, whose checkpoints outlast a power cut, and which leaves it to `restore` to find what is damaged."""
+  """Orbax's, with checkpoints that survive a power cut; it leaves the detection of damage to `Checkpoints.restore`."""
 
   def reached_preemption(self, step):
-    return False  # preemption.PreemptionHandler asks it, with a count of its own
+    return False  # preemption.PreemptionHandler asks JAX, with its own counter
 
   def metrics(self, step):
     try:
       return super().metrics(step)
-    except ValueError as error:  # damaged; the state beside them may be whole
+    except ValueError as error:  # damaged; the state may still be intact
       logging.warning('the metrics of the checkpoint %s cannot be read (%s)', self.directory / str(step), error)
       return None
 
   def _load_checkpoint_infos(self, skip_metadata_read=False):
-    # Orbax also reads when each was completed, which nobody asks, and ends by an error where a bit of that is damaged.
+    # Orbax would also read when each was completed, which is not used, and fail if a bit of that were damaged.
     infos = super()._load_checkpoint_infos(skip_metadata_read=True)
     return [dataclasses.replace(info, metrics=self.metrics(info.step)) for info in infos]
 
   def _finalize_checkpoint(self, step):
-    # The checkpoint has just got its name, and the ones that are not to be kept are deleted next. Of its files only
-    # the arrays are on the disk for certain, by TensorStore.
+    # The checkpoint has just been renamed to its final name, and old ones are deleted next. Of its files, only the
+    # arrays are known to be on the disk: TensorStore syncs them.
     super()._finalize_checkpoint(step)
     path = self.directory / str(step)
     if jax.process_index() == 0:
-      # Where Orbax does not see what the processes have written, it only warns, and nobody can read the arrays.
+      # If Orbax does not see what the processes have written, it only warns, and the arrays are unreadable.
       if not (path / 'default' / MANIFEST).exists():
         path.rmtree(missing_ok=True)
         raise OSError(f'Orbax has not merged the arrays of step {step}: {path / "default" / MANIFEST} is missing')
@@ -135,33 +135,34 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-  """The checkpoints of one run in its work directory. Use it as a context: leaving it waits for the last save.
+  """The checkpoints of one run in its work directory. Use it as a context manager: leaving it waits for the last save.
 
-  Kept are the latest, those at multiples of `keep_every_steps` and the one with the best metric.
+  It keeps the latest ones, those at multiples of `keep_every_steps`, and the one with the best metric.
   """
 
   def __init__(self, *, workdir, run: dict, metrics: Sequence[str], every_steps: int,
                class_names: Sequence[str] | None = None, keep_latest: int = 2, keep_every_steps: int | None = None,
                best: str | None = None):
-    """Claims `workdir` for a run.
+    """Initializes `workdir` for a run.
 
     Args:
-      workdir: of the run, on a disk or in a bucket.
+      workdir: of the run, on disk or in a bucket.
       run: the run's resolved config.
-      metrics: the names that `best` may have.
-      every_steps: how often a checkpoint is due; at least 1.
-      class_names: of the model's classes, for those who use its parameters.
-      keep_latest: how many of the latest to keep; at least 1.
-      keep_every_steps: those at multiples of it are kept too; at least 1, or None.
-      best: the name of a metric, such as 'test/top1'; the checkpoint where it is highest is kept too.
+      metrics: the valid values of `best`.
+      every_steps: how often to save a checkpoint; at least 1.
+      class_names: of the model's classes, for users of its parameters.
+      keep_latest: how many of the latest checkpoints to keep; at least 1.
+      keep_every_steps: also keep those at multiples of it; at least 1, or None.
+      best: the name of a metric, such as 'test/top1'; the checkpoint with its highest value is also kept.
 
     Raises:
-      ValueError, OSError: as `claim` does, or if a field has no sense.
+      ValueError, OSError: as `initialize_workdir` does, or if a field is invalid.
     """
-    arguments.check(dict(every_steps=every_steps, keep_latest=keep_latest, keep_every_steps=keep_every_steps), at_least=1)
+    arguments.check(dict(every_steps=every_steps, keep_latest=keep_latest, keep_every_steps=keep_every_steps),
+                    at_least=1)
     if best is not None:
       configuration.lookup('checkpoint', 'best', best, dict.fromkeys(metrics))
-    self._lock = claim(workdir, run, class_names)
+    self._lock = initialize_workdir(workdir, run, class_names)
     self.every_steps = every_steps
     self._workdir = storage.path_of(workdir)
     keep, score = [preservation_policy.LatestN(n=keep_latest)], None
@@ -170,19 +171,19 @@ class Checkpoints:
     if best:
       score = lambda metrics: metrics.get(best, -math.inf)
       keep.append(preservation_policy.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False))
-    self._kept, self._by_score = preservation_policy.AnyPreservationPolicy(keep), bool(best)
-    self._due = self._manager('checkpoints', self._kept, score)
+    self._policy, self._by_score = preservation_policy.AnyPreservationPolicy(keep), bool(best)
+    self._scheduled = self._manager('checkpoints', self._policy, score)
     self._interrupted = self._manager('interrupted', preservation_policy.LatestN(n=1))
 
   def _manager(self, folder, policy, score=None):
-    # What is kept is the policy's matter alone, but without a best_fn Orbax writes no metrics, and a run that goes on
-    # would not know which checkpoint was the best.
-    # Where a folder that is made meanwhile cannot be made, Orbax's threads wait for it 20 minutes before the end.
+    # The policy alone decides what is kept, but without a best_fn Orbax writes no metrics, and a resumed run would not
+    # know which checkpoint was the best.
+    # If a directory that it creates asynchronously cannot be created, Orbax waits 20 minutes before it fails.
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy, best_fn=score, cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
     with storage.translate_gcs_errors(self._workdir):
-      # Compressed, float32 weights become smaller by 8 %, and a save takes five times as much of the processors.
+      # Compression makes float32 weights 8 % smaller, and a save takes five times the CPU time.
       return _Manager(self._workdir / folder, item_handlers=ocp.PyTreeCheckpointHandler(use_compression=False),
                       options=options)
 
@@ -191,11 +192,11 @@ class Checkpoints:
 
   def __exit__(self, kind, error, trace):
     try:
-      with self._explained():
-        self._due.wait_until_finished()
+      with self._explain_errors():
+        self._scheduled.wait_until_finished()
         if error is None:
           self._delete_stale()
-        self._due.close()
+        self._scheduled.close()
         self._interrupted.close()
     except OSError as failure:
       if error is None:
@@ -206,37 +207,37 @@ class Checkpoints:
         self._lock.close()
 
   def save(self, step: int, state, metrics: dict | None = None):
-    """Saves a replicated state, while training goes on.
+    """Saves a replicated state in the background.
 
     Args:
       metrics: those measured at this step, if any.
 
     Raises:
-      OSError: if it, or the one before, cannot be written; the checkpoints before are left as they are.
+      OSError: if it, or the previous one, cannot be written; earlier checkpoints are not touched.
     """
-    self._save(self._due, step, state, metrics)
+    self._save(self._scheduled, step, state, metrics)
 
   def save_interrupted(self, step: int, state):
-    """Saves a replicated state after whose step nothing that was due has been done. Raises as `save` does."""
+    """Saves a replicated state whose step's scheduled evaluation and checkpoint were skipped. Raises as `save` does."""
     self._save(self._interrupted, step, state, None)
 
   def _save(self, manager, step, state, metrics):
     host = jax.device_get(state)
     with storage.translate_gcs_errors(self._workdir):
       if not (self._workdir / 'config.json').exists():
-        raise OSError(f'the work directory {self._workdir} is gone, and with it what this run has written')
+        raise OSError(f'the work directory {self._workdir} is gone, and with it all that this run has written')
       if self._lock:
         self._lock.check()
-    with self._explained():
-      self._due.wait_until_finished()
+    with self._explain_errors():
+      self._scheduled.wait_until_finished()
       self._delete_stale()
       self._check_room(step, host)
       manager.save(step, args=ocp.args.PyTreeSave(host), metrics=metrics or {},
                    custom_metadata={'crc32': checkpoint_integrity.checksums(host)})
 
   def _delete_stale(self):
-    """Deletes what was saved when the run was told to stop, once a later checkpoint, or one as late, is complete."""
-    if (stale := self._interrupted.latest_step()) is not None and stale <= (self._due.latest_step() or -1):
+    """Deletes the interrupted checkpoint once a scheduled one of that step or later is complete."""
+    if (stale := self._interrupted.latest_step()) is not None and stale <= (self._scheduled.latest_step() or -1):
       self._interrupted.delete(stale)
 
   def _check_room(self, step, host):
@@ -248,105 +249,106 @@ class Checkpoints:
                     f'{self._workdir} has {free / 2**20:,.0f} MiB left')
 
   @contextlib.contextmanager
-  def _explained(self):
-    """Errors of a save as an OSError that says what is left."""
+  def _explain_errors(self):
+    """Turns errors of a save into an OSError that says where training resumes."""
     try:
       yield
-    except Exception as error:  # Orbax raises many kinds, also for the save before this one.
+    except Exception as error:  # Orbax raises many types, also for the previous save.
       if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
-        raise  # another process is lost, and no disk
-      way_out = storage.gcs_advice(error, self._workdir)
+        raise  # another process is lost; the disk is fine
+      fix = storage.gcs_advice(error, self._workdir)
       try:
         left = f'step {max((step for step, _ in self._steps()), default=0)}'
-      except Exception:  # which are as many when there is no asking
-        left = 'its latest checkpoint'
-      raise OSError(f'cannot write a checkpoint to {self._workdir}: {storage.first_line(error) if way_out else error}. '
-                    f'{way_out or "Mend that"}. Start again then: the run goes on from {left}') from error
+      except Exception:  # the storage cannot be listed either
+        left = 'the latest checkpoint'
+      raise OSError(f'cannot write a checkpoint to {self._workdir}: {storage.first_line(error) if fix else error}. '
+                    f'{fix or "Fix this"}. Then restart; training resumes from {left}') from error
 
   def _steps(self) -> list:
-    """(step, manager) of what is there, the best to go on from first."""
-    found = []
+    """(step, manager) of all checkpoints, the best one to resume from first."""
+    steps = []
     with storage.translate_gcs_errors(self._workdir):
-      for manager in (self._due, self._interrupted):
+      for manager in (self._scheduled, self._interrupted):
         manager.reload()
-        found += [(step, manager) for step in manager.all_steps()]
-    return sorted(found, key=lambda entry: (entry[0], entry[1] is self._due), reverse=True)
+        steps += [(step, manager) for step in manager.all_steps()]
+    return sorted(steps, key=lambda entry: (entry[0], entry[1] is self._scheduled), reverse=True)
 
   def restore(self, state) -> tuple:
-    """(the latest state that can be read, on the host, whether the run was interrupted there, and so work is still due).
+    """(the latest readable state, on the host, whether its step's scheduled evaluation and checkpoint are still to do).
 
-    Where there is no checkpoint, it is (None, False). A checkpoint that cannot be read, or is not what was saved, is set
-    aside with a warning, and the one before it is taken.
+    (None, False) if the run has no checkpoint. One that cannot be read, or differs from what was saved, is quarantined
+    with a warning, and the previous one is restored.
 
     Args:
       state: a tree of the shapes and types to restore.
 
     Raises:
       ValueError: if the checkpoint's arrays have other names or shapes than `state`, or no checkpoint can be read.
-      OSError: if the disk, or the bucket, cannot be read. Nothing is set aside then.
+      OSError: if the disk, or the bucket, cannot be read. Then nothing is quarantined.
     """
-    found, damaged = self._steps(), []
-    for step, manager in found:
+    candidates, damaged = self._steps(), []
+    for step, manager in candidates:
       try:
         with storage.translate_read_errors(manager.directory / str(step)):
           error, restored = None, self._read(manager, step, state)
-      except (_DoesNotFit, storage.Unreachable):
+      except (_ShapeMismatch, storage.Unreachable):
         raise
-      except Exception as raised:  # Orbax raises many kinds for damaged files.
+      except Exception as raised:  # Orbax raises many types for damaged files.
         error = raised
-      if _in_all(error is None):
-        self._set_aside(damaged, step)
-        self._tidy()
+      if _all_processes(error is None):
+        self._quarantine(damaged, step)
+        self._prune()
         return restored, manager is self._interrupted
       damaged.append((manager.directory / str(step), error or 'another process cannot read it'))
-    if found:
-      steps = ', '.join(str(step) for step, _ in found)
+    if candidates:
+      steps = ', '.join(str(step) for step, _ in candidates)
       raise ValueError(f'none of the checkpoints in {self._workdir} can be read (steps {steps}); the latest: '
-                       f'{damaged[0][1]}\nMove the folder away to start anew')
+                       f'{damaged[0][1]}\nMove the folder away to start from scratch')
     return None, False
 
   def _read(self, manager, step, state):
     path = manager.directory / str(step)
-    there = trees.shapes(manager.item_metadata(step))
-    if not there:
+    shapes = trees.shapes(manager.item_metadata(step))
+    if not shapes:
       raise ValueError('it holds no arrays')
-    if unlike := trees.compare(there, trees.shapes(state), 'checkpoint', 'config'):
-      raise _DoesNotFit(f'the checkpoint {path} does not fit the model of this config:{unlike}\n'
+    if differences := trees.compare(shapes, trees.shapes(state), 'checkpoint', 'config'):
+      raise _ShapeMismatch(f'the checkpoint {path} does not fit the model of this config:{differences}\n'
                         'Use the config it was made with, or another --workdir')
     restore_args = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), state)
     restored = manager.restore(step, args=ocp.args.PyTreeRestore(state, restore_args=restore_args))
     checkpoint_integrity.check(restored, path)
     return restored
 
-  def _set_aside(self, damaged, good):
+  def _quarantine(self, damaged, good_step):
     for path, error in damaged:
-      aside = self._workdir / 'damaged' / f'{path.parent.name}-{path.name}'
-      logging.warning('the checkpoint of step %s cannot be read (%s); it is now %s, and the run goes on from step %d',
-                      path.name, str(error).split('\n')[0], aside, good)
+      target = self._workdir / 'damaged' / f'{path.parent.name}-{path.name}'
+      logging.warning('the checkpoint of step %s cannot be read (%s); moved to %s, and training resumes from step %d',
+                      path.name, str(error).split('\n')[0], target, good_step)
       if jax.process_index() == 0:
-        aside.parent.mkdir(exist_ok=True)
-        if aside.exists():
-          aside.rmtree()
-        path.rename(aside)
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+          target.rmtree()
+        path.rename(target)
     if damaged:
-      _wait_for_all('set_aside')
-      self._steps()  # without those
+      _sync_processes('quarantine')
+      self._steps()  # which reloads the managers
 
-  def _tidy(self):
-    """Deletes what is not to be kept: of a run that was killed before its last save had done so, no save will."""
-    there = [types.SimpleNamespace(step=step, metrics=self._due.metrics(step)) for step in self._due.all_steps()]
-    if self._by_score and any(checkpoint.metrics is None for checkpoint in there):
-      return  # of a run from before metrics were saved, whose best one cannot be told
-    kept = self._kept.should_preserve(there, context=preservation_policy.PreservationContext())
-    for checkpoint, keep in zip(there, kept):
+  def _prune(self):
+    """Deletes old checkpoints of a run that was killed before its last save did; no later save would."""
+    checkpoints = [types.SimpleNamespace(step=step, metrics=self._scheduled.metrics(step))
+                   for step in self._scheduled.all_steps()]
+    if self._by_score and any(checkpoint.metrics is None for checkpoint in checkpoints):
+      return  # of an earlier version, which saved no metrics: the best one is unknown
+    kept = self._policy.should_preserve(checkpoints, context=preservation_policy.PreservationContext())
+    for checkpoint, keep in zip(checkpoints, kept):
       if not keep:
-        self._due.delete(checkpoint.step)
+        self._scheduled.delete(checkpoint.step)
 
 
-class _DoesNotFit(ValueError):
-  """A checkpoint that can be read has other arrays than the run."""
+class _ShapeMismatch(ValueError):
+  """A readable checkpoint has other arrays than the run."""
 
 
-def _in_all(here: bool) -> bool:
-  """Whether something holds in all processes."""
-  return here if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(here)).all())
+def _all_processes(condition: bool) -> bool:
+  """Whether a condition holds in all processes."""
+  return condition if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(condition)).all())

@@ -1,4 +1,4 @@
-"""Reads the arrays of a run's checkpoints, and compares them with what was saved. Nothing is written."""
+"""Reads the arrays of a run's checkpoints, and verifies their checksums. Nothing is written."""
 
 from collections.abc import Iterator
 from concurrent import futures
@@ -19,14 +19,14 @@ FOLDERS = ('checkpoints', 'interrupted')
 
 
 def entries(folder) -> list:
-  """The paths of what a folder holds; [] where there is none."""
+  """The paths in a folder; [] if it does not exist."""
   return list(folder.iterdir()) if folder.exists() else []
 
 
 def checksums(state) -> dict[str, int]:
-  """{'params/stem/kernel': CRC-32} of a tree's arrays on the host.
+  """{'params/stem/kernel': CRC-32} of a tree of numpy arrays.
 
-  Orbax's own files do not have them for all of their bytes.
+  Orbax's own checksums do not cover all bytes of its files.
   """
   paths, arrays = zip(*jax.tree_util.tree_leaves_with_path(state))
   names = (jax.tree_util.keystr(path, simple=True, separator='/') for path in paths)
@@ -35,38 +35,39 @@ def checksums(state) -> dict[str, int]:
 
 
 def check(state, path):
-  """Raises a ValueError if arrays of a tree have not the checksums that the checkpoint at `path` was saved with."""
+  """Raises a ValueError if an array's checksum differs from that saved with the checkpoint at `path`."""
   metadata = path / '_CHECKPOINT_METADATA'
   if not metadata.exists():
-    logging.warning('%s is missing, and with it the checksums of the checkpoint', metadata)
+    logging.warning('%s is missing, and with it the checkpoint\'s checksums', metadata)
     return
   saved = (safe_io.read_json_object(metadata).get('custom_metadata') or {}).get('crc32')
   if saved is None:
-    logging.warning('the checkpoint %s is from before there were checksums; it is taken as it is', path)
+    logging.warning('the checkpoint %s was saved by an earlier version, without checksums; it is not verified', path)
     return
-  for name, found in checksums(state).items():
-    if saved.get(name) != found:
-      raise ValueError(f'array {name} is not what was saved: its checksum is {found}, and was {saved.get(name)}')
+  for name, checksum in checksums(state).items():
+    if saved.get(name) != checksum:
+      raise ValueError(f'array {name} differs from what was saved: its checksum is {checksum}, and was '
+                       f'{saved.get(name)}')
 
 
 def read_params(workdir, step: int | None = None, folder: str | None = None) -> tuple[dict, epath.Path]:
   """The parameters of a run's checkpoint as nested dicts of numpy arrays, and its path. Nothing is written.
 
   Args:
-    step: None for the latest that can be read.
-    folder: the one of FOLDERS to look in; None for both.
+    step: None for the latest readable one.
+    folder: one of FOLDERS; None for both.
 
   Raises:
-    ValueError: if there is no checkpoint, or none can be read; it names the folder and the steps there are.
+    ValueError: if no checkpoint exists, or none can be read; it lists the steps in the folder.
     OSError: if the disk, or the bucket, cannot be read.
   """
   workdir = storage.path_of(workdir)
-  paths = sorted(_whole(workdir, [folder] if folder else FOLDERS),
+  paths = sorted(_finalized(workdir, [folder] if folder else FOLDERS),
                  key=lambda path: (int(path.name), path.parent.name == FOLDERS[0]), reverse=True)
-  there = (f'the steps in {workdir / folder if folder else workdir}: '
-           f'{", ".join(path.name for path in paths) or "none"}')
+  listing = (f'the steps in {workdir / folder if folder else workdir}: '
+             f'{", ".join(path.name for path in paths) or "none"}')
   if step is not None and str(step) not in [path.name for path in paths]:
-    raise ValueError(f'there is no checkpoint of step {step}; {there}')
+    raise ValueError(f'no checkpoint of step {step}; {listing}')
   damaged = []
   for path in paths:
     if step not in (None, int(path.name)):
@@ -76,17 +77,17 @@ def read_params(workdir, step: int | None = None, folder: str | None = None) -> 
         params = _read_params(path)
     except storage.Unreachable:
       raise
-    except Exception as error:  # Orbax raises many kinds for damaged files.
+    except Exception as error:  # Orbax raises many types for damaged files.
       damaged.append((path.name, str(error).split('\n')[0]))
       continue
     for number, reason in damaged:
-      logging.warning('the checkpoint of step %s cannot be read (%s); step %s is taken', number, reason, path.name)
+      logging.warning('the checkpoint of step %s cannot be read (%s); using step %s', number, reason, path.name)
     return params, path
   reason = f' (step {damaged[0][0]}: {damaged[0][1]})' if damaged else ''
-  raise ValueError(f'no checkpoint can be read{reason}; {there}')
+  raise ValueError(f'no checkpoint can be read{reason}; {listing}')
 
 
-def _whole(workdir, folders) -> Iterator:
+def _finalized(workdir, folders) -> Iterator:
   for folder in folders:
     yield from (path for path in entries(workdir / folder)
                 if path.name.isdecimal() and ocp.utils.is_checkpoint_finalized(path))
@@ -96,13 +97,13 @@ def _read_params(path):
   handler = ocp.PyTreeCheckpointHandler()
   try:
     shapes = handler.metadata(path / 'default').tree['params']
-    wanted = {'params': jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)}
+    target = {'params': jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)}
     if not storage.in_bucket(path):
       safe_io.check_unpacked(path, sum(part.stat().st_size for part in pathlib.Path(path).rglob('*') if part.is_file()),
-                           sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(wanted)))
-    restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+                           sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(target)))
+    restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target)
     restored = handler.restore(path / 'default', args=ocp.args.PyTreeRestore(
-        wanted, restore_args=restore_args, partial_restore=True))
+        target, restore_args=restore_args, partial_restore=True))
     check(restored, path)
     return restored['params']
   finally:
