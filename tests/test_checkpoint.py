@@ -176,7 +176,7 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, name, target, said):
   content = path.read_bytes()
   path.unlink()
   path.symlink_to(target)
-  said = f'checkpoints/2 cannot be read: {said}. No checkpoint was touched; the same command goes on'
+  said = f'checkpoints/2 cannot be read: {said}. No checkpoint was touched; the same command resumes'
   with pytest.raises(OSError, match=said):
     restore(tmp_path)
   with pytest.raises(OSError, match=said):

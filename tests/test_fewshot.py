@@ -62,8 +62,8 @@ def test_choice_is_that_of_the_authors_code():
 
 
 @pytest.mark.parametrize('shots, classes, message', [
-    (6, 3, '6 shots want 6 examples of each of the 3 classes, and class 1 has 5. Probe with fewer shots, or with'),
-    (1, 5, '1 shots want 1 examples of each of the 5 classes, and class 4 has 0.'),
+    (6, 3, '6 shots need 6 examples of each of the 3 classes, and class 1 has 5. Use fewer shots, or a larger'),
+    (1, 5, '1 shots need 1 examples of each of the 5 classes, and class 4 has 0.'),
 ])
 def test_classes_with_too_few_examples(shots, classes, message):
   with pytest.raises(ValueError, match=message):

@@ -38,7 +38,7 @@ def test_steps():
 
 @pytest.mark.parametrize('drops, steps', [((0.1, 0.5), '[2, 10]'), ((0.5, 0.5), '[10, 10]'), ((0.5, 1.), '[10, 20]')])
 def test_steps_that_do_not_rise_are_refused(drops, steps):
-  message = f'drops is {drops}, at the steps {steps}; they must rise, after the 4 steps of warmup'
+  message = f'drops is {drops}, at steps {steps}; they must increase, after the 4 steps of warmup'
   with pytest.raises(ValueError, match=re.escape(message)):
     schedules.steps(peak=0.8, total_steps=20, warmup_steps=4, drops=drops)
 
@@ -56,7 +56,7 @@ def test_the_end_of_a_linear_schedule_is_a_rate_or_a_part_of_the_peak(ends, last
 
 
 def test_both_ends_of_a_linear_schedule_are_refused():
-  with pytest.raises(ValueError, match='end is 1e-05 and end_factor is 0.1, which is 0.2 .*set one of them'):
+  with pytest.raises(ValueError, match='end is 1e-05 and end_factor is 0.1, which is 0.2 .*set only one of them'):
     schedules.linear(peak=2., total_steps=10, end=1e-5, end_factor=0.1)
 
 

@@ -1,4 +1,4 @@
-"""What a run measures besides its own loss."""
+"""The evaluations and few-shot probes of a run."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,23 +11,23 @@ class Evaluators:
   """A config's evaluations and few-shot probes of a model's parameters.
 
   Attributes:
-    metrics: the names of what is the better the higher, 'test/top1' and the like.
-    samples: of each evaluation by its name, the examples to draw: of the last call that was to keep them.
+    metrics: the names of the metrics of which higher is better: 'test/top1', ...
+    samples: {evaluation: its examples for a picture}, of the last call with `keep`.
   """
 
   def __init__(self, model, loss: str, evals: dict, probes: dict, settings: dict, prefetch: Callable):
-    """Prepares to evaluate.
+    """Builds the scorer and the probes.
 
     Args:
-      loss: the name of the loss that the model is trained by.
-      evals: the batches of each evaluation by its name; they have a `source`.
-      probes: (training batches, test batches) of each probe by its name.
-      settings: of each probe by its name, its section of the config.
+      loss: the name of the training loss.
+      evals: {evaluation: its batches, which have a `source`}.
+      probes: {probe: (training batches, test batches)}.
+      settings: {probe: its section of the config}.
       prefetch: sends batches to the devices.
     """
     self._evals, self._probes, self._prefetch = evals, probes, prefetch
     self.scorer, self.samples = classification.Scorer(model, loss), {}
-    self._probe = {name: _probe(name, settings[name], train.source, test.source, model)
+    self._probe = {name: _build_probe(name, settings[name], train.source, test.source, model)
                    for name, (train, test) in probes.items()}
     self.metrics = [f'{name}/{metric}' for name, batches in evals.items()
                     for metric in classification.metric_names(batches.source, model.num_classes)]
@@ -36,26 +36,26 @@ class Evaluators:
   def __call__(self, params, keep: bool = False) -> dict[str, float]:
     """{'test/top1': ..., 'test/examples': ..., 'imagenet/5shot': ...}. Raises what the evaluators do.
 
-    With `keep`, `samples` are those of this call.
+    With `keep`, `samples` are set to those of this call.
     """
-    return {name: value for found in self.each(params, keep) for name, value in found.items()}
+    return {name: value for results in self.each(params, keep) for name, value in results.items()}
 
   def each(self, params, keep: bool = False) -> Iterator[dict[str, float]]:
-    """The same of one evaluation or probe after the other."""
+    """Yields the results of one evaluation or probe after the other."""
     for name, batches in self._evals.items():
-      yield _under(name, self.scorer(params, self._prefetch(batches), batches.source.num_examples, keep))
+      yield _prefixed(name, self.scorer(params, self._prefetch(batches), batches.source.num_examples, keep))
       if keep:
         self.samples[name] = self.scorer.sample
     for name, (train, test) in self._probes.items():
-      yield _under(name, self._probe[name](params, self._prefetch(train), self._prefetch(test),
+      yield _prefixed(name, self._probe[name](params, self._prefetch(train), self._prefetch(test),
                                            num_train=train.source.num_examples, num_test=test.source.num_examples))
 
 
-def _under(name, values):
+def _prefixed(name, values):
   return {f'{name}/{key}': value for key, value in values.items()}
 
 
-def _probe(name, section, train, test, model):
+def _build_probe(name, section, train, test, model):
   if train.class_names is None:
     raise ValueError(f'config.probes.{name}: {train.name} has no classes to probe for')
   if list(train.class_names) != list(test.class_names or ()):

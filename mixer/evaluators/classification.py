@@ -1,7 +1,7 @@
 """Accuracy and loss over a split, each example counted once.
 
-Where examples have one class each, the metrics are top-1 and top-5; where they have any number, precision@1 and
-recall@5, and these and the loss are over the examples that have a class at all: ReaL leaves out the others.
+If examples have one class each, the metrics are top-1 and top-5. If they have any number of classes, they are
+precision@1 and recall@5, and these and the loss are over the examples that have a class: ReaL leaves out the others.
 """
 
 from collections.abc import Iterable
@@ -23,13 +23,13 @@ OF_CLASSES = {'precision_at_1': lambda logits, batch, targets: metrics.precision
 
 
 def metric_names(source, num_classes: int) -> list[str]:
-  """The metrics of a source's examples that are the better the higher, the main one first."""
+  """The metrics for a source's examples of which higher is better, the main one first."""
   shape, _ = source.labels['label']
   return list(_hits(several=bool(shape), num_classes=num_classes))
 
 
 def _hits(several: bool, num_classes: int) -> dict:
-  """OF_CLASSES or OF_ONE_CLASS; of up to five classes without what the five highest would always reach."""
+  """OF_CLASSES or OF_ONE_CLASS; without the top-5 metric, which is always 1, if there are up to five classes."""
   main, of_five = (OF_CLASSES if several else OF_ONE_CLASS).items()
   return dict([main, of_five] if num_classes > 5 else [main])
 
@@ -41,7 +41,7 @@ class Scorer:
   and may have 'weight': [D, b, L].
 
   Attributes:
-    sample: of the split that was scored last, if it was to be kept.
+    sample: of the last split that was scored with `keep`.
   """
 
   def __init__(self, model, loss: str):
@@ -58,31 +58,31 @@ class Scorer:
               'of_class': classified @ (targets > 0).astype('float32'),
               'loss': jnp.vdot(classified if several else batch['mask'], loss_function(logits, targets)),
               **{name: jnp.vdot(classified, hit) for name, hit in hits.items()}}
-      seen = {'hit': next(iter(hits.values())), 'classified': classified, 'guess': logits.argmax(-1),
+      outputs = {'hit': next(iter(hits.values())), 'classified': classified, 'guess': logits.argmax(-1),
               'probability': probabilities(logits).max(-1)}
-      return jax.lax.psum(sums, 'batch'), seen
+      return jax.lax.psum(sums, 'batch'), outputs
 
     self._score = jax.pmap(score, axis_name='batch', in_axes=(None, 0), out_axes=(None, 0))
 
   def __call__(self, params, batches: Iterable[dict], num_examples: int, keep: bool = False) -> dict[str, float]:
     """{'top1', 'top5', 'loss', 'examples'}, or {'precision_at_1', 'recall_at_5', 'loss', 'examples', 'classified'}.
 
-    They are sums over all batches, divided once, by the number of examples that have a class; the loss of examples with
-    one class each by the number of all. A model of up to five classes has no 'top5' and no 'recall_at_5'.
+    They are sums over all batches, divided once by the number of examples that have a class; the loss of examples with
+    one class each is divided by the number of all. A model of up to five classes has no 'top5' or 'recall_at_5'.
 
     Args:
-      keep: whether to keep a `sample` of the split.
+      keep: whether to set `sample`.
 
     Raises:
-      RuntimeError: if another number of examples was scored than `num_examples`, the split's, or none has a class.
+      RuntimeError: if the number of examples scored is not `num_examples`, that of the split, or none has a class.
     """
     totals, sampler = {}, sample.Sampler() if keep else None
     scored = ((*self._score(params, batch), batch if keep else None) for batch in batches)
-    for sums, seen, batch in devices.dispatch_ahead(scored):
+    for sums, outputs, batch in devices.dispatch_ahead(scored):
       for name, value in jax.device_get(sums).items():
         totals[name] = totals.get(name, 0.) + np.asarray(value, np.float64)
       if keep:
-        sampler.add(batch, seen)
+        sampler.add(batch, outputs)
     of_class = totals.pop('of_class', np.zeros(1))
     examples, classified = (round(float(totals.pop(name, 0))) for name in ('examples', 'classified'))
     if examples != num_examples:

@@ -35,25 +35,25 @@ def ridge(x, y, l2: float):
 
 
 def choose(labels, shots: int, num_classes: int, seed: int):
-  """Which examples to learn from: `shots` of each class. [N] ints -> [num_classes * shots] int, class by class.
+  """Chooses `shots` examples of each class to learn from. [N] ints -> [num_classes * shots] int, class by class.
 
-  They are the first of a permutation of each class's examples, so that with one seed fewer shots are among more.
+  They are the first of a permutation of each class's examples, so that for one seed, more shots include fewer.
 
   Raises:
-    ValueError: if a class has fewer.
+    ValueError: if a class has fewer examples.
   """
   counts = np.bincount(labels[(labels >= 0) & (labels < num_classes)], minlength=num_classes)
   scarce = int(counts.argmin())
   if counts[scarce] < shots:
-    raise ValueError(f'{shots} shots want {shots} examples of each of the {num_classes} classes, and class {scarce} '
-                     f'has {counts[scarce]}. Probe with fewer shots, or with a larger part of the training split')
+    raise ValueError(f'{shots} shots need {shots} examples of each of the {num_classes} classes, and class {scarce} '
+                     f'has {counts[scarce]}. Use fewer shots, or a larger part of the training split')
   rng = np.random.default_rng(seed)
   by_class = np.split(np.argsort(labels, kind='stable')[np.sum(labels < 0):], np.cumsum(counts))[:num_classes]
   return np.concatenate([rng.permutation(indices)[:shots] for indices in by_class])
 
 
 def top1(train, train_labels, test, test_labels, num_classes: int, l2: float) -> float:
-  """The share of the test examples that the regression on the training examples' features classifies rightly.
+  """The share of the test examples that the regression on the training examples' features classifies correctly.
 
   [N, C] float, [N] ints, [M, C] float, [M] ints; C features of N and M examples.
   """
@@ -70,24 +70,24 @@ class Probe:
   """Probes a model's parameters with the batches of two splits.
 
   Batches are {'image': [D, b, H, W, 3] uint8, 'label': [D, b], 'mask': [D, b]}, D devices of b examples. The features
-  are the mean over tokens that the head is applied to; a head among the parameters is not looked at.
+  are the mean over tokens that the head is applied to; the parameters of a head are ignored.
 
   Attributes:
-    metrics: the names of the results that are the better the higher.
+    metrics: the names of the results of which higher is better.
   """
 
   def __init__(self, model, num_classes: int, shots: Sequence[int] = (5,), seeds: int = 3, l2: float = 2.**10):
-    """Prepares to probe.
+    """Builds the feature extractor.
 
     Args:
-      model: its head, and so its number of classes, does not matter.
+      model: its head, and so its number of classes, is ignored.
       num_classes: of the splits.
-      shots: how many examples of each class to learn from, several numbers, each at least 1.
-      seeds: how many choices of these examples to average over; at least 1.
+      shots: numbers of examples of each class to learn from, each at least 1.
+      seeds: the number of random choices of these examples to average over; at least 1.
       l2: the penalty of the ridge regression; above 0.
 
     Raises:
-      arguments.ArgumentError: if one of these is out of its range.
+      arguments.ArgumentError: if one of these is out of range.
     """
     if not isinstance(shots, Sequence) or not shots or not all(isinstance(k, int) and k >= 1 for k in shots):
       raise arguments.ArgumentError(f'shots is {shots}; it must be one or more integers, each at least 1: (1, 5)')
@@ -111,7 +111,7 @@ class Probe:
     Test examples without a class, of label -1, are left out.
 
     Raises:
-      RuntimeError: if there are other numbers of examples than `num_train` and `num_test`, the splits'.
+      RuntimeError: if the numbers of examples are not `num_train` and `num_test`, those of the splits.
       ValueError: if a class has too few training examples, or examples have several classes each.
     """
     train, train_labels = self._split(params, train, 'training', num_train)
@@ -127,7 +127,7 @@ class Probe:
     """(features [N, C] float32, labels [N]) of a split's `number` examples, in its order."""
     def gather(batch):
       if batch['label'].ndim > 2:
-        raise ValueError(f'the {name} examples have several classes each, and the few-shot probe wants one. Choose '
+        raise ValueError(f'the {name} examples have several classes each; the few-shot probe needs one. Choose '
                          'a split whose examples have one class each')
       return self._features(params, {key: batch[key] for key in ('image', 'label', 'mask')})
 
@@ -136,7 +136,7 @@ class Probe:
       real = gathered['mask'].reshape(-1) > 0
       features.append(gathered['features'].reshape(real.size, -1)[real])
       labels.append(gathered['label'].reshape(-1)[real])
-    seen = sum(map(len, labels))
-    if seen != number:
-      raise RuntimeError(f'the few-shot probe saw {seen} {name} examples, and the split has {number}')
+    total = sum(map(len, labels))
+    if total != number:
+      raise RuntimeError(f'the few-shot probe saw {total} {name} examples, and the split has {number}')
     return np.concatenate(features), np.concatenate(labels)

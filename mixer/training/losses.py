@@ -1,11 +1,11 @@
-"""Losses of each example. Labels may be one-hot, soft (mixup) or several-hot (ImageNet-21k, JFT)."""
+"""Losses per example. Targets may be one-hot, soft (mixup) or multi-hot (ImageNet-21k, JFT)."""
 
 import jax
 import jax.numpy as jnp
 
 
 def targets(batch: dict, num_classes: int):
-  """Several-hot targets of a batch's class numbers and, where it has them, their weights. -> [B, K] float32.
+  """Multi-hot targets from a batch's class numbers and, if present, their weights. -> [B, K] float32.
 
   'label' is [B] or [B, L] ints, padded with -1; 'weight' is [B, L].
   """
@@ -25,7 +25,7 @@ def sigmoid_xent(logits, targets):
   return -jnp.sum(targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits), axis=-1)
 
 
-# What the model that a loss trains says of each class. [..., K] logits -> [..., K].
+# The probabilities that a model trained by a loss predicts. [..., K] logits -> [..., K].
 PROBABILITIES = {'softmax_xent': jax.nn.softmax, 'sigmoid_xent': jax.nn.sigmoid}
 
 LOSSES = {'softmax_xent': softmax_xent, 'sigmoid_xent': sigmoid_xent}

@@ -14,9 +14,9 @@ def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.Gra
   """Adam with the paper's moments (section 3); with weight decay it is AdamW.
 
   Args:
-    b1: the part of the mean gradient that a step keeps; at least 0 and below 1.
-    b2: the same of the mean square; at least 0 and below 1.
-    eps: what is added to the root of the mean square; above 0.
+    b1: the decay of the mean of gradients; at least 0 and below 1.
+    b2: the decay of the mean of their squares; at least 0 and below 1.
+    eps: added to the root of the mean square; above 0.
   """
   arguments.check(dict(b1=b1, b2=b2), at_least=0, below=1)
   arguments.check(dict(eps=eps), above=0)
@@ -24,10 +24,10 @@ def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.Gra
 
 
 def sgd(*, momentum: float = 0.9) -> optax.GradientTransformation:
-  """SGD with momentum, as in fine-tuning (section 3); in float32, where the authors' released code has bfloat16.
+  """SGD with momentum, as in fine-tuning (section 3); in float32; the authors' released code has bfloat16.
 
   Args:
-    momentum: the part of the velocity that a step keeps; at least 0 and below 1.
+    momentum: the decay of the velocity; at least 0 and below 1.
   """
   arguments.check(dict(momentum=momentum), at_least=0, below=1)
   return optax.trace(decay=momentum)
@@ -36,7 +36,7 @@ def sgd(*, momentum: float = 0.9) -> optax.GradientTransformation:
 def lamb(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.GradientTransformation:
   """LAMB (You et al., arXiv 1904.00962): AdamW whose step on a kernel has the length of the kernel.
 
-  So it is where weights decay; the others take Adam's steps, as in NVIDIA's FusedLAMB and in timm.
+  This holds for the weights that decay; the others take Adam's steps, as in NVIDIA's FusedLAMB and in timm.
 
   Args:
     b1, b2, eps: as of adamw.
@@ -49,19 +49,19 @@ ALGORITHMS = {'adamw': adamw, 'sgd': sgd, 'lamb': lamb}
 
 def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight_decay: float = 0.,
           clip_norm: float | None = None, **fields) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """The optimizer and its learning rate by step: clip, algorithm, decay, learning rate.
+  """The optimizer (clipping, algorithm, weight decay, learning rate, in this order) and its learning rate schedule.
 
   Args:
     name: 'adamw', 'sgd' or 'lamb'. `fields` are that function's keywords.
-    learning_rate: the highest one; above 0.
+    learning_rate: the peak; above 0.
     schedule: its name, 'linear', 'cosine' or 'steps', and that function's keywords.
     total_steps: of the run.
-    weight_decay: at least 0, in AdamW's units: a decayed weight loses weight_decay * learning rate of itself in a step. (The
+    weight_decay: at least 0, in AdamW's units: a step shrinks a weight by weight_decay * learning rate of itself. (The
       authors' released config multiplies by the schedule alone: its 1e-4 is our 0.1 at learning rate 1e-3.)
-    clip_norm: the global norm to which longer gradients are cut, above 0; None: never.
+    clip_norm: the global norm to which longer gradients are clipped, above 0; None: no clipping.
 
   Raises:
-    arguments.ArgumentError, ValueError: if one of these is out of its range, or the warmup as long as the run.
+    arguments.ArgumentError, ValueError: if one of these is out of range, or the warmup is as long as the run.
   """
   arguments.check(dict(learning_rate=learning_rate, clip_norm=clip_norm), above=0)
   arguments.check(dict(weight_decay=weight_decay), at_least=0)
