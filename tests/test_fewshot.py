@@ -189,7 +189,7 @@ def test_the_number_of_examples_is_the_splits(setup, wrong, message):
 
 def test_examples_of_several_classes(setup):
   _, _, train, _ = setup
-  with pytest.raises(ValueError, match='the training examples have several classes each, and the few-shot probe wants '
+  with pytest.raises(ValueError, match='the training examples have several classes each; the few-shot probe needs '
                                        'one'):
     probed(setup, train={**train, 'label': np.stack([train['label']] * 2, axis=1)})
 
