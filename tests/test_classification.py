@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from mixer.data import normalize
 from mixer.evaluators import classification
 from mixer.evaluators import sample
 from mixer import models
@@ -29,7 +30,7 @@ def setup():
 def test_precision_recall_and_loss_are_over_the_examples_that_have_a_class(setup):
   model, params, whole, batches = setup
   got = classification.Scorer(model, 'sigmoid_xent')(params, batches, 13)
-  logits = np.asarray(model.apply({'params': params}, models.scale(whole['image'])), np.float64)
+  logits = np.asarray(model.apply({'params': params}, normalize.normalize_images(whole['image'])), np.float64)
   hits, recalls, losses = [], [], []
   for k in range(13):
     classes = {int(x) for x in whole['label'][k] if x >= 0}
@@ -57,7 +58,7 @@ def test_the_sample_has_the_probabilities_of_the_loss_and_the_wrong_ones_first(s
   scorer = classification.Scorer(model, loss)
   assert scorer.sample is None
   scores = scorer(params, batches, 13, keep=True)
-  logits = np.asarray(model.apply({'params': params}, models.scale(whole['image'])))
+  logits = np.asarray(model.apply({'params': params}, normalize.normalize_images(whole['image'])))
   shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True) if loss == 'softmax_xent' else 1 / (1 + np.exp(-logits))
   right = [logits[k].argmax() in whole['label'][k] for k in range(16)]
   places = sorted(set(range(13)) - {2, 7}, key=lambda k: (right[k], k))  # these two have no class

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from mixer.data import crop_sizes
+from mixer.data import normalize
 from mixer.data import preprocess
 from mixer import models
 from mixer.training import losses
@@ -38,7 +39,7 @@ def expected_of(weights, name, image):
   """Probabilities by the input pipeline's preprocessing and the model itself. [H, W, 3] -> [K]."""
   resize = crop_sizes.resize_for(weights.resolution, None, name)
   crop = preprocess.EVALUATION_CROPS[name](tf.constant(image), resize, weights.resolution)
-  logits = models.build(**weights.model).apply({'params': weights.params}, models.scale(crop.numpy()[None]))
+  logits = models.build(**weights.model).apply({'params': weights.params}, normalize.normalize_images(crop.numpy()[None]))
   return np.asarray(losses.PROBABILITIES[weights.loss](logits))[0]
 
 
@@ -111,7 +112,7 @@ def test_onnx_gives_the_probabilities_of_the_weights():
   for number in (1, 3):
     images = pixels(number, 16, 16)
     got, = session.run(None, {session.get_inputs()[0].name: images})
-    logits = models.build(**weights.model).apply({'params': weights.params}, models.scale(images))
+    logits = models.build(**weights.model).apply({'params': weights.params}, normalize.normalize_images(images))
     np.testing.assert_allclose(got, jax.nn.softmax(logits), atol=1e-5)
 
 

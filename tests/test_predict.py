@@ -16,6 +16,7 @@ import tensorflow as tf
 from conftest import ROOT
 import example_images
 from mixer.data import class_names
+from mixer.data import normalize
 from mixer.data import preprocess
 from mixer import models
 from mixer import weights as weights_lib
@@ -44,7 +45,7 @@ def expected_of(path, crop='antialiased', resize=16):
   """The probabilities of one image, from its file. -> [K]."""
   weights = tiny()
   image = preprocess.EVALUATION_CROPS[crop](preprocess.decode(tf.io.read_file(str(path))), resize, 16).numpy()
-  logits = np.asarray(models.build(**weights.model).apply({'params': weights.params}, models.scale(image[None])))[0]
+  logits = np.asarray(models.build(**weights.model).apply({'params': weights.params}, normalize.normalize_images(image[None])))[0]
   return np.exp(logits) / np.exp(logits).sum()
 
 

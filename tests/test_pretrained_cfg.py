@@ -8,6 +8,7 @@ import safetensors.numpy
 
 import example_weights
 from mixer import configuration
+from mixer.data import normalize
 from mixer import models
 from mixer.models import family
 from mixer import trees
@@ -47,8 +48,8 @@ def test_another_normalization_is_folded_into_the_first_layer(kind, mean, std):
   section = models.config_from_params(params)
   folded = pretrained_cfg.fold(params, section['name'], pretrained_cfg.Pixels(mean, std), 'w')
   expected = logits(section, params, (images() / 255 - mean) / std)
-  np.testing.assert_allclose(logits(section, folded, models.scale(images())), expected, atol=2e-6 * np.abs(expected).max())
-  without = logits(section, params, models.scale(images()))
+  np.testing.assert_allclose(logits(section, folded, normalize.normalize_images(images())), expected, atol=2e-6 * np.abs(expected).max())
+  without = logits(section, params, normalize.normalize_images(images()))
   assert np.abs(without - expected).max() > 1e-2 * np.abs(expected).max()
   changed = {name for name, array in trees.flat(folded).items() if not np.array_equal(
       array, trees.flat(params)[name])}
@@ -69,7 +70,7 @@ def test_timms_weights_with_their_config_give_timms_logits(timms, tmp_path):  # 
   loaded = weights.load(tmp_path)
   x = (images() / 255 - CFG['mean']) / CFG['std']
   expected = test_parity.logits(model, x.astype(np.float32))
-  np.testing.assert_allclose(test_parity.ours(loaded, models.scale(images())), expected, atol=1e-4)
+  np.testing.assert_allclose(test_parity.ours(loaded, normalize.normalize_images(images())), expected, atol=1e-4)
 
 
 def test_a_folder_of_hugging_face_loads(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mixer import configuration
+from mixer.data import normalize
 from mixer import models
 from mixer.run import devices
 from mixer.training import optim
@@ -246,5 +247,5 @@ def test_init():
 
 
 def test_scale():
-  np.testing.assert_allclose(models.scale(np.array([0, 51, 255], np.uint8)), [-1, -0.6, 1], atol=1e-6)
-  assert models.scale(np.zeros(1, np.uint8)).dtype == 'float32'
+  np.testing.assert_allclose(normalize.normalize_images(np.array([0, 51, 255], np.uint8)), [-1, -0.6, 1], atol=1e-6)
+  assert normalize.normalize_images(np.zeros(1, np.uint8)).dtype == 'float32'

@@ -24,6 +24,7 @@ from mixer.data import class_names as class_names_lib
 from mixer.data import export_crops
 from mixer.data import image_files
 from mixer.data import image_headers
+from mixer.data import normalize
 from mixer import models
 from mixer import storage
 from mixer.training import losses
@@ -71,7 +72,7 @@ def onnx_program(weights):
 def _probabilities(weights, crop):
   model = models.build(**weights.model, platform='any')
   return lambda images: losses.PROBABILITIES[weights.loss](
-      model.apply({'params': weights.params}, models.scale(crop(images))))
+      model.apply({'params': weights.params}, normalize.normalize_images(crop(images))))
 
 
 def script(model: pathlib.Path, class_names: pathlib.Path | None) -> str:

@@ -24,6 +24,7 @@ import tqdm
 from mixer.data import class_names
 from mixer.data import folder_source
 from mixer.data import image_paths
+from mixer.data import normalize
 from mixer import models
 from mixer.run import devices
 from mixer.run import plots
@@ -97,7 +98,7 @@ def predictions(weights, paths, *, batch_size: int, failed):
 
   @jax.jit
   def predict(params, images):
-    return losses.PROBABILITIES[weights.loss](model.apply({'params': params}, models.scale(images)))
+    return losses.PROBABILITIES[weights.loss](model.apply({'params': params}, normalize.normalize_images(images)))
 
   batches = image_paths.path_batches(
       paths, batch_size=batch_size, resolution=weights.resolution, resize=weights.resize, crop=weights.crop, failed=failed)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixer.data import normalize
 from mixer.evaluators import sample
-from mixer import models
 from mixer.run import devices
 from mixer.training import losses
 from mixer.training import metrics
@@ -49,7 +49,7 @@ class Scorer:
     self.sample: sample.Sample | None = None
 
     def score(params, batch):
-      logits = model.apply({'params': params}, models.scale(batch['image']))
+      logits = model.apply({'params': params}, normalize.normalize_images(batch['image']))
       targets = losses.targets(batch, logits.shape[-1])
       classified = batch['mask'] * (targets > 0).any(axis=1)
       several = batch['label'].ndim > 1

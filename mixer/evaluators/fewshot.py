@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from mixer import arguments
-from mixer import models
+from mixer.data import normalize
 from mixer.run import devices
 
 CONSTANT_FEATURE = 100.
@@ -98,7 +98,7 @@ class Probe:
     headless = model.clone(num_classes=None)
 
     def features(params, batch):
-      of_device = {'features': headless.apply({'params': params}, models.scale(batch['image'])),
+      of_device = {'features': headless.apply({'params': params}, normalize.normalize_images(batch['image'])),
                    'label': batch['label'], 'mask': batch['mask']}
       return jax.lax.all_gather(of_device, 'batch')  # every host has all examples
 

@@ -5,18 +5,12 @@ FAMILIES says all that the program knows of the models of a name; LOADABLE are t
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from mixer import configuration
 from mixer.models.families import FAMILIES
 from mixer.models.families import family_of
 from mixer.models.families import LOADABLE
 from mixer import trees
-
-
-def scale(images):
-  """Pixels as the models take them. [...] uint8 in [0, 255] -> float32 in [-1, 1]."""
-  return images.astype(jnp.float32) / 127.5 - 1
 
 
 def build(*, name: str, variant: str | None = None, platform: str | None = None, **fields) -> nn.Module:

@@ -13,7 +13,7 @@ import optax
 
 from mixer import arguments
 from mixer import configuration
-from mixer import models
+from mixer.data import normalize
 from mixer.training import losses
 from mixer.training import metrics
 from mixer.training import mixup as mixup_lib
@@ -61,7 +61,7 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   indices = jax.lax.axis_index('batch') * size + jnp.arange(size)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), indices)
-  images, targets = models.scale(batch['image']), losses.targets(batch, model.num_classes)
+  images, targets = normalize.normalize_images(batch['image']), losses.targets(batch, model.num_classes)
   if mixup:
     images, targets = mixup_lib.mix(images, targets, mixup_lambda(mixup, seed, state.step), 'batch')
 
