@@ -76,7 +76,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     checkpoints = stack.enter_context(instantiate(
         checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir=workdir, run=run, metrics=evaluate.metrics,
         class_names=data.source.class_names))
-    compiling = stack.enter_context(futures.ThreadPoolExecutor()).submit(compile_step)  # while the state and the first batches are loaded
+    compiling = stack.enter_context(futures.ThreadPoolExecutor()).submit(compile_step)  # while data loads
     state, unfinished = checkpoints.restore(jax.eval_shape(init))
     if state is None:
       state = devices.init_replicated(init)

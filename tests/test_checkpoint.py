@@ -168,7 +168,7 @@ def test_a_bit_of_what_orbax_reads_first_costs_that_checkpoint_at_most(tmp_path,
 
 @pytest.mark.parametrize('name, target, said', [
     ('_METADATA', '/proc/self/mem', r'\[Errno 5\] Input/output error'),
-    ('manifest.ocdbt', 'manifest.ocdbt', r'\[Errno 40\] Too many levels of symbolic links'),  # told by TensorStore
+    ('manifest.ocdbt', 'manifest.ocdbt', r'\[Errno 40\] Too many levels of symbolic links'),  # raised by TensorStore
 ])
 def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, name, target, said):
   save(tmp_path, [1, 2])

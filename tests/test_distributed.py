@@ -15,7 +15,7 @@ from conftest import ROOT
 from mixer.run import distributed
 from mixer.run import preemption
 from test_train import last_state
-from test_train import told
+from test_train import records_of
 
 STEPS = 24
 FIELDS = {'total_steps': STEPS, 'log_every_steps': 2, 'eval_every_steps': 8, 'checkpoint.every_steps': 8,
@@ -71,7 +71,7 @@ class Fleet:
 def run(workdir, data_dir, number=2, devices=2, flags=lambda index: []):
   with Fleet(workdir, data_dir, number, devices, flags) as fleet:
     assert fleet.codes() == [0] * number, ''.join(map(fleet.said, range(number)))
-  return last_state(workdir), told(workdir)
+  return last_state(workdir), records_of(workdir)
 
 
 @pytest.fixture(scope='module')
@@ -97,17 +97,17 @@ def near(one, other):
 def test_several_processes_train_as_one_with_all_devices(whole, data_dir, tmp_path, number, devices):
   state, lines = run(tmp_path / 'run', data_dir, number, devices)
   if (number, devices) == (2, 2):
-    assert same(state, last_state(whole)) and lines == told(whole)
+    assert same(state, last_state(whole)) and lines == records_of(whole)
   assert near(state, last_state(whole))
-  assert [line['step'] for line in lines] == [line['step'] for line in told(whole)]
-  for here, there in zip(lines, told(whole)):
-    assert here == pytest.approx(there, rel=1e-4)
+  assert [line['step'] for line in lines] == [line['step'] for line in records_of(whole)]
+  for line, expected in zip(lines, records_of(whole)):
+    assert line == pytest.approx(expected, rel=1e-4)
   assert lines[-1]['test/examples'] == 360
 
 
 @pytest.mark.slow
 def test_one_process_alone_writes_and_tells(whole):
-  assert [line['step'] for line in told(whole)] == list(range(2, STEPS + 1, 2))
+  assert [line['step'] for line in records_of(whole)] == list(range(2, STEPS + 1, 2))
   assert len(list((whole / 'tensorboard').iterdir())) == 1
   first, second = (log.read_text() for log in sorted(whole.parent.glob('whole-*.log')))
   assert '\nstep 24, test: top-1' in first and 'devices  4 x cpu on 2 hosts' in first
@@ -125,7 +125,7 @@ def test_a_notice_to_one_process_stops_all_after_one_step_and_the_run_goes_on_bi
   step, = (path.name for path in (tmp_path / 'run/interrupted').iterdir())
   assert 4 <= int(step) < STEPS
   assert (same(run(tmp_path / 'run', data_dir)[0], last_state(whole)))
-  assert told(tmp_path / 'run') == told(whole)
+  assert records_of(tmp_path / 'run') == records_of(whole)
 
 
 @pytest.mark.slow
@@ -182,8 +182,8 @@ def test_a_notice_stops_one_process_too(data_dir, tmp_path, number):
     fleet.processes[0].send_signal(number)
     assert fleet.codes() == [preemption.EXIT_PREEMPTED], fleet.said()
   run(tmp_path / 'run', data_dir, **fleet_of_one)
-  assert [line['step'] for line in told(tmp_path / 'run')] == list(range(2, 601, 2))
-  assert [line['step'] for line in told(tmp_path / 'run') if 'test/top1' in line] == [200, 400, 600]
+  assert [line['step'] for line in records_of(tmp_path / 'run')] == list(range(2, 601, 2))
+  assert [line['step'] for line in records_of(tmp_path / 'run') if 'test/top1' in line] == [200, 400, 600]
 
 
 def test_a_second_notice_leaves_at_once_whatever_the_main_thread_does():
@@ -226,7 +226,7 @@ with preemption.PreemptionHandler() as notices:
   while True:
     try: notices.check()
     except preemption.Preempted: break
-  pathlib.Path({str(tmp_path / "told")!r}).touch()
+  pathlib.Path({str(tmp_path / "signalled")!r}).touch()
   lock = threading.Lock(); lock.acquire(); lock.acquire()
 '''
   process = subprocess.Popen([sys.executable, '-c', waiting], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -234,9 +234,9 @@ with preemption.PreemptionHandler() as notices:
     assert process.stdout.readline() == 'in\n'
     process.terminate()
     until = time.monotonic() + LIMIT_S
-    while not (tmp_path / 'told').exists() and time.monotonic() < until:
+    while not (tmp_path / 'signalled').exists() and time.monotonic() < until:
       time.sleep(0.01)
-    assert (tmp_path / 'told').exists()
+    assert (tmp_path / 'signalled').exists()
     time.sleep(2 * preemption.SIGNAL_DEBOUNCE_S)
     process.terminate()
     assert process.wait(LIMIT_S / 4) == 128 + signal.SIGTERM

@@ -14,7 +14,7 @@ def test_targets_of_one_label():
 
 
 def test_targets_of_several_labels():
-  """-1 is padding, and a label that is given twice counts once."""
+  """-1 is padding, and a repeated label counts once."""
   labels = np.array([[2, 0, -1], [1, 1, -1], [-1, -1, -1]])
   np.testing.assert_array_equal(losses.targets({'label': labels}, 3), [[1, 0, 1], [0, 1, 0], [0, 0, 0]])
 

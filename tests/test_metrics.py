@@ -52,24 +52,24 @@ def several_hot():
 
 
 def test_precision_at_1_is_whether_the_first_is_a_label(several_hot):
-  wanted = [float(target[np.argsort(-row)[0]] > 0) for row, target in zip(*several_hot)]
+  expected = [float(target[np.argsort(-row)[0]] > 0) for row, target in zip(*several_hot)]
   for function in metrics.precision_at_1, jax.jit(metrics.precision_at_1):
     got = function(*several_hot)
     assert got.dtype == 'float32' and got.shape == (300,)
-    np.testing.assert_array_equal(got, wanted)
-  assert 0.2 < np.mean(wanted) < 0.5
+    np.testing.assert_array_equal(got, expected)
+  assert 0.2 < np.mean(expected) < 0.5
 
 
 def test_recall_at_5_is_the_share_of_labels_among_the_first_five(several_hot):
-  wanted = []
+  expected = []
   for row, target in zip(*several_hot):
     labels = set(np.flatnonzero(target))
-    wanted.append(len(labels & set(np.argsort(-row)[:5])) / len(labels) if labels else 0)
+    expected.append(len(labels & set(np.argsort(-row)[:5])) / len(labels) if labels else 0)
   for function in metrics.recall_at_5, jax.jit(metrics.recall_at_5):
     got = function(*several_hot)
     assert got.dtype == 'float32' and got.shape == (300,)
-    np.testing.assert_allclose(got, wanted, rtol=1e-6)
-  assert len(set(wanted)) > 5
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+  assert len(set(expected)) > 5
 
 
 def test_no_labels_count_nothing_and_few_classes_all():

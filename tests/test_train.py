@@ -58,7 +58,7 @@ def last_state(workdir):
   return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def told(workdir):
+def records_of(workdir):
   """The records, without what depends on the machine's speed."""
   return [{name: x for name, x in record.items() if name != 'images_per_s_per_core'}
           for record in records.read(workdir / 'records.jsonl')]
@@ -74,7 +74,7 @@ def whole(data_dir, tmp_path_factory):
 def test_a_run_leaves_all_that_it_promises(whole):
   workdir, results = whole
   assert results['test/examples'] == 360
-  lines = told(workdir)
+  lines = records_of(workdir)
   assert [line['step'] for line in lines] == [2, 3, 4, 6]
   assert {name: lines[-1][name] for name in results} == results
   assert {'train/loss', 'train/grad_norm', 'train/learning_rate'} <= lines[0].keys()
@@ -103,7 +103,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_one_that_never_stopped(wh
       train.train(config(data_dir), str(tmp_path))
   results = train.train(config(data_dir), str(tmp_path))
   assert results == whole[1]
-  assert told(tmp_path) == told(whole[0])
+  assert records_of(tmp_path) == records_of(whole[0])
   one, other = last_state(tmp_path), last_state(whole[0])
   assert one.keys() == other.keys()
   assert all(np.array_equal(one[name], other[name]) for name in one)
@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_one_that_never_stopped(wh
 @pytest.mark.parametrize('where, step', [
     ('step', 3), ('evaluation', 6),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (('step', 1), ('step', 6), ('evaluation', 3)))])
-def test_a_run_that_is_told_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_not(whole, data_dir, tmp_path, monkeypatch,
+def test_a_run_that_is_asked_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_not(whole, data_dir, tmp_path, monkeypatch,
                                                                                 where, step):
   sent = []
   def send(self):
@@ -140,27 +140,27 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_n
     with pytest.raises(preemption.Preempted):
       train.train(config(data_dir), str(tmp_path))
   assert [path.name for path in (tmp_path / 'interrupted').iterdir()] == [str(step)]
-  assert [line['step'] for line in told(tmp_path) if 'test/top1' in line] == [s for s in (3, 6) if s < step]
+  assert [line['step'] for line in records_of(tmp_path) if 'test/top1' in line] == [s for s in (3, 6) if s < step]
   assert train.train(config(data_dir), str(tmp_path)) == whole[1]
   assert not list((tmp_path / 'interrupted').iterdir())
-  assert told(tmp_path) == told(whole[0])
+  assert records_of(tmp_path) == records_of(whole[0])
   one, other = last_state(tmp_path), last_state(whole[0])
   assert all(np.array_equal(one[name], other[name]) for name in one)
   kept = lambda workdir: sorted(path.name for path in (workdir / 'checkpoints').iterdir())
   assert kept(tmp_path) == kept(whole[0])
 
 
-def test_the_last_checkpoint_is_completed_while_notices_are_heeded(data_dir, tmp_path, monkeypatch):
-  before, told = signal.getsignal(signal.SIGTERM), []
+def test_the_last_checkpoint_is_completed_while_signals_are_handled(data_dir, tmp_path, monkeypatch):
+  before, sent = signal.getsignal(signal.SIGTERM), []
 
   def leave(self, *error, original=checkpoint.Checkpoints.__exit__):
     if signal.getsignal(signal.SIGTERM) != before:  # else it would end all tests
       os.kill(os.getpid(), signal.SIGTERM)
-      told.append(signal.SIGTERM)
+      sent.append(signal.SIGTERM)
     original(self, *error)
   monkeypatch.setattr(checkpoint.Checkpoints, '__exit__', leave)
   results = train.train(config(data_dir, total_steps=2, **{'optimizer.schedule.warmup_steps': 1}), str(tmp_path))
-  assert told and results['test/examples'] == 360
+  assert sent and results['test/examples'] == 360
   assert last_state(tmp_path)["['step']"] == 2
   assert signal.getsignal(signal.SIGTERM) == before
 
@@ -173,12 +173,12 @@ def test_a_finished_run_only_scores_again(whole, data_dir):
 
 def test_a_finished_run_records_the_scores_of_a_new_evaluation(data_dir, tmp_path):
   train.train(config(data_dir, total_steps=2, **{'optimizer.schedule.warmup_steps': 1}), str(tmp_path))
-  before = told(tmp_path)
+  before = records_of(tmp_path)
   more = config(data_dir, total_steps=2, **{'optimizer.schedule.warmup_steps': 1})
   more.evals.again = more.evals.test.copy_and_resolve_references()
   results = train.train(more, str(tmp_path))
   assert results['again/top1'] == results['test/top1']
-  assert told(tmp_path) == [*before[:-1], {**before[-1], **results}]
+  assert records_of(tmp_path) == [*before[:-1], {**before[-1], **results}]
 
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path):
@@ -203,7 +203,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
 
 def test_another_seed_is_another_run(whole, data_dir, tmp_path):
   train.train(config(data_dir, seed=1, eval_every_steps=6), str(tmp_path))
-  assert told(tmp_path)[-1]['train/loss'] != told(whole[0])[-1]['train/loss']
+  assert records_of(tmp_path)[-1]['train/loss'] != records_of(whole[0])[-1]['train/loss']
   with pytest.raises(ValueError, match='holds the run of another config:\n  seed: 1 before, 2 now'):
     train.train(config(data_dir, seed=2), str(tmp_path))
 
@@ -259,7 +259,7 @@ def test_a_manifest_of_several_labels_trains_through_the_path_of_jft(tmp_path):
   results = train.train(several, str(tmp_path / 'run'))
   assert results.keys() == {f'val/{x}' for x in ('precision_at_1', 'recall_at_5', 'loss', 'examples', 'classified')}
   assert results['val/examples'] == results['val/classified'] == 360
-  losses = [line['train/loss'] for line in told(tmp_path / 'run')]
+  losses = [line['train/loss'] for line in records_of(tmp_path / 'run')]
   assert losses[-1] < 0.8 * losses[0]
   assert results['val/precision_at_1'] > 0.7  # 'odd' for all: a half
   assert (tmp_path / 'run/predictions_val.png').exists()
@@ -323,7 +323,7 @@ def test_the_demo_killed_in_the_middle_goes_on_also_on_other_devices(data_dir, t
   assert done.returncode == 0, done.stderr
   assert re.search(r'steps +34, 3.0 epochs; \d+ are done', done.stderr)
   assert re.search(r'^test: top-1 \d+.\d+%, top-5 .* on 360 images$', done.stdout, re.MULTILINE)
-  steps = [line['step'] for line in told(tmp_path / 'run')]
+  steps = [line['step'] for line in records_of(tmp_path / 'run')]
   assert steps == sorted(set(steps)) and steps[-1] == 34
   again = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
   assert again.stdout == f'all 34 steps are done\n{done.stdout}' and not again.stderr

@@ -62,12 +62,12 @@ def take(model, batches, num_devices, optimizer=None, accumulate=1, seed=0, loss
   """(parameters after the steps, the metrics of each) on so many devices."""
   optimizer, learning_rate = optimizer or an_optimizer()
   its_devices = jax.devices()[:num_devices]
-  given = dict(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
-               mixup=mixup, accumulate=accumulate)
+  arguments = dict(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
+                   mixup=mixup, accumulate=accumulate)
   if num_devices == jax.device_count():
-    step = train_step.make_train_step(**given)
+    step = train_step.make_train_step(**arguments)
   else:
-    step = jax.pmap(functools.partial(train_step.train_step, **given), 'batch', in_axes=(None, 0), out_axes=None,
+    step = jax.pmap(functools.partial(train_step.train_step, **arguments), 'batch', in_axes=(None, 0), out_axes=None,
                     devices=its_devices)
   state = start(model, optimizer)
   batches = [jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch) for batch in batches]
@@ -222,6 +222,22 @@ def planned(accumulate=1, **fields):
   batch = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in a_batch().items()}
   memory = step.lower(jax.eval_shape(init), batch).compile().memory_analysis()
   return memory, sum(x.size * 4 for x in jax.tree.leaves(jax.eval_shape(init).params))
+
+
+def test_the_state_stays_one_replicated_array_and_is_donated():
+  optimizer, learning_rate = an_optimizer()
+  init = functools.partial(train_step.init, Noise(), optimizer, SHAPE, 0)
+  step = train_step.make_train_step(model=Noise(), optimizer=optimizer, learning_rate=learning_rate, seed=0,
+                                    loss='softmax_xent')
+  state = devices.init_replicated(init)
+  batch = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), a_batch())
+  compiled, _ = train_step.compile_ahead(step, jax.eval_shape(init), batch)()
+  for _ in range(2):
+    previous, (state, metrics) = state, compiled(state, batch)
+    devices.block_on_simulated_devices(metrics)
+    assert all(x.is_deleted() for x in jax.tree.leaves(previous))
+    assert all(x.is_fully_replicated and len(x.sharding.device_set) == 8 for x in jax.tree.leaves(state))
+  assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, jax.eval_shape(init))
 
 
 def test_the_new_state_is_written_over_the_old():
