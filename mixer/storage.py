@@ -25,8 +25,9 @@ SIGN_IN = ('Sign in with `gcloud auth application-default login`, and check that
 RETRY_LATER = 'All retries failed; the same command resumes when Google Cloud Storage is available again'
 # Statuses of a request that are about the service rather than an object, and what to do. TensorStore's errors spell them
 # like this; TensorFlow has an error class for each.
-ADVICE = {'PERMISSION_DENIED': SIGN_IN, 'UNAUTHENTICATED': SIGN_IN, 'UNAVAILABLE': RETRY_LATER, 'DEADLINE_EXCEEDED': RETRY_LATER,
-          'RESOURCE_EXHAUSTED': RETRY_LATER, 'ABORTED': RETRY_LATER, 'INTERNAL': RETRY_LATER, 'CANCELLED': RETRY_LATER, 'UNKNOWN': RETRY_LATER}
+ADVICE = {**dict.fromkeys(('PERMISSION_DENIED', 'UNAUTHENTICATED'), SIGN_IN),
+          **dict.fromkeys(('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'RESOURCE_EXHAUSTED', 'ABORTED', 'INTERNAL', 'CANCELLED',
+                           'UNKNOWN'), RETRY_LATER)}
 # Errors about a file itself: it is missing, or of the wrong kind. All others are about the disk.
 FILE_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG)
 

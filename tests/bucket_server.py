@@ -2,8 +2,8 @@
 
   python tests/bucket_server.py python train.py --config=configs/mixer_digits.py --workdir=gs://bucket/run
 
-One port speaks HTTP, to TensorStore and google-cloud-storage, and TLS behind a CONNECT, to TensorFlow, which has
-Google's addresses compiled in but obeys a proxy. Requests for other hosts are refused, so that nothing leaves the
+One port speaks HTTP, to TensorStore and google-cloud-storage, and TLS behind a CONNECT, to TensorFlow, whose
+addresses of Google are compiled in, but which uses a proxy. Requests for other hosts are refused, so that nothing leaves the
 machine. TensorFlow may hold Python's lock during a request: its process must be another one than the server's.
 """
 
@@ -44,7 +44,7 @@ class Blob:
 
 
 class Bucket:
-  """The objects of one bucket, by their names, each with a generation that a write may rest on."""
+  """The objects of one bucket, by their names, each with a generation that a write may require."""
 
   def __init__(self, name: str):
     self.name, self.blobs, self._lock = name, {}, threading.Lock()
@@ -53,7 +53,7 @@ class Bucket:
   def read(self, name: str, query: dict) -> Blob:
     blob = self.blobs.get(name)
     if blob is None:
-      raise Refused(404, f'there is no {name}')
+      raise Refused(404, f'{name} does not exist')
     self._check(blob, query)
     return blob
 
@@ -108,16 +108,16 @@ class Bucket:
     self._uploads.append((name, bytearray(), query))
     return len(self._uploads) - 1
 
-  def go_on_upload(self, number: int, content_range: str | None, data: bytes) -> tuple[dict | None, int]:
-    """The object if it is whole now, and how many bytes there are."""
-    name, there, query = self._uploads[number]
+  def continue_upload(self, number: int, content_range: str | None, data: bytes) -> tuple[dict | None, int]:
+    """The object if it is complete now, and the number of bytes received."""
+    name, received, query = self._uploads[number]
     begin, total = 0, len(data)
     if content_range:
       begin, total = re.fullmatch(r'bytes (?:(\d+)-\d+|\*)/(\d+|\*)', content_range).groups()
     if begin is not None:
-      there[int(begin):] = data
-    whole = total != '*' and len(there) == int(total)
-    return self.write(name, there, query) if whole else None, len(there)
+      received[int(begin):] = data
+    complete = total != '*' and len(received) == int(total)
+    return self.write(name, received, query) if complete else None, len(received)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -136,7 +136,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
   def do_CONNECT(self):
     if self.path.rpartition(':')[0] not in HOSTS:
-      self.send_error(403, f'{self.path} is not here')
+      self.send_error(403, f'{self.path} is not served')
       return
     self.wfile.write(b'HTTP/1.1 200 Connection established\r\n\r\n')
     self.wfile.flush()
@@ -150,7 +150,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     body = self._body()
     try:
       if status := self.server.refuse(self.command, urllib.parse.unquote(self.path)):
-        raise Refused(status, 'as the test wants it')
+        raise Refused(status, 'as the test asks')
       self._serve([urllib.parse.unquote(part) for part in url.path.strip('/').split('/')], query, body)
     except Refused as refused:
       self._answer({'error': {'code': refused.status, 'message': str(refused)}}, refused.status)
@@ -180,7 +180,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
   def _serve(self, path, query, body):
     bucket = self.server.bucket
     if path[0] != bucket.name and (name := path[path.index('b') + 1]) != bucket.name:
-      raise Refused(404, f'there is no bucket {name}')
+      raise Refused(404, f'bucket {name} does not exist')
     match path:
       case ['storage', 'v1', 'b', name]:
         self._answer({'kind': 'storage#bucket', 'name': name, 'location': 'EU'})
@@ -206,13 +206,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
       case [bucket.name, *rest] if self.command in ('GET', 'HEAD'):
         self._read(bucket.read('/'.join(rest), query))
       case _:
-        raise Refused(501, f'{self.command} {self.path} is not known here')
+        raise Refused(501, f'{self.command} {self.path} is not implemented')
 
   def _read(self, blob):
     size, status, headers = len(blob.data), 200, {'x_goog_generation': blob.generation}
     begin, end = 0, size
-    if wanted := re.fullmatch(r'bytes=(\d*)-(\d*)', self.headers.get('Range', '')):
-      first, last = wanted.groups()
+    if byte_range := re.fullmatch(r'bytes=(\d*)-(\d*)', self.headers.get('Range', '')):
+      first, last = byte_range.groups()
       begin, end = (int(first), min(int(last or size) + 1, size)) if first else (max(size - int(last), 0), size)
       status, headers['Content_Range'] = 206, f'bytes {begin}-{end - 1}/{size}'
       if begin >= size:
@@ -223,7 +223,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     bucket = self.server.bucket
     match query:
       case {'upload_id': number}:
-        resource, size = bucket.go_on_upload(int(number), self.headers['Content-Range'], body)
+        resource, size = bucket.continue_upload(int(number), self.headers['Content-Range'], body)
         if resource:
           self._answer(resource)
         else:
@@ -241,16 +241,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         scheme = 'https' if isinstance(self.connection, ssl.SSLSocket) else 'http'
         self._answer(Location=f'{scheme}://{self.headers["Host"]}{self.path.partition("?")[0]}?upload_id={number}')
       case _:
-        raise Refused(501, f'{self.path} is not known here')
+        raise Refused(501, f'{self.path} is not implemented')
 
 
 class Server(http.server.ThreadingHTTPServer):
   """Serves gs://bucket.
 
   Attributes:
-    bucket: what lies there.
+    bucket: its objects.
     refuse: (method, path) -> the status that a request is refused with, or None. A test sets it.
-    environment: what the clients must find in their environment before they are imported.
+    environment: environment variables that the clients need before they are imported.
   """
   daemon_threads = True
   request_queue_size = 128

@@ -25,11 +25,11 @@ from mixer import arguments
 from mixer import configuration
 from mixer.run import checkpoint_integrity
 from mixer.run import distributed
+from mixer.run import workdir as workdir_lib
 from mixer import safe_io
 from mixer import storage
 from mixer import trees
 
-MANIFEST = 'manifest.ocdbt'  # of the arrays of all processes
 
 
 def initialize_workdir(workdir, resolved: dict, class_names: Sequence[str] | None = None):
@@ -128,9 +128,9 @@ class _Manager(ocp.CheckpointManager):
     path = self.directory / str(step)
     if jax.process_index() == 0:
       # If Orbax does not see what the processes have written, it only warns, and the arrays are unreadable.
-      if not (path / 'default' / MANIFEST).exists():
+      if not (manifest := workdir_lib.arrays_manifest(path)).exists():
         path.rmtree(missing_ok=True)
-        raise OSError(f'Orbax has not merged the arrays of step {step}: {path / "default" / MANIFEST} is missing')
+        raise OSError(f'Orbax has not merged the arrays of step {step}: {manifest} is missing')
       storage.sync(path)
 
 

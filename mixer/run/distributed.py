@@ -67,8 +67,8 @@ def initialize_distributed(distributed: bool, coordinator: str | None = None, nu
   present = [name for name, value in flags.items() if value is not None]
   if present and len(present) < len(flags):
     missing = next(name for name in flags if name not in present)
-    raise ValueError(f'{" and ".join(present)} without {missing}: set all three, or --distributed alone where JAX detects '
-                     'the processes automatically')
+    raise ValueError(f'{" and ".join(present)} without {missing}: set all three, or --distributed alone where JAX '
+                     'detects the processes automatically')
   if not (distributed or present or detect_distributed_env()):
     return
   address = _parse_address(*flags.values()) if present else {}
@@ -152,8 +152,8 @@ def assert_equal_across_processes(run: dict):
   if jax.process_count() == 1:
     return
   if not jax.distributed.is_initialized():
-    raise ValueError(f'this is one of {jax.process_count()} processes of a slice, and they are not connected: start all of '
-                     'them by `gcloud compute tpus tpu-vm ssh NAME --worker=all --command=...` with --distributed')
+    raise ValueError(f'this is one of {jax.process_count()} processes of a slice, and they are not connected: start all '
+                     'of them by `gcloud compute tpus tpu-vm ssh NAME --worker=all --command=...` with --distributed')
   flat = {jax.tree_util.keystr(path, simple=True, separator='.'): value for path, value in
           jax.tree_util.tree_leaves_with_path(run, is_leaf=lambda x: not isinstance(x, dict))}
   text = np.frombuffer(json.dumps(flat).encode(), np.uint8)

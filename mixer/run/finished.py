@@ -12,6 +12,7 @@ from mixer import configuration
 from mixer.run import config_flags
 from mixer.run import records
 from mixer.run import sanity
+from mixer.run import workdir as workdir_lib
 from mixer import safe_io
 from mixer import storage
 
@@ -35,7 +36,7 @@ def load(workdir, config) -> str | None:
   total = safe_io.read_json_object(folder / 'config.json')['total_steps']
   last = [line for line in records.read(folder / 'records.jsonl')][-1]
   parts = ['card.md', 'learning_curves.png', *(f'predictions_{name}.png' for name in config.evals),
-           f'checkpoints/{total}/default/manifest.ocdbt']
+           workdir_lib.arrays_manifest(folder / 'checkpoints' / str(total))]
   complete = last['step'] == total and saved['results'].items() <= last.items() and all(
       (folder / part).exists() for part in parts)
   if not complete:

@@ -1,7 +1,7 @@
 """The artifacts of a finished run for people: plots, and card.md, which says what the model is and how to use it.
 
-The card is made from the work directory (config.json's fields, history.jsonl) and the final evaluation, so that starting
-a finished run again writes the same one.
+The card is made from the work directory (config.json's fields, history.jsonl) and the final evaluation, so that
+starting a finished run again writes the same one.
 """
 
 from collections.abc import Sequence

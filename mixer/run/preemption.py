@@ -65,7 +65,8 @@ class PreemptionHandler:
       if self._signalled.is_set():
         if time.monotonic() < first + SIGNAL_DEBOUNCE_S:
           continue
-        exit_immediately(128 + received[0], f'Second {name}: exiting immediately. Training resumes from the latest checkpoint')
+        exit_immediately(128 + received[0],
+                         f'Second {name}: exiting immediately. Training resumes from the latest checkpoint')
       first = time.monotonic()
       self._signalled.set()
       if _jax_sigterm_handler:

@@ -5,8 +5,8 @@ import math
 
 LOWER_RATE = ('Lower the learning rate (config.optimizer.learning_rate), lengthen the warmup '
               '(config.optimizer.schedule.warmup_epochs) or clip the gradients (config.optimizer.clip_norm)')
-CHECK_DATA = ('Look at the training images and labels with python -m tools.show_batch, train for more steps or with another '
-              'learning rate')
+CHECK_DATA = ('Look at the training images and labels with python -m tools.show_batch, train for more steps or with '
+              'another learning rate')
 CARD_PREFIX = '**Warning:** '  # of each warning on the card
 NOISE = 1.1  # how much a loss may rise by chance: that of a pretrained model is low from the start
 
