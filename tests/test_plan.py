@@ -121,7 +121,7 @@ def test_quick_plan_of_a_baseline_or_of_a_study(quick, name):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', PLANS)
 def test_the_slice_of_a_config_exists_and_is_what_it_is_planned_for(quick, name):
-  topology = config_flags.load_module(str(ROOT / 'configs' / name)).SLICE
+  topology = config_flags.import_config(str(ROOT / 'configs' / name)).SLICE
   slice_name, images_per_core = SLICES[topology]
   assert accelerators.slice_of(topology).name == slice_name
   planned = quick['plans'][f'configs/{name}']

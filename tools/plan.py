@@ -71,7 +71,7 @@ def _plan_one(config):
   name = config_flags.CONFIG.value
   topology = TOPOLOGY.value
   if topology is None:
-    topology = None if name.endswith('.json') else getattr(config_flags.load_module(name), 'SLICE', None)
+    topology = None if name.endswith('.json') else getattr(config_flags.import_config(name), 'SLICE', None)
     if topology is None:
       raise ValueError(f'{name} has no SLICE, the topology to plan for; pass --topology, such as --topology=v3:4x4')
   plan = arithmetic.Plan.of(name, config, accelerators.slice_of(topology), NUM_EXAMPLES.value)

@@ -135,7 +135,7 @@ def load(path: str) -> ml_collections.ConfigDict:
     except (TypeError, ValueError) as error:  # a name with a dot, for example
       raise ValueError(f'{path} is not the config of a run: {error}') from error
   file, names = _split(path)
-  module = load_module(path)
+  module = import_config(path)
   try:
     inspect.signature(module.get_config).bind(*names)
   except TypeError:
@@ -147,8 +147,8 @@ def load(path: str) -> ml_collections.ConfigDict:
   return result
 
 
-def load_module(path: str) -> types.ModuleType:
-  """The module of FILE.py or FILE.py:NAME, with its constants. Raises what `load` does."""
+def import_config(path: str) -> types.ModuleType:
+  """The module of FILE.py or FILE.py:NAME, with its constants. Raises what `load` raises."""
   file, _ = _split(path)
   if not pathlib.Path(file).is_file():
     raise FileNotFoundError(f'--config={path}: {_why_no_file(file)} python train.py --list names all configs')
