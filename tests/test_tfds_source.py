@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import example_images
@@ -370,3 +371,12 @@ def test_what_is_decoded_to_find_bad_files_is_decoded_whole(tmp_path):
                                          shard=ProcessShard(0, 1, 1))
   (bad, fix), = read_errors.bad_examples(batches.source, batches.decoded, 2)
   assert bad.startswith(f'cannot decode {path}: ') and fix.startswith('Mend it or put a good image in its place')
+
+
+def test_the_order_of_features_in_a_record_does_not_matter():
+  feature = lambda value: tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+  parts = [tf.train.Features(feature={name: feature(value)}).SerializeToString() for name, value in (('a', 1), ('b', 2))]
+  raw = [b'\n' + bytes([len(b''.join(parts))]) + b''.join(order) for order in (parts, parts[::-1])]
+  assert raw[0] != raw[1]
+  assert len({tfds_source.TfdsByIndex.canonical(record) for record in raw}) == 1
+  assert tfds_source.TfdsByIndex.canonical(b'no example') == b'no example'

@@ -46,4 +46,7 @@ def sample(source: Source) -> str | None:
     records = source.sample()
   except tf.errors.OpError:
     return None
-  return hashlib.sha256(b''.join(hashlib.sha256(record).digest() for record in records)).hexdigest()[:16] if records else None
+  if not records:
+    return None
+  digest = hashlib.sha256(b''.join(hashlib.sha256(record).digest() for record in records)).hexdigest()[:16]
+  return source.sample_scheme + digest

@@ -56,6 +56,14 @@ class Subset(RandomAccessSource):
                f'{fraction:.3g} by content of {source.contents}', source.order, source.class_names, source.labels,
                source.fix)
 
+  @property
+  def sample_scheme(self):
+    return self.whole.sample_scheme
+
+  @property
+  def canonical(self):
+    return self.whole.canonical
+
   def read(self, indices):
     return self.whole.read(tf.gather(self.indices, indices))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from array_record.python import array_record_data_source
 from etils import epath
+from google.protobuf import message
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -141,6 +142,7 @@ class _Tfds:
   features: Any  # those that are read: 'image', 'weight', and `label` or what it is made of
   files: Any
   fix: str = 'Prepare the copy anew, from good images'
+  sample_scheme: str = 'features:'
 
   @property
   def labels(self):
@@ -153,6 +155,14 @@ class _Tfds:
 
   def stored(self, record, index):
     return self.parse(record, index)[0]
+
+  @staticmethod
+  def canonical(record):
+    # It is a map of features, which two processes that prepare the same dataset may write in different orders.
+    try:
+      return tf.train.Example.FromString(record).SerializeToString(deterministic=True)
+    except message.DecodeError:
+      return record  # damaged, which its reader will report
 
   def parse(self, record, index):
     del index  # the record says it all
