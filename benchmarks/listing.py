@@ -15,7 +15,6 @@ import optax
 from benchmarks import contender
 from benchmarks import workloads
 from mixer import flops
-from mixer.run import devices
 
 
 class MlpBlock(nn.Module):
@@ -112,7 +111,7 @@ def training(model, batch):
 
 def step_rates(model, batch, seconds):
   init, update, inputs = training(model, batch)
-  state = devices.init_replicated(init)
+  state = jax.jit(init)()
 
   def run(number):
     nonlocal state
@@ -125,7 +124,7 @@ def step_rates(model, batch, seconds):
 def forward_rates(model, batch, seconds):
   net, _, images = shapes(model, batch)
   init, _, (images, _) = training(model, batch)
-  params = devices.init_replicated(lambda: init()[0])
+  params = jax.jit(init)()[0]
   forward = jax.jit(net.apply)
 
   def run(number):
