@@ -52,13 +52,13 @@ def train(python):
 
 def ended(process):
   """What a process that ends well has printed."""
-  told, _ = process.communicate()
-  assert process.returncode == 0, told
-  return told
+  output, _ = process.communicate()
+  assert process.returncode == 0, output
+  return output
 
 
 def download(server, name, folder):
-  """Brings gs://bucket/NAME to a folder on the disk, and returns it there."""
+  """Brings gs://bucket/NAME to a folder on the disk, and returns its path."""
   for path, blob in list(server.bucket.blobs.items()):
     if path.startswith(f'{name}/') and not path.endswith('/'):
       (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def download(server, name, folder):
   return folder / name
 
 
-def told(workdir):
+def logged(workdir):
   """The records, without what depends on the machine's speed."""
   return [{name: x for name, x in record.items() if name != 'images_per_s_per_core'}
           for record in records.read(workdir / 'records.jsonl')]
@@ -95,9 +95,9 @@ def run(server, train):
   server.refuse = kill
   process.communicate()
   assert process.returncode == -9
-  there = [name for name in server.bucket.blobs if name.startswith('run/checkpoints/')]
-  assert 'run/checkpoints/2/commit_success.txt' in there
-  assert 'run/checkpoints/4/' in there and 'run/checkpoints/4/commit_success.txt' not in there
+  names = [name for name in server.bucket.blobs if name.startswith('run/checkpoints/')]
+  assert 'run/checkpoints/2/commit_success.txt' in names
+  assert 'run/checkpoints/4/' in names and 'run/checkpoints/4/commit_success.txt' not in names
 
   server.refuse = lambda method, path: 403 if method == 'GET' and 'checkpoints/2/default/' in path else None
   refused = train('gs://bucket/run')
@@ -116,7 +116,7 @@ def run(server, train):
 
 def test_a_run_that_is_killed_in_a_save_ends_in_a_bucket_bit_for_bit_as_on_a_disk(server, run, on_disk, tmp_path):
   workdir = download(server, 'run', tmp_path)
-  assert told(workdir) == told(on_disk)
+  assert logged(workdir) == logged(on_disk)
   for step in (4, 6):
     (one, _), (other, _) = (checkpoint_integrity.read_params(folder, step) for folder in (workdir, on_disk))
     assert checkpoint_integrity.checksums(one) == checkpoint_integrity.checksums(other)

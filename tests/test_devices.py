@@ -1,4 +1,4 @@
-"""Tests of mixer/run/devices.py: the allocator is told in time, on CPUs alone."""
+"""Tests of mixer/run/devices.py: the allocator is tuned in time, on CPUs only."""
 
 import ctypes
 import os
@@ -48,7 +48,7 @@ def test_heaps_stay_as_they_are_where_an_accelerator_computes():
   assert heaps('devices.computes_on_cpu = lambda: False; devices.tune_glibc_malloc()') > 1
 
 
-# Frees memory that the C library was told to keep.
+# Frees memory that glibc was made to keep.
 FREED = '''
 import ctypes
 import jax
@@ -70,29 +70,29 @@ print(kept - resident())
 
 
 @GLIBC
-def test_memory_is_given_back_when_asked():
+def test_memory_is_released_when_asked():
   done = subprocess.run([sys.executable, '-c', FREED], capture_output=True, text=True, check=True)
   assert int(done.stdout) > 250  # MiB
 
 
 @pytest.fixture
-def told():
-  """Sets the platforms that JAX is told to use."""
+def set_platforms():
+  """Sets the platforms that JAX should use."""
   before = jax.config.jax_platforms
   yield lambda platforms: jax.config.update('jax_platforms', platforms)
   jax.config.update('jax_platforms', before)
 
 
 @pytest.mark.parametrize('platforms, expected', [('cpu', True), ('cpu,tpu', True), ('tpu', False), ('cuda,cpu', False)])
-def test_what_jax_is_told_counts(platforms, expected, told):
-  told(platforms)
+def test_the_configured_platform_counts(platforms, expected, set_platforms):
+  set_platforms(platforms)
   assert devices.computes_on_cpu() is expected
 
 
 @pytest.mark.parametrize('package, device, expected', [('json', 'accel0', False), ('json', 'null', True),
                                                        ('no_such_package', 'accel0', True)])
-def test_else_an_accelerator_is_a_package_and_a_device(package, device, expected, told, monkeypatch, tmp_path):
-  told('')
+def test_else_an_accelerator_is_a_package_and_a_device(package, device, expected, set_platforms, monkeypatch, tmp_path):
+  set_platforms('')
   (tmp_path / device).touch()
   monkeypatch.setattr(devices, 'DEVICE_FILES', {package: (f'{tmp_path}/accel*', f'{tmp_path}/other*')})
   assert devices.computes_on_cpu() is expected
@@ -130,7 +130,7 @@ STARTS = 'from mixer.run import devices; devices.initialize(); import jax; print
     ('Cpu', r'which JAX cannot use here \(.*\)\. Did you mean cpu\?'),
     ('best', r'which JAX cannot use here \(.*\)\. Expected one of cpu'),
 ])
-def test_a_platform_that_is_not_here_is_told_in_a_line_with_what_to_install(platforms, said):
+def test_a_platform_that_is_not_here_is_reported_in_a_line_with_what_to_install(platforms, said):
   done = subprocess.run([sys.executable, '-c', STARTS], capture_output=True, text=True, cwd=ROOT,
                         env={**os.environ, 'JAX_PLATFORMS': platforms})
   assert done.returncode == 1 and 'Traceback' not in done.stderr

@@ -106,7 +106,7 @@ def test_several_processes_train_as_one_with_all_devices(whole, data_dir, tmp_pa
 
 
 @pytest.mark.slow
-def test_one_process_alone_writes_and_tells(whole):
+def test_one_process_alone_writes_and_prints(whole):
   assert [line['step'] for line in records_of(whole)] == list(range(2, STEPS + 1, 2))
   assert len(list((whole / 'tensorboard').iterdir())) == 1
   first, second = (log.read_text() for log in sorted(whole.parent.glob('whole-*.log')))
@@ -162,7 +162,7 @@ def test_processes_of_different_configs_are_refused_by_all(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_whose_fellows_do_not_come_names_the_way_out(data_dir, tmp_path):
+def test_a_process_whose_fellows_do_not_come_says_what_to_do(data_dir, tmp_path):
   with Fleet(tmp_path / 'run', data_dir, flags=lambda index: ['--join_timeout=4']) as fleet:
     fleet.processes[1].kill()
     assert fleet.processes[0].wait(LIMIT_S) == distributed.EXIT_PEER_LOST
@@ -206,8 +206,8 @@ def test_a_second_notice_leaves_at_once_whatever_the_main_thread_does():
 
 
 @pytest.mark.parametrize('stderr', ['full', 'closed', 'absent'])
-def test_a_notice_is_heeded_and_a_second_one_leaves_at_once_though_nobody_can_be_told(stderr, tmp_path):
-  # The first one is seen by the file that `check` has written, since what would be told cannot be.
+def test_a_notice_is_heeded_and_a_second_one_leaves_at_once_though_stderr_is_blocked(stderr, tmp_path):
+  # The first one is seen by the file that `check` has written, since the message cannot be printed.
   waiting = f'''
 from mixer.run import preemption
 import os, pathlib, sys, threading
@@ -245,7 +245,7 @@ with preemption.PreemptionHandler() as notices:
     process.communicate()
 
 
-def test_a_batch_that_does_not_fit_is_no_lost_process_and_is_told_with_the_way_out():
+def test_a_batch_that_does_not_fit_is_no_lost_process_and_has_a_hint():
   # Without the devices' end nothing would be left to tell apart: a real allocation, of a petabyte.
   program = '''
 from mixer.run import distributed
@@ -310,14 +310,14 @@ def test_variables_that_are_empty_say_nothing(monkeypatch):
   distributed.initialize_distributed(False)
 
 
-def test_a_machine_of_no_cluster_is_told_what_to_give(tmp_path, data_dir):
+def test_a_machine_of_no_cluster_says_what_to_set(tmp_path, data_dir):
   with Fleet(tmp_path / 'run', data_dir, number=1, flags=lambda index: ['--distributed']) as fleet:
     assert fleet.codes() == [1]
   assert '--distributed asks for several processes, and JAX cannot detect them here' in fleet.said()
   assert 'Set --coordinator=HOST:PORT' in fleet.said()
 
 
-def test_processes_of_a_slice_that_have_not_joined_are_told_how(monkeypatch):
+def test_processes_of_a_slice_that_are_not_connected_say_how_to_connect(monkeypatch):
   monkeypatch.setattr(distributed.jax, 'process_count', lambda: 4)
   with pytest.raises(ValueError, match='one of 4 processes of a slice, and they are not connected: .*--worker=all'):
     distributed.assert_equal_across_processes({})

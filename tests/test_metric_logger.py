@@ -154,7 +154,7 @@ def test_a_person_at_a_terminal_sees_a_bar(tmp_path, capsys, monkeypatch):
   assert '5/10' in printed and 'loss 0.2500' in printed and 'images/s/device' in printed and '<' in printed
 
 
-def test_pictures_show_what_they_are_given(tmp_path):
+def test_plots_show_their_arguments(tmp_path):
   lines = [{'step': k, 'train/loss': 1 / k, 'train/grad_norm': 1., 'train/learning_rate': 0.1, 'test/top1': 1 - 1 / k,
             'test/loss': 1 / k} for k in (1, 2, 3)]
   plots.learning_curves(lines, tmp_path / 'curves.png')
@@ -173,7 +173,7 @@ def test_pictures_show_what_they_are_given(tmp_path):
 
 
 def drawn(monkeypatch):
-  """The figures that `pictures` saves from now on."""
+  """The figures that `plots` saves from now on."""
   figures = []
   monkeypatch.setattr(plots, '_save', lambda canvas, path, dpi: figures.append(canvas))
   return figures

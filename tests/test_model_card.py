@@ -50,10 +50,10 @@ def config_of(values):
 def finished(data_dir, tmp_path_factory):
   """The work directory of a small run, and its config."""
   workdir = tmp_path_factory.mktemp('runs') / 'a run'
-  given = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in SMALL.items()),
+  arguments = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in SMALL.items()),
            f'--config.data.data_dir={data_dir}', f'--config.evals.test.data_dir={data_dir}']
-  train.train(config_of(parsed(given)), str(workdir))
-  return workdir, config_of(parsed(given))
+  train.train(config_of(parsed(arguments)), str(workdir))
+  return workdir, config_of(parsed(arguments))
 
 
 def commands_of(text):
@@ -188,9 +188,9 @@ def test_a_model_whose_weights_no_tool_reads_has_no_commands_that_need_them(argu
 
 def test_a_run_that_has_not_learned_says_so_on_its_card_and_in_its_last_lines(data_dir, tmp_path, capsys):
   fields = {**SMALL, 'log_every_steps': 1, 'optimizer.learning_rate': 30., 'step.mixup': 0.}
-  given = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in fields.items()),
+  arguments = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in fields.items()),
            f'--config.data.data_dir={data_dir}', f'--config.evals.test.data_dir={data_dir}']
-  train.train(config_of(parsed(given)), str(tmp_path / 'run'))
+  train.train(config_of(parsed(arguments)), str(tmp_path / 'run'))
   line = re.search(r'^WARNING: (The training loss is .* at the end, above the .* of the beginning. Lower the learning rate .*)$',
                    capsys.readouterr().err, re.M)
   assert f'**Warning:** {line[1]}\n' in (tmp_path / 'run/card.md').read_text()
@@ -198,9 +198,9 @@ def test_a_run_that_has_not_learned_says_so_on_its_card_and_in_its_last_lines(da
 
 def test_a_run_is_complete_whatever_goes_wrong_when_its_learning_is_judged(data_dir, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(model_card.sanity, 'warnings', lambda *arguments, **fields: 1 / 0)
-  given = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in SMALL.items()),
+  arguments = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in SMALL.items()),
            f'--config.data.data_dir={data_dir}', f'--config.evals.test.data_dir={data_dir}']
-  train.train(config_of(parsed(given)), str(tmp_path / 'run'))
+  train.train(config_of(parsed(arguments)), str(tmp_path / 'run'))
   assert 'could not be written: ZeroDivisionError' in capsys.readouterr().err and (tmp_path / 'run/card.md').exists()
 
 

@@ -95,15 +95,15 @@ def archive(path, members, **options):
 
 def test_arrays_are_those_of_numpy(tmp_path):
   rng = np.random.default_rng(0)
-  wanted = {'a/b': rng.normal(size=(3, 4)), 'transposed': rng.normal(size=(3, 4)).T, 'scalar': np.float32(2),
+  expected = {'a/b': rng.normal(size=(3, 4)), 'transposed': rng.normal(size=(3, 4)).T, 'scalar': np.float32(2),
             'empty': np.zeros((0, 5)), 'words': np.array('été')}
   for save in np.savez, np.savez_compressed:
-    save(tmp_path / 'w.npz', **wanted)
-    found = safe_io.arrays(tmp_path / 'w.npz')
-    assert list(found) == list(wanted)
-    for name, array in found.items():
-      np.testing.assert_array_equal(array, wanted[name])
-      assert array.dtype == np.asarray(wanted[name]).dtype
+    save(tmp_path / 'w.npz', **expected)
+    loaded = safe_io.arrays(tmp_path / 'w.npz')
+    assert list(loaded) == list(expected)
+    for name, array in loaded.items():
+      np.testing.assert_array_equal(array, expected[name])
+      assert array.dtype == np.asarray(expected[name]).dtype
 
 
 @pytest.mark.parametrize('members, message', [

@@ -72,7 +72,7 @@ def chain(*errors):
      r'\[Errno 5\] Input/output error'),
     (chain(ValueError("NOT_FOUND [os_error_code='13']"), RuntimeError('no')), r'\[Errno 13\] Permission denied'),
 ])
-def test_an_error_of_the_disk_is_told_from_what_was_read(error, said):
+def test_an_error_of_the_disk_is_distinguished_from_what_was_read(error, said):
   with pytest.raises(storage.Unreachable, match=f'^/run/7 cannot be read: {said}. No checkpoint was touched; the same'):
     with storage.translate_read_errors('/run/7'):
       raise error
@@ -108,8 +108,8 @@ def test_a_glob_takes_the_folders_own_name_as_it_is(tmp_path):
   for name in ('[ab]', 'a', 'c*', 'cd'):
     (tmp_path / name / 'in*').mkdir(parents=True)
     (tmp_path / name / 'inner').mkdir()
-  found = lambda folder, pattern: sorted(os.fspath(path) for path in storage.path_of(tmp_path / folder).glob(pattern))
-  assert found('[ab]', 'in*') == [str(tmp_path / '[ab]/in*'), str(tmp_path / '[ab]/inner')]
-  assert found('c*', 'inn*') == [str(tmp_path / 'c*/inner')]
+  matches = lambda folder, pattern: sorted(os.fspath(path) for path in storage.path_of(tmp_path / folder).glob(pattern))
+  assert matches('[ab]', 'in*') == [str(tmp_path / '[ab]/in*'), str(tmp_path / '[ab]/inner')]
+  assert matches('c*', 'inn*') == [str(tmp_path / 'c*/inner')]
   child, = (storage.path_of(tmp_path / '[ab]') / 'in*').parent.glob('inner')
   assert isinstance(child, storage.Path) and not list(child.glob('*'))
