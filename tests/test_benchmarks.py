@@ -288,7 +288,7 @@ def test_parts_are_measured_one_by_one(monkeypatch, tmp_path, capsys):
   assert 'listing | ' in capsys.readouterr().out
   with pytest.raises(SystemExit):
     bench.main(['--parts=loop', '--without=torch'])
-  assert "--without has 'torch', which is no contender in these parts" in capsys.readouterr().err
+  assert "--without has 'torch', which is not a contender in these parts" in capsys.readouterr().err
 
 
 def test_a_part_that_is_not_there_is_refused(capsys):

@@ -83,10 +83,10 @@ def test_a_dry_run_prints_the_commands_of_all_combinations(command, capsys, tmp_
   assert len(lines) == 5
 
 
-def test_a_metric_may_be_named_and_an_unknown_one_lists_those_there_are(command):
-  with pytest.raises(ValueError, match='--metric is dev/top2; it must be one that is .* of dev/top1, dev/examples'):
+def test_a_metric_may_be_named_and_an_unknown_one_lists_the_known_ones(command):
+  with pytest.raises(ValueError, match='--metric is dev/top2; it must be a metric that is .* of dev/top1, dev/examples'):
     command('--over=optimizer.learning_rate=0.1,0.2', '--metric=dev/top2')
-  with pytest.raises(ValueError, match='--metric is dev/loss; it must be one that is the better the higher'):
+  with pytest.raises(ValueError, match='--metric is dev/loss; it must be a metric that is better when higher'):
     sweep.metric_of({'dev/top1': 1., 'dev/loss': 2.}, 'dev/loss')
 
 
@@ -100,11 +100,11 @@ def test_what_is_no_list_of_values_is_an_error(over, message):
     sweep.grid(over)
 
 
-def test_runs_that_fail_are_left_out(command, capsys):
+def test_runs_that_fail_are_skipped(command, capsys):
   assert [name for name, _ in command('--over=optimizer.learning_rate=0.1,0.2,0.3', fails=['learning_rate=0.2'])] == [
       *list(RUNS)[:3], 'best,learning_rate=0.3']
   printed = capsys.readouterr()
-  assert 'learning_rate=0.2 failed with exit code 3, and is left out' in printed.err
+  assert 'learning_rate=0.2 failed with exit code 3, and is skipped' in printed.err
   assert 'best: learning_rate=0.3' in printed.out
   with pytest.raises(ValueError, match='all 1 runs failed; see their errors above'):
     command('--over=optimizer.learning_rate=0.2', fails=['learning_rate=0.2'])
@@ -115,9 +115,9 @@ def test_runs_that_fail_are_left_out(command, capsys):
     (-signal.SIGKILL, 137, 'was ended by SIGKILL'), (-signal.SIGABRT, 134, 'was ended by SIGABRT'),
     (128 + signal.SIGTERM, 143, 'ended with exit code 143'),
 ])
-def test_a_run_that_was_stopped_stops_the_sweep_which_then_goes_on(command, code, ends_with, how):
+def test_an_interrupted_run_stops_the_sweep_which_then_resumes(command, code, ends_with, how):
   over = '--over=optimizer.learning_rate=0.1,0.2,0.3'
-  with pytest.raises(sweep.Stopped, match=f'learning_rate=0.2 {how}, and can go on; so does the sweep') as stopped:
+  with pytest.raises(sweep.Stopped, match=f'learning_rate=0.2 {how}; run the same command to resume it and the sweep') as stopped:
     command(over, fails=['learning_rate=0.2'], code=code)
   assert stopped.value.code == ends_with
   with pytest.raises(sweep.Stopped):
@@ -132,7 +132,7 @@ def test_a_sweep_that_stops_has_the_exit_code_of_its_run(monkeypatch, capsys):
   with pytest.raises(SystemExit) as ended:
     sweep.main(['--config=c.py:x', '--workdir=runs', '--over=a=1'])
   assert ended.value.code == preemption.EXIT_PREEMPTED
-  assert 'the run in runs/x ended with exit code 75, and can go on' in capsys.readouterr().err
+  assert 'the run in runs/x ended with exit code 75; run the same command to resume it and the sweep' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
