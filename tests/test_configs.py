@@ -201,6 +201,7 @@ def test_configs_load_without_jax_and_tensorflow():
   subprocess.run([sys.executable, '-c', program], cwd=ROOT, check=True)
 
 
+@pytest.mark.slow
 def test_list_names_every_config_with_a_line():
   printed = subprocess.run([sys.executable, 'train.py', '--list'], cwd=ROOT, check=True, capture_output=True,
                            text=True).stdout.splitlines()

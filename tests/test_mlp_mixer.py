@@ -31,6 +31,7 @@ SHAPE = (8, 12, 3)
 FORMS = [dict(platform=platform, scan=scan, remat=remat) for platform in ('any', 'cpu') for scan in (False, True)
          for remat in ('none', 'block')]
 FORM_NAMES = [' '.join(map(str, form.values())) for form in FORMS]
+DAILY_FORMS = [FORMS[2], FORMS[4]]  # of the slowest tests: a scan of the listing, and a CPU's form
 
 NOISE = dict(dropout_rate=0.3, stochastic_depth=0.5, stochastic_depth_rule='rescaled')  # of all kinds
 
@@ -143,7 +144,7 @@ def test_head_starts_at_its_bias():
 @pytest.mark.parametrize('form', FORMS, ids=FORM_NAMES)
 def test_same_weights_same_logits(form):
   model, params, images = small_model(**form)
-  logits = model.apply({'params': params}, images)
+  logits = jax.jit(model.apply)({'params': params}, images)
   expected = [reference(params, image, [(1, 1)] * 3)[1] for image in images]
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
@@ -309,7 +310,8 @@ def test_all_variants_are_no_less_exact_in_bfloat16_on_a_cpu(variant):
     assert error(got) <= 1.5 * error(plain) + 1e-3 * np.linalg.norm(exact[name]), name
 
 
-@pytest.mark.parametrize('form', FORMS[1:], ids=FORM_NAMES[1:])
+@pytest.mark.parametrize('form', [
+    pytest.param(form, marks=[] if form in DAILY_FORMS else [pytest.mark.slow]) for form in FORMS[1:]], ids=FORM_NAMES[1:])
 def test_all_forms_have_the_same_noise_and_gradients(form):
   model, params, images = small_model(**NOISE)
   wanted = logits_and_gradients(model, params, images, keys_of(0, 4))
@@ -343,7 +345,8 @@ def xla_takes_bfloat16() -> bool:
 
 
 @pytest.mark.parametrize('noise', [{}, NOISE], ids=['', 'noise'])
-@pytest.mark.parametrize('form', FORMS[4:], ids=FORM_NAMES[4:])
+@pytest.mark.parametrize('form', [
+    pytest.param(form, marks=[] if form in DAILY_FORMS else [pytest.mark.slow]) for form in FORMS[4:]], ids=FORM_NAMES[4:])
 def test_a_cpus_products_of_bfloat16_are_those_that_xla_has_instructions_for(form, noise):
   """Summed in float32, and over the first operand's last axis; others are computed as float32's, or not at all."""
   model, params, images = small_model(dtype='bfloat16', **form, **noise)
@@ -419,8 +422,9 @@ def test_the_platform_is_jaxs_own_and_any_number_of_images_passes_in_parts(monke
   monkeypatch.undo()
   images = np.concatenate([images] * 6)
   wanted = model.clone(platform='any').apply({'params': params}, images)
+  apply = jax.jit(model.apply)
   for number in (1, 7, 8, 9, 16, 23):
-    np.testing.assert_allclose(model.apply({'params': params}, images[:number]), wanted[:number], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(apply({'params': params}, images[:number]), wanted[:number], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('platform', ['any', 'tpu', 'gpu', 'cpu'])

@@ -121,6 +121,7 @@ def test_the_commands_to_train_are_of_configs_that_train(finished):
       assert {**config.to_dict(), **{name: own[name] for name in configuration.NOT_FIELDS}} == own
 
 
+@pytest.mark.slow
 def test_the_command_to_evaluate_finds_what_the_card_says(finished):
   workdir, _ = finished
   python, *words = commands_of((workdir / 'card.md').read_text())['evaluate']
@@ -130,6 +131,7 @@ def test_the_command_to_evaluate_finds_what_the_card_says(finished):
   assert f'test: top-1 {last["test/top1"]:.2%}' in done.stdout and 'on 360 images' in done.stdout
 
 
+@pytest.mark.slow
 def test_the_commands_to_predict_and_export_do_so(finished, tmp_path, monkeypatch, capsys):
   commands = commands_of((finished[0] / 'card.md').read_text())
   monkeypatch.chdir(tmp_path)
@@ -196,6 +198,7 @@ def test_a_run_that_has_not_learned_says_so_on_its_card_and_in_its_last_lines(da
   assert f'**Warning:** {line[1]}\n' in (tmp_path / 'run/card.md').read_text()
 
 
+@pytest.mark.slow
 def test_a_run_is_complete_whatever_goes_wrong_when_its_learning_is_judged(data_dir, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(model_card.sanity, 'warnings', lambda *arguments, **fields: 1 / 0)
   arguments = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in SMALL.items()),

@@ -131,6 +131,7 @@ def test_mean_and_std_can_be_set(tmp_path, suffix):
   assert loaded.source.endswith('; pixels of mean 0.485, 0.456, 0.406, std 0.25 (as set)')
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_from_them_has_the_folded_first_layer(tmp_path, capsys):
   expected = weights.load(folder(tmp_path / 'hub')).params
   timm.write(example_weights.params(), tmp_path / 'w.safetensors')

@@ -68,6 +68,7 @@ def test_a_batch_is_drawn_whether_or_not_the_model_fits_it(demo, tmp_path, field
   assert '9 of the 128 images of step 1: ' in run('show_batch', *demo, *fields, '--images=9', f'--out={tmp_path / "b.png"}')
 
 
+@pytest.mark.slow
 def test_bench_input_reports_each_stage_the_limit_and_the_bottleneck(demo):
   output = run('bench_input', *demo, '--seconds=0.5', '--config.model.num_classes=7', '--config.data.randaugment_magnitude=10.')
   rows = dict(re.findall(r'^(read|and decode, crop, flip|and augment|limit: decode) +([\d,]+) ', output, re.M))

@@ -150,6 +150,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_
   assert kept(tmp_path) == kept(whole[0])
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_is_completed_while_signals_are_handled(data_dir, tmp_path, monkeypatch):
   before, sent = signal.getsignal(signal.SIGTERM), []
 
@@ -171,6 +172,7 @@ def test_a_finished_run_only_scores_again(whole, data_dir):
   assert (whole[0] / 'records.jsonl').read_text() == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_records_the_scores_of_a_new_evaluation(data_dir, tmp_path):
   train.train(config(data_dir, total_steps=2, **{'optimizer.schedule.warmup_steps': 1}), str(tmp_path))
   before = records_of(tmp_path)
@@ -181,6 +183,7 @@ def test_a_finished_run_records_the_scores_of_a_new_evaluation(data_dir, tmp_pat
   assert records_of(tmp_path) == [*before[:-1], {**before[-1], **results}]
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_images(tmp_path):
   rng = np.random.default_rng(0)
   for name in range(40):
@@ -201,6 +204,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     train.train(own, str(tmp_path / 'run'))
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(whole, data_dir, tmp_path):
   train.train(config(data_dir, seed=1, eval_every_steps=6), str(tmp_path))
   assert records_of(tmp_path)[-1]['train/loss'] != records_of(whole[0])[-1]['train/loss']
@@ -247,6 +251,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
   assert all(np.isfinite(x).all() for name, x in state.items() if 'params' in name)
 
 
+@pytest.mark.slow
 def test_a_manifest_of_several_labels_trains_through_the_path_of_jft(tmp_path):
   digits_manifest.write(tmp_path / 'manifest', embed=False)
   prepare.prepare('multilabel', str(tmp_path / 'data'), str(tmp_path / 'manifest'))

@@ -91,6 +91,7 @@ def test_the_probe_is_told_with_the_evaluations(runs):
   assert tuned['digits/5shot'] > nothing['digits/5shot']
 
 
+@pytest.mark.slow
 def test_evaluation_export_and_prediction_agree_with_the_run(runs, pngs, tmp_path, data_dir, capsys):
   root, tuned, _ = runs
   folder, labels = pngs

@@ -70,6 +70,7 @@ def test_our_weights_give_our_logits_in_timm(timm, tmp_path, suffix, pool):  # n
   np.testing.assert_allclose(outputs(model, x), test_vit_weights.logits(there, x), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_b32_of_timm_is_the_papers(timm, tmp_path):  # noqa: F811
   """At its real size, built by timm's own name."""
   import torch
