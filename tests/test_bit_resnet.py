@@ -90,7 +90,11 @@ def captured(model, params, height, width):
 # Sizes and names
 
 
-@pytest.mark.parametrize('variant', COUNTS)
+def one_daily(variants):
+  return [pytest.param(name, marks=[pytest.mark.slow] if name != 'R50x1' else []) for name in variants]
+
+
+@pytest.mark.parametrize('variant', one_daily(COUNTS))
 def test_parameters_of_a_variant_are_as_many_as_published(variant):
   model = models.build(name='bit_resnet', variant=variant, num_classes=1000)
   params = param_shapes(model)
@@ -115,7 +119,7 @@ def test_multiply_adds_of_r50x1_are_those_of_a_resnet_50():
 EXAFLOPS = {'R50x1': 50, 'R50x2': 199, 'R152x1': 141, 'R152x2': 563, 'R200x3': 3306}
 
 
-@pytest.mark.parametrize('variant', EXAFLOPS)
+@pytest.mark.parametrize('variant', one_daily(EXAFLOPS))
 def test_operations_are_in_the_published_proportion(variant):
   """A step takes three forward passes, of two operations each; it is 1.035 times the figure for 303 M images."""
   model = models.build(name='bit_resnet', variant=variant, num_classes=1000)
@@ -261,6 +265,7 @@ def test_logits_are_those_of_the_formula(root, height, width):
   np.testing.assert_allclose(logits(model, params, x), wanted, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_logits_nor_gradients():
   x = images(2, 8, 8)
   model, params = small(root='small', units=(2,))

@@ -118,6 +118,7 @@ def read_all(folder):
     weights.load(folder / 'w.npz')
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled_while_files_are_read(tmp_path):
   done = subprocess.run([sys.executable, '-c', READ_ALL, str(tmp_path)], cwd=ROOT / 'tests', capture_output=True,
                         text=True)
