@@ -100,8 +100,8 @@ def check_unpacked(place, packed: int, unpacked: int):
   """Raises a ValueError if a file, or a folder, would take too much memory. Both sizes are in bytes."""
   limit = max(ALWAYS_ALLOWED, MAX_EXPANSION * packed)
   if unpacked > limit:
-    raise ValueError(f'{place} would take {unpacked / 2**20:,.0f} MiB in memory; at most {limit / 2**20:,.0f} MiB are allowed '
-                     f'for its {packed / 2**20:,.2f} MiB: {MAX_EXPANSION} times as much')
+    raise ValueError(f'{place} would take {unpacked / 2**20:,.0f} MiB in memory; at most {limit / 2**20:,.0f} MiB are '
+                     f'allowed for its {packed / 2**20:,.2f} MiB: {MAX_EXPANSION} times as much')
 
 
 def arrays(path) -> dict[str, np.ndarray]:

@@ -23,8 +23,8 @@ from etils.epath import gpath
 SIGN_IN = ('Sign in with `gcloud auth application-default login`, and check that the account has the roles '
            'storage.objectAdmin and storage.legacyBucketReader on the bucket')
 RETRY_LATER = 'All retries failed; the same command resumes when Google Cloud Storage is available again'
-# Statuses of a request that are about the service rather than an object, and what to do. TensorStore's errors spell them
-# like this; TensorFlow has an error class for each.
+# Statuses of a request that are about the service rather than an object, and what to do. TensorStore's errors spell
+# them like this; TensorFlow has an error class for each.
 ADVICE = {**dict.fromkeys(('PERMISSION_DENIED', 'UNAUTHENTICATED'), SIGN_IN),
           **dict.fromkeys(('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'RESOURCE_EXHAUSTED', 'ABORTED', 'INTERNAL', 'CANCELLED',
                            'UNKNOWN'), RETRY_LATER)}
@@ -109,7 +109,7 @@ def write(path: epath.Path, content: str | bytes):
 
 
 def append(path: epath.Path, line: str):
-  """Appends a line to a file, which may not exist yet, by replacing it. A truncated last line stays a line of its own."""
+  """Appends a line to a file, which may be new, by replacing it. A truncated last line stays a line of its own."""
   with translate_gcs_errors(path):
     content = path.read_bytes() if path.exists() else b''
   ending = b'' if content[-1:] in (b'', b'\n') else b'\n'
@@ -211,8 +211,8 @@ def first_line(error: BaseException) -> str:
 class Lock:
   """Limits a folder to one run at a time.
 
-  On a disk a second run is refused until the first one ends, however it ends. A bucket cannot show whether a run is still
-  alive: the later one is admitted, and the earlier one fails at its next `check`.
+  On a disk a second run is refused until the first one ends, however it ends. A bucket cannot show whether a run is
+  still alive: the later one is admitted, and the earlier one fails at its next `check`.
   """
 
   def __init__(self, folder: epath.Path):

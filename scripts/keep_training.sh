@@ -10,12 +10,12 @@
 #   others          another process was lost (76), killed, crashed: restarts after --wait=SECONDS (20), in which the
 #                   remaining processes end
 # After --tries=N (10) such exits in a row at the same checkpoint the loop gives up, with the last exit code. SIGTERM,
-# SIGINT and SIGHUP are forwarded to train.py as one SIGTERM, so that it saves, and then end the loop with train.py's exit
-# code. A second SIGTERM would make train.py exit at once: do not run the loop under a manager that signals all processes
-# itself (srun).
+# SIGINT and SIGHUP are forwarded to train.py as one SIGTERM, so that it saves, and then end the loop with train.py's
+# exit code. A second SIGTERM would make train.py exit at once: do not run the loop under a manager that signals all
+# processes itself (srun).
 #
-# These flags come before the command. --state=FOLDER allows one loop only (FOLDER/lock is locked while it or its train.py
-# runs), writes its process id to FOLDER/pid, and its exit code to FOLDER/exit_code, unless a signal ended it.
+# These flags come before the command. --state=FOLDER allows one loop only (FOLDER/lock is locked while it or its
+# train.py runs), writes its process id to FOLDER/pid, and its exit code to FOLDER/exit_code, unless a signal ended it.
 set -euo pipefail
 
 say() { echo "keep_training.sh, $(date -u +%FT%TZ): $*" >&2; }

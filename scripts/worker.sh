@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What scripts/tpu_vm.sh runs on each worker of a slice. The worker's files are in ~/mixer: this code in code, venv, log,
-# ready (set up) and those that scripts/keep_training.sh writes.
+# What scripts/tpu_vm.sh runs on each worker of a slice. The worker's files are in ~/mixer: this code in code, venv,
+# log, ready (set up) and those that scripts/keep_training.sh writes.
 #
 #   worker.sh install           installs Python and the packages
 #   worker.sh check             mounts the data disk, if one is attached, and checks that all workers together see their

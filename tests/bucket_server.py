@@ -2,8 +2,8 @@
 
   python tests/bucket_server.py python train.py --config=configs/mixer_digits.py --workdir=gs://bucket/run
 
-One port speaks HTTP, to TensorStore and google-cloud-storage, and TLS behind a CONNECT, to TensorFlow, whose
-addresses of Google are compiled in, but which uses a proxy. Requests for other hosts are refused, so that nothing leaves the
+One port speaks HTTP, to TensorStore and google-cloud-storage, and TLS behind a CONNECT, to TensorFlow, which has
+Google's addresses compiled in but uses a proxy. Requests for other hosts are refused, so that nothing leaves the
 machine. TensorFlow may hold Python's lock during a request: its process must be another one than the server's.
 """
 

@@ -1,1 +1,1 @@
-"""What a run leaves, and the processes that it runs in."""
+"""Around the training loop: checkpoints, metrics, artifacts, processes and devices."""

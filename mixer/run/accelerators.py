@@ -1,7 +1,7 @@
 """TPUs by generation: cores, memory, peak throughput, and slices.
 
-A core is what JAX calls a device: on v2 and v3 one of a chip's two TensorCores with its half of the chip's memory; on v4
-and v5p a whole chip, whose two TensorCores work as one; on v5e and v6e a whole chip, which has one TensorCore.
+A core is what JAX calls a device: on v2 and v3 one of a chip's two TensorCores with its half of the chip's memory; on
+v4 and v5p a whole chip, whose two TensorCores work as one; on v5e and v6e a whole chip, which has one TensorCore.
 
 A topology is a generation and its chips along each axis of the torus, as in 'v3:4x4'. Cloud TPU calls that slice
 'v3-32': it counts TensorCores up to v5p, and chips for v5e and v6e.
@@ -86,8 +86,8 @@ def slice_of(topology: str) -> Slice:
   if name not in GENERATIONS or shape not in GENERATIONS[name].shapes:
     known = '\n'.join('  ' + ', '.join(f'{name}:{shape}' for shape in generation.shapes)
                       for name, generation in GENERATIONS.items())
-    raise ValueError(f'unknown topology {topology!r}. A topology is a generation, a colon and the chips along each axis; '
-                     f'expected one of\n{known}')
+    raise ValueError(f'unknown topology {topology!r}. A topology is a generation, a colon and the chips along each '
+                     f'axis; expected one of\n{known}')
   generation = GENERATIONS[name]
   chips = math.prod(map(int, shape.split('x')))
   return Slice(topology, generation, chips * generation.cores_per_chip)

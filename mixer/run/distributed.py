@@ -107,9 +107,9 @@ def _parse_address(address, number, index) -> dict:
 def _exit_on_timeout(flags, seconds):
   address = ', '.join(f'{name}={value}' for name, value in flags.items() if value is not None)
   preemption.exit_immediately(EXIT_PEER_LOST, (
-      f'not all processes of the run connected within {seconds} s ({address or "detected by JAX"}). Start the same command '
-      'on every one of them: on a TPU slice by `gcloud compute tpus tpu-vm ssh NAME --worker=all --command=...`. Can the '
-      'address and the port of process 0 be reached from here? For a single process, drop --distributed; for slow '
+      f'not all processes of the run connected within {seconds} s ({address or "detected by JAX"}). Start the same '
+      'command on every one of them: on a TPU slice by `gcloud compute tpus tpu-vm ssh NAME --worker=all '
+      '--command=...`. Can the address and the port of process 0 be reached from here? For a single process, drop --distributed; for slow '
       'machines, raise --join_timeout'))
 
 

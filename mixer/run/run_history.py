@@ -5,9 +5,9 @@
   {"format": 1, "event": "end", "step": 562, ..., "seconds": 41.5}
 
 The first is written when the training loop begins, the second when it ends, be it by a signal or an error; a run that
-is killed writes none. `step` is the number of steps taken, `seconds` the wall time since the start event: the steps, the
-evaluations and what the loop waits for checkpoints, but not what precedes it, such as imports and, with one process, the
-compilation of the step. `devices` counts JAX's devices of all hosts: on a TPU v3 they are its cores. `machine` is the
+is killed writes none. `step` is the number of steps taken, `seconds` the wall time since the start event: the steps,
+the evaluations and what the loop waits for checkpoints, but not what precedes it, such as imports and, with one
+process, the compilation of the step. `devices` counts JAX's devices of all hosts: on a TPU v3 they are its cores. `machine` is the
 first host. `commit` ends in '+' if files differ from it, and is 'unknown' without git.
 """
 

@@ -29,7 +29,8 @@ def warnings(records: Sequence[dict], results: dict, samples: dict, *, loss: str
     began, ended = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
     uniform = math.log(num_classes)
     if len(losses) > 1 and ended > began * (NOISE if pretrained else 1):
-      problems.append((f'The training loss is {ended:,.4g} at the end, above the {began:,.4g} of the beginning.', LOWER_RATE))
+      problems.append((f'The training loss is {ended:,.4g} at the end, above the {began:,.4g} of the beginning.',
+                       LOWER_RATE))
     elif loss == 'softmax_xent' and num_classes > 1 and ended >= uniform:
       problems.append((f'The training loss is {ended:,.4g} at the end, and equal probabilities for all {num_classes:,} '
                     f'classes would give {uniform:,.4g}.', LOWER_RATE if ended > NOISE * uniform else CHECK_DATA))
