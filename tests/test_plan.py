@@ -151,7 +151,7 @@ def small_plan(topology='v3:2x2', **fields):
 
 @pytest.mark.parametrize('topology', ['v3:3x3', 'v9:2x2', 'v3', '4x4', 'v3-32'])
 def test_an_unknown_topology_names_the_known_ones(topology):
-  with pytest.raises(ValueError, match=rf"'{topology}' is no topology(.|\n)*v3:2x2, v3:4x4(.|\n)*v6e:2x2"):
+  with pytest.raises(ValueError, match=rf"unknown topology '{topology}'(.|\n)*v3:2x2, v3:4x4(.|\n)*v6e:2x2"):
     accelerators.slice_of(topology)
 
 
@@ -231,8 +231,8 @@ def test_without_its_data_a_model_without_classes_is_planned_without_a_head():
   assert a_plan('mixer_finetune', 'b16_i21k,/own/images', **{'model.num_classes': 5}).params > plan.params
 
 
-def test_a_config_of_evaluations_alone_is_told_from_one_that_trains():
-  with pytest.raises(ValueError, match='the config has nothing to train, only config.evals: it is for .*tools.evaluate'):
+def test_a_config_of_evaluations_alone_is_not_one_that_trains():
+  with pytest.raises(ValueError, match='the config has nothing to train, only config.evals; use it with .*tools.evaluate'):
     configuration.check(evaluate_imagenet.get_config())
 
 
@@ -260,10 +260,10 @@ def test_a_fraction_of_the_data(data_dir):
 
 @pytest.mark.parametrize('dataset, split', [('neverheard', 'train'), ('imagenet2012', 'test'),
                                             ('neverheard', 'train[:10%]')])
-def test_unknown_images_are_told_and_may_be_counted_by_hand(data_dir, dataset, split):
+def test_unknown_images_are_reported_and_may_be_counted_by_hand(data_dir, dataset, split):
   config = mixer_b16_i1k.get_config()
   config.data.update(dataset=dataset, split=split, data_dir=data_dir)
-  with pytest.raises(ValueError, match=r'is not here, and its number .* published .*imagenet21k train.*--num_examples='):
+  with pytest.raises(ValueError, match=r'is not available, and its number .* published .*imagenet21k train.*--num_examples='):
     arithmetic.images_of(config)
   assert arithmetic.images_of(config, num_examples=1234).number == 1234
 
@@ -271,7 +271,7 @@ def test_unknown_images_are_told_and_may_be_counted_by_hand(data_dir, dataset, s
 def test_data_that_are_here_are_counted(tmp_path):
   config = mixer_digits.get_config()
   config.data.data_dir = str(tmp_path)
-  with pytest.raises(ValueError, match='is not here'):
+  with pytest.raises(ValueError, match='is not available'):
     arithmetic.images_of(config)
   sources.open_split('digits', 'train', str(tmp_path))
   assert arithmetic.images_of(config).number == 1437
@@ -418,7 +418,7 @@ def test_the_command_prints_a_plan(data_dir):
 
 @pytest.mark.parametrize('arguments, message', [
     (['--config=configs/mixer_digits.py'], 'mixer_digits.py has no SLICE, the topology to plan for; pass --topology'),
-    (['--config=configs/mixer_b16_i1k.py', '--topology=v3:5x5'], "'v3:5x5' is no topology"),
+    (['--config=configs/mixer_b16_i1k.py', '--topology=v3:5x5'], "unknown topology 'v3:5x5'"),
     (['--config=configs/mixer_b16_i1k.py', '--sweep'], 'pass --compile, too'),
     (['--all'], '--out=docs/tpu_plans.md'),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (

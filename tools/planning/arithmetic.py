@@ -29,9 +29,9 @@ EPOCHS_OF_TABLE_2 = {('imagenet21k', 'ViT-L/16'): 90, ('imagenet21k', 'BiT-R152x
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-  """The images of training: how many, who says so, the labels of one as in `sources.open_split`, and their classes."""
+  """The training images: their number and its source, the labels of one as in `sources.open_split`, and their classes."""
   number: int
-  said_by: str
+  origin: str
   labels: dict
   num_classes: int | None = None
 
@@ -57,10 +57,10 @@ CLASSES = {'imagenet2012': 1000, 'fake': 1000, 'cifar10': 10, 'cifar100': 100, '
 
 
 def images_of(config, num_examples: int | None = None) -> Images:
-  """The training images of a config: `num_examples` of them, or those that are here, or the published ones.
+  """The training images of a config: `num_examples` of them, or the local data's, or the published number.
 
   Raises:
-    ValueError: if there are none of these.
+    ValueError: if none of these is known.
   """
   data = config.data
   part = data.fraction if 'fraction' in data else 1.
@@ -68,19 +68,20 @@ def images_of(config, num_examples: int | None = None) -> Images:
   num_classes = CLASSES.get(data.dataset)
   if num_examples:
     return Images(round(num_examples * part), '--num_examples', labels, num_classes)
-  found = _opened(config, must_be_here=data.dataset not in PUBLISHED)
-  if found:
-    return Images(found.num_examples, found.name, found.labels, len(found.class_names) if found.class_names else None)
+  local = _opened(config, must_be_here=data.dataset not in PUBLISHED)
+  if local:
+    names = local.class_names
+    return Images(local.num_examples, local.name, local.labels, len(names) if names else None)
   numbers = [_number_of(split, splits) for split in data.split.split('+')]
   if None in numbers:
     known = ', '.join(f'{name} {split}' for name, (splits, *_) in PUBLISHED.items() for split in splits)
-    raise ValueError(f'dataset {data.dataset!r}, split {data.split!r}, is not here, and its number of images is not '
-                     f'among the published ones ({known}; and parts of them in percent); give --num_examples=')
+    raise ValueError(f'dataset {data.dataset!r}, split {data.split!r}, is not available, and its number of images is not '
+                     f'among the published ones ({known}; and parts of them in percent); pass --num_examples=')
   return Images(round(sum(numbers) * part), source, labels, num_classes)
 
 
 def _number_of(split: str, splits: dict[str, int]) -> int | None:
-  """The images of a split as TFDS writes it: 'train', 'train[:99%]' or 'train[800:1000]'; None where it is not known."""
+  """The images of a split as TFDS writes it: 'train', 'train[:99%]' or 'train[800:1000]'; None if unknown."""
   match = re.fullmatch(r'(?P<name>\w+)(?:\[(?P<first>\d+%?)?:(?P<last>\d+%?)?\])?', split)
   if not match:
     return None
@@ -92,7 +93,7 @@ def _number_of(split: str, splits: dict[str, int]) -> int | None:
 
 
 def _opened(config, must_be_here):
-  """The source of the training images, or None where they are not here."""
+  """The source of the training images, or None if they are not available."""
   data = config.data
   folder = data.get('data_dir') or os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
   places = [epath.Path(data.dataset).expanduser(), epath.Path(folder).expanduser() / data.dataset.partition('/')[0]]
@@ -104,7 +105,7 @@ def _opened(config, must_be_here):
   except ValueError:
     if must_be_here:
       raise
-    return None  # it is not whole
+    return None  # incomplete
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,15 +215,15 @@ class Plan:
 
   @property
   def gradient_bytes(self) -> int:
-    """With `accumulate` there is a sum beside those of the part at hand."""
+    """With `accumulate`, the sum and the gradients of the current part."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.state.params)) * (2 if self.parts > 1 else 1)
 
   @property
   def activation_bytes(self) -> int:
-    """What the backward pass finds of the forward pass: an estimate.
+    """What the backward pass needs of the forward pass: an estimate.
 
-    It takes of each block what the model says. With `remat` it takes of each block the input, and one block whole. A
-    `scan` without `remat` keeps more than this: XLA computes nothing anew in a loop.
+    For each block, the activations that the model states. With `remat`, the input of each block and one whole block. A
+    `scan` without `remat` keeps more than this: XLA recomputes nothing in a loop.
     """
     inputs, insides = zip(*self.model.activations(self.config.data.resolution))
     remat = getattr(self.model, 'remat', 'none')  # not all models have one
@@ -231,7 +232,7 @@ class Plan:
 
   @property
   def bytes(self) -> int:
-    """All of it: an estimate."""
+    """The total: an estimate."""
     return self.state_bytes + self.gradient_bytes + self.activation_bytes
 
   @property
@@ -247,7 +248,7 @@ class Plan:
                     'config.model.num_classes is None')
                  + f'; {self.flops_per_image / 1e9:.3g} GFLOPs an image forward, {3 * self.flops_per_image / 1e9:.3g} in '
                  'training',
-        'data': f'{self.config.data.dataset}: {self.images.number:,} images ({self.images.said_by})',
+        'data': f'{self.config.data.dataset}: {self.images.number:,} images ({self.images.origin})',
         'slice': f'{self.slice}: {self.slice.cores} cores; a core has {core.memory:g} GiB, {core.usable:g} of them for a '
                  f'program, and a peak of {core.peak / 1e12:g} TFLOP/s in bfloat16',
         'batch': f'{self.config.data.batch_size:,}, {self.images_per_core:,} a core'

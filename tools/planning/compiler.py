@@ -1,4 +1,4 @@
-"""The training step compiled for a slice of TPUs that is not here, and what XLA says of it."""
+"""Compiles the training step for a slice of TPUs, without any, and reports XLA's analysis."""
 
 import importlib.util
 import math
@@ -35,7 +35,7 @@ def lower(plan: arithmetic.Plan, images_per_core: int):
 
 
 def devices_of(slice_: accelerators.Slice) -> list:
-  """The devices of a slice that need not be there, to compile for.
+  """Descriptions of a slice's devices, to compile for; no TPU is needed.
 
   Raises:
     ValueError: if the compiler is not installed.
@@ -49,24 +49,24 @@ def devices_of(slice_: accelerators.Slice) -> list:
       ALLOW_MULTIPLE_LIBTPU_LOAD='1')  # or /tmp/libtpu_lockfile keeps out all processes but one
   from jax.experimental import topologies
   # Two TensorCores as one, as a v4 comes up; the other generations are described as they come up.
-  given = {'chip_config_name': 'megacore'} if slice_.topology.startswith('v4:') else {}
-  devices = topologies.get_topology_desc(slice_.topology, 'tpu', **given).devices
+  options = {'chip_config_name': 'megacore'} if slice_.topology.startswith('v4:') else {}
+  devices = topologies.get_topology_desc(slice_.topology, 'tpu', **options).devices
   if len(devices) != slice_.cores:
     raise RuntimeError(f'libtpu gives {slice_} {len(devices)} devices, and mixer/run/accelerators.py {slice_.cores} cores')
   return devices
 
 
 def compiled(lowered, counted_once: bool) -> dict:
-  """What XLA says of a lowered step.
+  """Compiles a lowered step and returns XLA's analysis.
 
   Args:
     counted_once: whether the step has a loop over blocks or parts of the batch: XLA counts its body once in the time
-      and the traffic, which are then left out.
+      and the traffic, which are then None.
 
   Returns:
     {'fits': False, 'message', 'compile_seconds'} if it does not fit, with XLA's message; else {'fits': True,
     'peak_bytes' of a core's memory, 'step_seconds' by XLA's own estimate, which is a lower bound, 'accessed_bytes' of
-    memory and 'all_reduce_bytes' of a core in a step, 'compile_seconds'}. What is not known is None.
+    memory and 'all_reduce_bytes' of a core in a step, 'compile_seconds'}. Unknown values are None.
   """
   devices.release_free_memory()  # of the compilation before: one leaves gigabytes
   began = time.monotonic()
@@ -102,20 +102,20 @@ def counted_once(plan: arithmetic.Plan) -> bool:
   return plan.parts > 1 or getattr(plan.model, 'scan', False)  # not all models have one
 
 
-def describe_compiled(plan: arithmetic.Plan, found: dict, images_per_core: int) -> str:
+def describe_compiled(plan: arithmetic.Plan, analysis: dict, images_per_core: int) -> str:
   usable = plan.slice.generation.usable
-  if not found['fits']:
+  if not analysis['fits']:
     return arithmetic.aligned({'compiled': f'DOES NOT FIT {usable:g} GiB with {images_per_core:,} images a core. XLA: '
-                                           f'{found["message"]}'})
-  peak = found['peak_bytes'] / arithmetic.GIB
-  rows = {'compiled': f'in {found["compile_seconds"]:.0f} s; it fits: at most {peak:.3g} of {usable:g} GiB a core',
-          'traffic': f'{found["all_reduce_bytes"] / 2**20:,.3g} MiB all-reduced a step'}
-  if found['accessed_bytes'] is None:
-    rows['speed'] = "not told: XLA counts a loop's body once"
+                                           f'{analysis["message"]}'})
+  peak = analysis['peak_bytes'] / arithmetic.GIB
+  rows = {'compiled': f'in {analysis["compile_seconds"]:.0f} s; it fits: at most {peak:.3g} of {usable:g} GiB a core',
+          'traffic': f'{analysis["all_reduce_bytes"] / 2**20:,.3g} MiB all-reduced a step'}
+  if analysis['accessed_bytes'] is None:
+    rows['speed'] = "not reported: XLA counts a loop's body once"
   else:
-    rows['traffic'] += f', {found["accessed_bytes"] / 1e9:,.3g} GB of memory accessed'
-    rows['speed'] = "XLA's estimate is no time" if found['step_seconds'] is None else (
-        f'{found["step_seconds"]:.3g} s a step as XLA estimates it, {images_per_core / found["step_seconds"]:,.0f} '
+    rows['traffic'] += f', {analysis["accessed_bytes"] / 1e9:,.3g} GB of memory accessed'
+    rows['speed'] = "XLA's estimate is no time" if analysis['step_seconds'] is None else (
+        f'{analysis["step_seconds"]:.3g} s a step as XLA estimates it, {images_per_core / analysis["step_seconds"]:,.0f} '
         'images/s a core: an upper bound')
   return arithmetic.aligned(rows)
 
@@ -124,9 +124,9 @@ def largest(plan: arithmetic.Plan) -> int | None:
   """The most images a core, of the powers of two, with which the step compiles; None if it never does."""
   def fits(number):
     tell(f'{number} images a core: compiling')
-    found = compiled(lower(plan, number), counted_once(plan))
-    print(f'{number} images a core\n{describe_compiled(plan, found, number)}', flush=True)
-    return found['fits']
+    analysis = compiled(lower(plan, number), counted_once(plan))
+    print(f'{number} images a core\n{describe_compiled(plan, analysis, number)}', flush=True)
+    return analysis['fits']
 
   possible = lambda number: number >= 1 and number % plan.parts == 0
   number = 2**int(math.log2(plan.images_per_core))
@@ -141,5 +141,5 @@ def largest(plan: arithmetic.Plan) -> int | None:
 
 
 def tell(text: str):
-  """Says what takes its time now; what is found goes to stdout."""
+  """Reports progress on stderr; results go to stdout."""
   print(text, file=sys.stderr, flush=True)

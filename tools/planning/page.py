@@ -49,8 +49,8 @@ class Kept:
 
   def same(self, topology: str, made_of: dict) -> dict | None:
     """The row of another config for the same topology, with the same program and compiler."""
-    wanted = {'topology': topology, **made_of}.items()
-    return next((row for row in self._rows.values() if wanted <= row.items()), None)
+    expected = {'topology': topology, **made_of}.items()
+    return next((row for row in self._rows.values() if expected <= row.items()), None)
 
   def put(self, row: dict):
     self._rows[self._key(row)] = row
@@ -67,7 +67,7 @@ def compile_all(plans: list[arithmetic.Plan], kept: Kept, after_each):
                    program=hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16])
     row = kept.get(plan)
     if row and made_of.items() <= row.items():
-      compiler.tell(f'{where}: kept from before')
+      compiler.tell(f'{where}: up to date')
       continue
     named = {'config': plan.name, 'topology': plan.slice.topology, 'images_per_core': plan.images_per_core, **made_of}
     if same := kept.same(plan.slice.topology, made_of):
@@ -97,7 +97,7 @@ def page(plans: list[arithmetic.Plan], kept: Kept, utilisation: float, path: str
     elif not row['fits']:
       of_compiler.append([*head, 'DOES NOT FIT', *[''] * 5, f'{row["compile_seconds"]:.0f}', row['libtpu']])
     else:
-      known = lambda value, text: 'not told' if value is None else text(value)
+      known = lambda value, text: 'not reported' if value is None else text(value)
       of_compiler.append([
           *head, f'{gib(row["peak_bytes"]):.2f}', f'{gib(row["peak_bytes"]) / plan.slice.generation.usable:.0%}',
           known(row['step_seconds'], lambda x: f'{x:.3f}'),
@@ -131,7 +131,7 @@ hand, with whatever else it did.
         of_compiler)}
 
 XLA's seconds are its own estimate. They are a lower bound on the time of a step, and the images/s an upper bound on the
-speed. Where a step has a loop over blocks or parts of the batch, XLA counts its body once, and neither is told.
+speed. Where a step has a loop over blocks or parts of the batch, XLA counts its body once, and neither is reported.
 '''
 
 
