@@ -33,9 +33,9 @@ def test_one_program_for_all_sizes_gives_the_pixels_of_the_input_pipeline(name):
   for shape in SHAPES:
     pixels = noise(shape)
     got, upside_down = np.asarray(program.call(np.stack([pixels, pixels[::-1]]))).astype(int)
-    wanted, wanted_down = (preprocess.EVALUATION_CROPS[name](tf.constant(x), 37, 32).numpy()
+    expected, expected_down = (preprocess.EVALUATION_CROPS[name](tf.constant(x), 37, 32).numpy()
                            for x in (pixels, pixels[::-1]))
-    for error in (np.abs(got - wanted), np.abs(upside_down - wanted_down)):
+    for error in (np.abs(got - expected), np.abs(upside_down - expected_down)):
       assert error.max() <= 1 and error.mean() <= TOLERANCE, shape
 
 

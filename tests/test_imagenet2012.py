@@ -59,8 +59,8 @@ def test_training_images_come_from_the_tars_with_their_classes(imagenet):
                                          num_classes=1000, resolution=32, seed=0, shard=ProcessShard(0, 1, 1))
   batch = next(batches.start(0))
   got = sorted((int(label), int(image.mean().round())) for image, label in zip(batch['image'][0], batch['label'][0]))
-  wanted = [(label, 20 * i + k) for i, label in enumerate((0, 1, 999)) for k in range(4)]
-  assert np.abs(np.array(got) - wanted).max() <= 1  # JPEG rounds grey by one
+  expected = [(label, 20 * i + k) for i, label in enumerate((0, 1, 999)) for k in range(4)]
+  assert np.abs(np.array(got) - expected).max() <= 1  # JPEG rounds grey by one
 
 
 def test_its_split_can_be_cut_in_two(imagenet):
@@ -111,7 +111,7 @@ def test_imagenet_v2_is_read_from_its_folders(tmp_path, monkeypatch):
 
 def test_missing_tars_are_named(tmp_path):
   (tmp_path / 'ILSVRC2012_img_val.tar').write_bytes(tar({'ILSVRC2012_val_00000001.JPEG': jpeg(1)}))
-  with pytest.raises(ValueError, match='imagenet2012 is made from .*/ILSVRC2012_img_train.tar, which is not there'):
+  with pytest.raises(ValueError, match='imagenet2012 is made from .*/ILSVRC2012_img_train.tar, which is missing'):
     prepare.prepare('imagenet2012', str(tmp_path), str(tmp_path))
   assert not (tmp_path / 'imagenet2012').exists()
 

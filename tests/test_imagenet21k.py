@@ -81,7 +81,7 @@ def tar_of_folders(path, mode='w'):
 
 
 def prepare(manual_dir, data_dir, config=SMALL, beam=False, **settings):
-  """Prepares, and opens what lies there, as one does who has neither the tar nor the class."""
+  """Prepares, and opens the copy without the tar and the class."""
   config = dataclasses.replace(config, **settings)
   builder = imagenet21k.Imagenet21k(data_dir=data_dir, config=config, file_format='array_record')
   download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
@@ -108,7 +108,7 @@ def report(builder):
   return json.loads((builder.data_path / 'report.json').read_text())
 
 
-def wanted(config, files=None):
+def expected_groups(config, files=None):
   """What must come out, by another way: {split: {key: (file name, content, wnids)}} in the order of the tar."""
   groups = collections.defaultdict(list)
   for wnid, images in (files or FILES).items():
@@ -150,7 +150,7 @@ ids = lambda value: value.name if isinstance(value, imagenet21k.Imagenet21kConfi
 def test_each_content_is_one_example_with_all_its_synsets(tars, tmp_path, config, merge):
   config = dataclasses.replace(config, merge=merge)
   builder = prepare(tars / f'{"folders" if config.layout == imagenet_tar.FOLDERS else "tars"}_gz', tmp_path, config)
-  total = wanted(config)
+  total = expected_groups(config)
   assert all(len(total[split]) > 3 for split in total)
   for split, group in total.items():
     # TFDS orders examples by a hash of their keys, so that the order tells of the keys.
@@ -174,7 +174,7 @@ def test_report_tells_what_was_found_beside_what_was_published(merged):
   assert reasons[f'{N4}/d_1.JPEG'] == (2, 'it is none of JPEG, PNG, GIF, WEBP, BMP, TIFF')
   assert reasons[f'{N1}/a_9.JPEG'][0] == 1 and 'Invalid JPEG data' in reasons[f'{N1}/a_9.JPEG'][1]
   assert len(reasons) == 2
-  splits = {split: len(group) for split, group in wanted(SMALL).items()}
+  splits = {split: len(group) for split, group in expected_groups(SMALL).items()}
   assert got == {
       'published': {'synsets': 4, 'images': 99}, 'synsets': 4, 'empty_synsets': [N4], 'files': 26, 'unreadable': 3,
       'duplicates_merged': 4, 'examples': splits, 're_encoded': 3,

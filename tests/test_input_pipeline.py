@@ -66,8 +66,8 @@ def test_neighbours_in_the_order_lie_at_all_distances(data_dir):
 def test_labels_of_an_epoch_are_the_dataset(data_dir):
   batches = train(data_dir, batch_size=479)  # three batches are an epoch of 1,437
   labels = np.concatenate([batch['label'].ravel() for batch in take(batches, 3)])
-  wanted = sklearn.datasets.load_digits().target[digits.split_indices()[0]]
-  assert np.array_equal(np.bincount(labels), np.bincount(wanted))
+  expected = sklearn.datasets.load_digits().target[digits.split_indices()[0]]
+  assert np.array_equal(np.bincount(labels), np.bincount(expected))
 
 
 def test_starting_at_a_step_gives_what_reading_up_to_it_gives(data_dir):
@@ -117,7 +117,7 @@ def test_augmentation_differs_between_epochs_and_seeds(data_dir):
   alike = lambda one, other: np.mean((one == other).all(axis=(1, 2, 3)))
   first = epoch(0, 0)
   assert alike(first, epoch(0, 0)) == 1
-  # On 8 x 8 pixels there are few different crops, so some agree by chance.
+  # On 8 x 8 pixels few crops differ, so some agree by chance.
   assert alike(first, epoch(0, 1)) < 0.1 and alike(first, epoch(1, 0)) < 0.1
 
 

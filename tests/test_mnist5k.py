@@ -28,9 +28,9 @@ def examples(name, split, data_dir):
   def decode(index, record):
     image, labels = source.parse(record, index)
     return tf.io.decode_png(image), labels['label']
-  found = list(tf_reading.records(source, tf.data.Dataset.range(source.num_examples)).map(decode).as_numpy_iterator())
-  assert {image.shape for image, _ in found} == {(28, 28, 1)}
-  return [(int(image[0, 0, 0]) * 256 + int(image[0, 1, 0]), int(label)) for image, label in found]
+  decoded = list(tf_reading.records(source, tf.data.Dataset.range(source.num_examples)).map(decode).as_numpy_iterator())
+  assert {image.shape for image, _ in decoded} == {(28, 28, 1)}
+  return [(int(image[0, 0, 0]) * 256 + int(image[0, 1, 0]), int(label)) for image, label in decoded]
 
 
 def test_the_splits_have_each_class_alike_and_hold_every_image_once(package, tmp_path):
@@ -69,6 +69,6 @@ def test_the_package_has_mnist():
   assert images.shape == (5000, 28, 28, 1) and images.dtype == np.uint8
   assert np.bincount(labels).tolist() == [500] * 10
   assert len(np.unique(images.reshape(5000, -1), axis=0)) == 5000
-  # The mean and deviation of MNIST's 60,000 training images, as they are commonly given: 0.1307 and 0.3081.
+  # The mean and deviation of MNIST's 60,000 training images, as commonly used: 0.1307 and 0.3081.
   assert np.mean(images / 255) == pytest.approx(0.1307, rel=0.02)
   assert np.std(images / 255) == pytest.approx(0.3081, rel=0.02)

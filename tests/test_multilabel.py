@@ -144,15 +144,15 @@ def prepared(folder):
 def test_examples_are_those_of_the_manifest_each_content_once(prepared):
   """In TFDS's order of their keys, the content hashes of the original files."""
   place = tfds.core.hashing.Hasher('train').hash_key
-  wanted = sorted(WANTED, key=lambda data: place(image_files.content_hash(data)))
+  expected = sorted(WANTED, key=lambda data: place(image_files.content_hash(data)))
   got = examples(prepared)
   assert [dict(zip(example['label'].tolist(), example['weight'].tolist())) for example in got] == [
-      WANTED[data] for data in wanted]
+      WANTED[data] for data in expected]
   assert all(sorted(example['label']) == list(example['label']) for example in got)
   assert {example['weight'].dtype for example in got} == {np.dtype('float32')}
-  assert [example['image'] == data for example, data in zip(got, wanted)] == [
-      data in (GOOD, EMBEDDED, TINY) for data in wanted]
-  for example, data in zip(got, wanted):
+  assert [example['image'] == data for example, data in zip(got, expected)] == [
+      data in (GOOD, EMBEDDED, TINY) for data in expected]
+  for example, data in zip(got, expected):
     image = PIL.Image.open(io.BytesIO(example['image']))
     assert (image.format, image.mode, image.size) == ('JPEG', 'RGB', PIL.Image.open(io.BytesIO(data)).size)
   example, = examples(prepared, 'validation')
@@ -160,11 +160,11 @@ def test_examples_are_those_of_the_manifest_each_content_once(prepared):
 
 
 def test_the_report_counts_every_line_and_names_what_is_left_out(prepared, folder):
-  found = report(prepared)
-  assert found['dataset'] == 'multilabel/1.0.0'
+  result = report(prepared)
+  assert result['dataset'] == 'multilabel/1.0.0'
   digest = lambda name: hashlib.blake2b((folder / name).read_bytes(), digest_size=16).hexdigest()
-  assert found['files'] == {name: digest(name) for name in ('classes.txt', 'train.jsonl', 'validation.jsonl')}
-  train = found['splits']['train']
+  assert result['files'] == {name: digest(name) for name in ('classes.txt', 'train.jsonl', 'validation.jsonl')}
+  train = result['splits']['train']
   files = train.pop('unreadable_files')
   assert train == {
       'examples': 6, 'duplicates_merged': 2, 're_encoded': 3, 'unreadable': 6, 'unlabelled': 1, 'max_labels': 3,
@@ -175,8 +175,8 @@ def test_the_report_counts_every_line_and_names_what_is_left_out(prepared, folde
       (f'{folder}/train.jsonl, line {line}', copies, reason) for line, copies, reason in (
           ('11, also truncated.jpg', 2, 'jpeg::Uncompress'), ('12, text.jpg', 2, 'it'), ('13, missing.jpg', 1, '[Errno'),
           ('3, missing.jpg', 1, '[Errno'))]
-  assert found['splits']['validation']['re_encoded'] == 0
-  assert found['splits']['validation']['empty_classes'] == ['cat', 'animal', 'a unicorn', 'été']
+  assert result['splits']['validation']['re_encoded'] == 0
+  assert result['splits']['validation']['empty_classes'] == ['cat', 'animal', 'a unicorn', 'été']
 
 
 @pytest.mark.parametrize('opened', ['from its directory', 'by its builder'])
@@ -209,7 +209,7 @@ def test_however_the_manifest_is_written_the_records_are_the_same(prepared, fold
   assert_same(other, prepared)
   assert other.info.metadata == prepared.info.metadata
   counts = [report(builder)['splits']['train'] for builder in (other, prepared)]
-  assert [len(found.pop('unreadable_files')) for found in counts] == [4, 4]
+  assert [len(result.pop('unreadable_files')) for result in counts] == [4, 4]
   assert counts[0] == counts[1]
 
 
@@ -251,8 +251,8 @@ def test_images_lie_below_the_folder_that_its_owner_names(folder, tmp_path_facto
   (elsewhere / '2.jpg').symlink_to(folder / 'cmyk.jpg')  # whose links are its owner's business
   (folder / 'validation.jsonl').unlink()
   write_lines(folder / 'train.jsonl', [row('inner/1.jpg', ['cat']), row(f'{elsewhere}/2.jpg', ['dog'])])
-  found = examples(prepare(folder, images=elsewhere, **beam))
-  assert sorted(example['label'].tolist() for example in found) == [[0], [1]]
+  result = examples(prepare(folder, images=elsewhere, **beam))
+  assert sorted(example['label'].tolist() for example in result) == [[0], [1]]
   write_lines(folder / 'train.jsonl', [row('inner/1.jpg', ['cat']), row(f'{folder}/good.jpg', ['dog'])])
   with pytest.raises(Exception, match=r"train\.jsonl, line 2: '.*good\.jpg' does not lie below .*elsewhere"):
     prepare(folder, 'other', images=elsewhere, **beam)
@@ -263,13 +263,13 @@ def test_the_command_takes_the_folder_of_the_images(folder, tmp_path_factory):
   (elsewhere / 'a.jpg').write_bytes(GOOD)
   (folder / 'validation.jsonl').unlink()
   write_lines(folder / 'train.jsonl', [row('a.jpg', ['cat'])])
-  there = dict(data_dir=str(folder.parent / 'data'), manual_dir=str(folder))
-  path = prepare_tool.prepare('multilabel', **there, images=str(elsewhere))
+  folders = dict(data_dir=str(folder.parent / 'data'), manual_dir=str(folder))
+  path = prepare_tool.prepare('multilabel', **folders, images=str(elsewhere))
   assert len(examples(tfds.builder_from_directory(path))) == 1
   with pytest.raises(ValueError, match='--images is .*/none, which is not a folder'):
-    prepare_tool.prepare('multilabel', **there, images=str(folder / 'none'))
+    prepare_tool.prepare('multilabel', **folders, images=str(folder / 'none'))
   with pytest.raises(ValueError, match='--images says where the images of manifests lie, .* is made; cifar10'):
-    prepare_tool.prepare('cifar10', **there, images=str(elsewhere))
+    prepare_tool.prepare('cifar10', **folders, images=str(elsewhere))
 
 
 BAD_LINES = {
@@ -296,8 +296,8 @@ BAD_LINES = {
     '{"image": "good.jpg"}': r'`labels` is None; it must be a list of class names, \[\] for none',
     '{"image": "good.jpg", "labels": "cat"}': r"`labels` is 'cat'; it must be a list",
     '{"image": "good.jpg", "labels": [1]}': r'`labels` is \[1\]; it must be a list',
-    '{"image": "good.jpg", "labels": ["cat", "dig"]}': r"'dig' is not in classes.txt; the nearest there is 'dog'",
-    '{"image": "good.jpg", "labels": ["Été"]}': r"'Été' is not in classes.txt; the nearest there is 'été'",
+    '{"image": "good.jpg", "labels": ["cat", "dig"]}': r"'dig' is not in classes.txt; the nearest name is 'dog'",
+    '{"image": "good.jpg", "labels": ["Été"]}': r"'Été' is not in classes.txt; the nearest name is 'été'",
     '{"image": "good.jpg", "labels": ["cat"], "weights": []}': r'`weights` is \[\]; it must be a list of 1, one',
     '{"image": "good.jpg", "labels": ["cat"], "weights": 1}': r'`weights` is 1; it must be a list of 1',
     '{"image": "good.jpg", "labels": ["cat"], "weights": [1.5]}': r"'cat' is 1.5; it must be a number from 0 to 1",
@@ -344,7 +344,7 @@ def remove_manifests(folder):
     (lambda folder: write_lines(folder / 'my-train.jsonl', []),
      r'/my-train.jsonl is not named like a manifest, such as train.jsonl or train-00000.parquet'),
     (lambda folder: write_lines(folder / 'test-00001.jsonl', []),
-     r'/manual lacks shard 0 of test, of which there must be 0 to 1'),
+     r'/manual lacks shard 0 of test, which needs 0 to 1'),
     (lambda folder: write_lines(folder / 'test-00000-of-00003.jsonl', []), r'lacks shard 1 of test, .* 0 to 2'),
     (lambda folder: write_lines(folder / 'train.jsonl', []), r'/train.jsonl: no images are listed'),
     (lambda folder: write_lines(folder / 'train.jsonl', [row('missing.jpg'), row('text.jpg')]),
@@ -418,8 +418,8 @@ def test_a_file_without_end_is_not_read_to_it(folder, monkeypatch):
   with (folder / 'large.jpg').open('wb') as file:
     file.truncate(2**40)  # as large as it says, and empty on the disk
   write_lines(folder / 'train.jsonl', [row('large.jpg'), row('good.jpg')])
-  found, = report(prepare(folder))['splits']['train']['unreadable_files']
-  assert found['file'].endswith('line 1, large.jpg') and found['reason'] == 'more than 1,048,576 bytes'
+  result, = report(prepare(folder))['splits']['train']['unreadable_files']
+  assert result['file'].endswith('line 1, large.jpg') and result['reason'] == 'more than 1,048,576 bytes'
 
 
 def test_images_that_change_between_the_readings_are_an_error():
@@ -467,15 +467,15 @@ def test_the_digits_as_a_manifest(tmp_path, monkeypatch, options):
   assert builder.info.metadata['max_labels'] == 4
   pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
   for split, indices in zip(('train', 'validation'), digits.split_indices()):
-    found = report(builder)['splits'][split]
-    assert (found['examples'], found['duplicates_merged'], found['unreadable']) == (len(indices), 0, 0)
+    result = report(builder)['splits'][split]
+    assert (result['examples'], result['duplicates_merged'], result['unreadable']) == (len(indices), 0, 0)
   for example in examples(builder, 'validation'):
     image = np.asarray(PIL.Image.open(io.BytesIO(example['image']))).mean(axis=-1).ravel() * (16 / 255)
     nearest = indices[np.square(pixels[indices] - image).sum(axis=1).argmin()]
     assert example['label'][0] == labels[nearest]
-  found = {tuple((names[k], w) for k, w in zip(example['label'], example['weight']))
+  result = {tuple((names[k], w) for k, w in zip(example['label'], example['weight']))
            for example in examples(builder, 'validation')}
-  assert found == {
+  assert result == {
       (('zero', 1), ('even', 1), ('has a loop', 1)), (('one', 1), ('odd', 1), ('straight lines only', 0.5)),
       (('two', 1), ('even', 1), ('prime', 1)), (('three', 1), ('odd', 1), ('prime', 1)),
       (('four', 1), ('even', 1), ('straight lines only', 0.5)), (('five', 1), ('odd', 1), ('prime', 1)),

@@ -53,13 +53,13 @@ def test_each_pixel_comes_to_one_place_and_the_seed_says_to_which(kind, patch_si
 def test_patches_stay_whole_and_their_pixels_move_alike():
   images = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3))
   order, within = np.random.default_rng(1).permutation(16), np.random.default_rng(2).permutation(4)
-  there = patches_of(moved(images, pixel_permutations.of_patches(order, within)))
-  np.testing.assert_array_equal(there, patches_of(images)[:, order][:, :, within])
+  permuted = patches_of(moved(images, pixel_permutations.of_patches(order, within)))
+  np.testing.assert_array_equal(permuted, patches_of(images)[:, order][:, :, within])
 
 
 def test_pixels_leave_their_patches():
   patch_of = (np.arange(SIDE**2) // (SIDE * PATCH)) * (SIDE // PATCH) + np.arange(SIDE**2) % SIDE // PATCH
-  together = lambda kind, patch_size: len({(here, there) for here, there in zip(
+  together = lambda kind, patch_size: len({(old, new) for old, new in zip(
       patch_of, patch_of[draw(kind, patch_size=patch_size)])})
   assert together('patches', PATCH) == 16
   assert together('pixels', None) > 40
@@ -69,9 +69,9 @@ def test_pixels_leave_their_patches():
 def test_all_images_are_moved_by_one_permutation_after_all_else(fields, data_dir):
   shard = process_shard.ProcessShard(0, 1, 1)
   order = draw(fields['permutation'], patch_size=fields.get('permutation_patch'), seed=3)
-  for batches, given in ((input_pipeline.train_batches, dict(TRAIN, randaugment_magnitude=10.)),
+  for batches, fields_of_batches in ((input_pipeline.train_batches, dict(TRAIN, randaugment_magnitude=10.)),
                          (input_pipeline.eval_batches, EVALUATION)):
-    plain, permuted = (first(batches(**given, data_dir=data_dir, shard=shard, **more)) for more in ({}, fields))
+    plain, permuted = (first(batches(**fields_of_batches, data_dir=data_dir, shard=shard, **more)) for more in ({}, fields))
     np.testing.assert_array_equal(permuted, moved(plain, order))
 
 
@@ -147,9 +147,9 @@ def test_a_part_that_is_permuted_in_another_way_is_refused(section, data_dir):
 @pytest.mark.parametrize('model, data, kind', list(itertools.product(
     config.JFT, config.PATCH_SIZES, config.KINDS)))
 def test_every_arm_is_a_config_whose_parts_are_permuted_alike_by_its_seed(model, data, kind):
-  found = config.get_config(f'{model},{data},{kind}')
-  found.seed = 7
-  parts = [found.data, *found.evals.values(), *(probe[part] for probe in found.probes.values()
+  arm = config.get_config(f'{model},{data},{kind}')
+  arm.seed = 7
+  parts = [arm.data, *arm.evals.values(), *(probe[part] for probe in arm.probes.values()
                                                 for part in ('train', 'test'))]
   assert len(parts) == 4
   drawn = [pixel_permutations.draw(part.get('permutation'), part.resolution, part.get('permutation_patch'),
@@ -157,8 +157,8 @@ def test_every_arm_is_a_config_whose_parts_are_permuted_alike_by_its_seed(model,
   assert all(np.array_equal(order, drawn[0]) for order in drawn)
   assert all(part.get('permutation_seed') == (None if kind == 'original' else 7) for part in parts)
   if kind == 'patches' and model != 'bit':
-    assert found.data.permutation_patch == models.build(**found.model).patch_size
+    assert arm.data.permutation_patch == models.build(**arm.model).patch_size
   assert (drawn[0] is None) == (kind == 'original')
   if kind != 'original':
-    found.data.permutation_seed = 8
-    assert [part.permutation_seed for part in parts] == [8] * 4 and found.seed == 7
+    arm.data.permutation_seed = 8
+    assert [part.permutation_seed for part in parts] == [8] * 4 and arm.seed == 7

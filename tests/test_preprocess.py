@@ -75,7 +75,7 @@ def test_where_a_crop_lies_has_nothing_to_do_with_its_shape():
   top, left = crops[:, 0, 0, 0] / 255, crops[:, 0, 0, 1] / 255
   height, width = np.ptp(crops[..., 0], axis=(1, 2)) / 255, np.ptp(crops[..., 1], axis=(1, 2)) / 255
   for place, side in ((top, height), (left, width)):
-    place = place / np.maximum(1 - side * 20 / 19, 0.05)  # its share of the room that there is
+    place = place / np.maximum(1 - side * 20 / 19, 0.05)  # its share of the room
     assert abs(np.corrcoef(place, width / height)[0, 1]) < 0.25  # 4.3 standard deviations
 
 
@@ -186,8 +186,8 @@ def test_timm_is_what_pillow_and_torchvision_do(shape):
   height, width = (int(resize * side / min(shape)) for side in shape)
   resized = PIL.Image.fromarray(pixels).resize((width, height), PIL.Image.Resampling.BICUBIC)
   top, left = (round((side - resolution) / 2) for side in (height, width))
-  wanted = np.asarray(resized.crop((left, top, left + resolution, top + resolution))).astype(int)
-  error = np.abs(preprocess.timm(tf.constant(pixels), resize, resolution).numpy() - wanted)
+  expected = np.asarray(resized.crop((left, top, left + resolution, top + resolution))).astype(int)
+  error = np.abs(preprocess.timm(tf.constant(pixels), resize, resolution).numpy() - expected)
   assert error.max() <= 1 and error.mean() < 0.005  # where Pillow rounds halves up
 
 
@@ -212,13 +212,13 @@ CROPS = {'decode': preprocess.decode, 'inception': lambda data: preprocess.incep
 def outcomes(crop, files):
   """Of each file the shape of its image, or what is said of it; as in training, in a graph."""
   images = iter(tf.data.Dataset.from_tensor_slices(files).map(CROPS[crop]))
-  told = []
+  results = []
   for _ in files:
     try:
-      told.append(next(images).shape)
+      results.append(next(images).shape)
     except tf.errors.OpError as error:
-      told.append(preprocess.reason(error))
-  return told
+      results.append(preprocess.reason(error))
+  return results
 
 
 @pytest.mark.parametrize('crop', CROPS)

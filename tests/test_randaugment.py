@@ -30,7 +30,7 @@ def smooth(height, width):
 
 
 class Drawn:
-  """A generator of given numbers."""
+  """A generator of fixed numbers."""
 
   def __init__(self, *numbers):
     self.numbers = list(numbers)
@@ -94,9 +94,9 @@ def test_as_in_pillow(name, level):
 def test_cutout_greys_a_square_and_what_lies_outside_is_lost(level, place):
   image = noise(40, 50)
   (y, x), half = place, 4 * level
-  wanted = PIL.Image.fromarray(image)
-  wanted.paste((128, 128, 128), (x - half, y - half, x + half, y + half))
-  assert (randaugment.OPERATIONS['Cutout'](image, level, Drawn(y, x)) == wanted).all()
+  expected = PIL.Image.fromarray(image)
+  expected.paste((128, 128, 128), (x - half, y - half, x + half, y + half))
+  assert (randaugment.OPERATIONS['Cutout'](image, level, Drawn(y, x)) == expected).all()
 
 
 @pytest.mark.parametrize('name', ['ShearX', 'ShearY'])

@@ -44,18 +44,18 @@ def test_digits_prepare_themselves_and_hold_every_digit_once(data_dir):
   train, test = (sources.open_split('digits', split, data_dir) for split in ('train', 'test'))
   assert (train.num_examples, test.num_examples) == (1437, 360)
   assert train.class_names == [str(k) for k in range(10)]
-  wanted = sorted((label, *np.round(image * 255 / 16).astype(int).ravel())
+  expected = sorted((label, *np.round(image * 255 / 16).astype(int).ravel())
                   for image, label in zip(sklearn.datasets.load_digits().images, sklearn.datasets.load_digits().target))
   got = sorted((label, *tf.io.decode_png(image).numpy().astype(int).ravel())
                for source in (train, test) for image, label in encoded(source))
-  assert got == wanted
+  assert got == expected
 
 
 def test_a_folder_of_datasets_may_have_any_name(tmp_path, caplog):
   for _ in range(2):
     assert sources.open_split('digits', 'test', str(tmp_path / 'ev[1]*')).num_examples == 360
     assert tfds_builders.is_prepared(tfds_builders.builder('digits', str(tmp_path / 'ev[1]*')))
-  assert not caplog.text  # TFDS warns of a copy that is not there yet
+  assert not caplog.text  # TFDS warns of a copy that does not exist yet
 
 
 def test_a_home_folder_that_cannot_be_written_is_told_with_the_fields_to_set(monkeypatch, tmp_path):
@@ -162,8 +162,8 @@ def test_the_command_that_rewrites_a_copy_for_reading_by_index(tmp_path):
   assert not sources.open_split(str(directory), 'test').random_access
   subprocess.run([sys.executable, '-m', 'tools.prepare', str(directory), f'--out={new}'], cwd=ROOT, check=True)
   rewritten = sources.open_split(str(new), 'test')
-  there = tfds.builder_from_directory(directory).as_dataset('test', decoders={'image': tfds.decode.SkipDecoding()})
-  assert encoded(rewritten) == [(example['image'], example['label']) for example in there.as_numpy_iterator()]
+  original = tfds.builder_from_directory(directory).as_dataset('test', decoders={'image': tfds.decode.SkipDecoding()})
+  assert encoded(rewritten) == [(example['image'], example['label']) for example in original.as_numpy_iterator()]
 
 
 def test_other_digits_are_the_other_half_of_the_classes(data_dir):

@@ -177,8 +177,8 @@ def test_lists_of_classes_are_padded_and_carry_their_weights(copies, file_format
   assert all(batch['label'].shape == (1, 64, 3) for batch, _ in got)
   labels, weights = (np.concatenate([batch[key][0][mask] for batch, mask in got]) for key in ('label', 'weight'))
   assert ((labels >= 0) * 0.5 == weights).all()
-  wanted = [([k % 10, k // 10 % 10, k // 100][:k % 4] + [-1] * 3)[:3] for k in range(1000)]
-  assert sorted(map(tuple, labels)) == sorted(map(tuple, wanted))
+  expected = [([k % 10, k // 10 % 10, k // 100][:k % 4] + [-1] * 3)[:3] for k in range(1000)]
+  assert sorted(map(tuple, labels)) == sorted(map(tuple, expected))
 
 
 def test_training_batches_have_the_shapes_that_they_announce(copies):

@@ -223,7 +223,7 @@ def test_another_seed_is_another_run(whole, data_dir, tmp_path):
     ('model.dropout_rate', 'much', "config.model.dropout_rate is 'much', of type str; it must be float"),
     ('data.batch_size', 36, r'config.data.batch_size is 36; it must be a multiple of the 8 devices \(32 or 40\)'),
     ('step.accumulate', 3, r'config.step.accumulate is 3; it must divide the 4 images a device'),
-    ('model.num_classes', 11, r'config.model.num_classes is 11, and digits/1.0.0 .* has 10 classes'),
+    ('model.num_classes', 11, r'config.model.num_classes\) is 11, and that of digits/1.0.0 .* is 10: '),
     ('model.patch_size', 3, 'the images are 8 x 8 pixels, which patches of 3 x 3 do not tile'),
     ('evals.test.split', 'val', "split 'val' is not in digits/1.0.0"),
     ('evals.test.batch_size', 20, 'config.evals.test.batch_size is 20; it must be a multiple of the 8 devices'),

@@ -18,7 +18,7 @@ from mixer.data import vtab_labels
 ROWS = [pytest.param(row, id=name) for name, row in vtab.TASKS.items()]
 
 # The examples of each split (github.com/google-research/task_adaptation, its tests; TFDS), and the part of 'train'
-# that VTAB trains on where there is no split to validate on.
+# that VTAB trains on without a split to validate on.
 SIZES = {
     'caltech101': dict(train=3060, test=6084), 'cifar100': dict(train=50_000, test=10_000),
     'dtd': dict(train=1880, validation=1880, test=1880),
@@ -128,11 +128,11 @@ def kitti_distance(objects):
   return first_at_least(min(vehicles), [8, 20]) if vehicles else 3
 
 
-@pytest.mark.parametrize('label, wanted', [
+@pytest.mark.parametrize('label, expected', [
     ('clevr_count', lambda objects: len(objects) - 3), ('clevr_distance', clevr_distance),
     ('kitti_distance', kitti_distance)])
-def test_labels_of_scenes_are_those_of_a_plain_loop(label, wanted):
-  made = [(int(vtab_labels.LABELS[label].make(of_objects(objects))), wanted(objects)) for objects in scenes(150)]
+def test_labels_of_scenes_are_those_of_a_plain_loop(label, expected):
+  made = [(int(vtab_labels.LABELS[label].make(of_objects(objects))), expected(objects)) for objects in scenes(150)]
   assert all(one == other for one, other in made)
   assert {one for one, _ in made} == set(range(len(vtab_labels.LABELS[label].class_names)))
 
@@ -204,15 +204,15 @@ def test_an_epoch_of_a_stream_of_parts_holds_each_example_once(clevr):
 
 
 @pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
-@pytest.mark.parametrize('label, wanted', [
+@pytest.mark.parametrize('label, expected', [
     ('clevr_count', lambda objects: len(objects) - 3), ('clevr_distance', clevr_distance)])
-def test_batches_have_the_derived_label_of_their_images(clevr, file_format, label, wanted):
+def test_batches_have_the_derived_label_of_their_images(clevr, file_format, label, expected):
   fields = dict(dataset=clevr[file_format], label=label, resolution=16, shard=ProcessShard(0, 1, 1))
   train = input_pipeline.train_batches(split='train[:50]+train[60:80]', batch_size=70, seed=0, **fields)
   score = input_pipeline.eval_batches(split='validation', batch_size=20, **fields)
   made = scenes(120)
   for batch in (next(train.start(0)), next(iter(score))):
-    assert [wanted(made[k]) for k in batch['image'][0, :, 0, 0, 0]] == batch['label'][0].tolist()
+    assert [expected(made[k]) for k in batch['image'][0, :, 0, 0, 0]] == batch['label'][0].tolist()
   assert train.source.class_names == vtab_labels.LABELS[label].class_names
 
 
