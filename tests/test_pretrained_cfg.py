@@ -63,6 +63,7 @@ def test_a_model_that_pads_its_images_is_refused():
   assert pretrained_cfg.fold({}, 'bit_resnet', pretrained_cfg.Pixels(), 'w') == {}
 
 
+@pytest.mark.slow
 def test_timms_weights_with_their_config_give_timms_logits(timms, tmp_path):  # noqa: F811
   model = test_parity.theirs(timms, test_parity.SIZES, 8, 'tanh')
   test_parity.saved(model, tmp_path / 'model.safetensors')
@@ -229,6 +230,7 @@ def test_a_config_of_a_run_beside_a_file_is_no_config_of_timm(tmp_path):
   assert 'assumed' in weights.load(tmp_path / 'w.safetensors').source
 
 
+@pytest.mark.slow
 def test_timm_loads_a_folder_that_was_written_for_it(timms, tmp_path):  # noqa: F811
   import timm as library
   import torch

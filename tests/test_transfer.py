@@ -118,6 +118,7 @@ def test_evaluation_export_and_prediction_agree_with_the_run(runs, pngs, tmp_pat
   np.testing.assert_allclose(probabilities.max(axis=1), got, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_does_not_start_from_the_weights_again(runs, data_dir, tmp_path):
   root, tuned, _ = runs
   config = transfer(data_dir, 'weights', weights=str(root / 'pretrain'))
@@ -142,6 +143,7 @@ def test_weights_of_another_resolution_name_the_two_ways(runs, data_dir, tmp_pat
     train.train(config, str(tmp_path / 'a'))
 
 
+@pytest.mark.slow
 def test_a_config_of_fine_tuning_runs_on_an_image_folder(tmp_path, pngs):
   folder, labels = pngs
   for split, places in (('train', range(0, 80)), ('test', range(80, 120))):
