@@ -201,7 +201,7 @@ def test_other_arrays_are_shown_beside_the_nearest(change, message):
 
 @pytest.mark.parametrize('variant', ['R50', 'R18x1', 'R50x0', 'R50x1.5', 'B/16', ''])
 def test_what_no_variant_is_called(variant):
-  message = (f"config.model.variant is {variant!r}; it must be R, one of the numbers of layers 50, 101, 152, 200, an x "
+  message = (f"variant is {variant!r}; it must be R, one of the numbers of layers 50, 101, 152, 200, an x "
              "and the factor of the width: 'R50x1'")
   with pytest.raises(ValueError, match=re.escape(message)):
     bit_resnet.variant_fields(variant)

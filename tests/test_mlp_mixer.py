@@ -457,7 +457,7 @@ def test_wrong_fields(fields, message):
 
 @pytest.mark.parametrize('shape', [(8, 10, 3), (10, 8, 3)])
 def test_patches_must_tile_the_image(shape):
-  message = rf'the images are {shape[0]} x {shape[1]} pixels, which patches of 4 x 4 do not tile; choose data\.res'
+  message = rf'patch_size is 4; patches of 4 x 4 pixels must tile the images, which are {shape[0]} x {shape[1]} pixels'
   with pytest.raises(ValueError, match=message):
     param_shapes(models.build(**SMALL), shape)
 

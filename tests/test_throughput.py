@@ -154,7 +154,7 @@ def test_a_wrong_variant_of_any_model_is_named(name):
     ('--models=mlp_mixer', "--models has 'mlp_mixer'; it must be NAME:VARIANT"),
     ('--resolutions=224,x', "--resolutions has 'x'; it must be a number of pixels, or several: 224,448"),
     ('--resolutions=0', "--resolutions has '0'"),
-    ('--resolutions=100', 'mlp_mixer:S/32 at 100: the images are 100 x 100 pixels, which patches of 32 x 32 do not'),
+    ('--resolutions=100', 'mlp_mixer:S/32 at 100: patch_size is 32; patches of 32 x 32 pixels must tile'),
     ('--dtypes=float16', "--dtypes has 'float16'; it must be one of bfloat16, float32"),
     ('--max-batch=0', '--max-batch is 0; it must be at least 1'),
     ('--seconds=nan', '--seconds is nan; it must be at least 0.001'),

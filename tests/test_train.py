@@ -224,7 +224,7 @@ def test_another_seed_is_another_run(whole, data_dir, tmp_path):
     ('data.batch_size', 36, r'config.data.batch_size is 36; it must be a multiple of the 8 devices \(32 or 40\)'),
     ('step.accumulate', 3, r'config.step.accumulate is 3; it must divide the 4 images a device'),
     ('model.num_classes', 11, r'config.model.num_classes\) is 11, and that of digits/1.0.0 .* is 10: '),
-    ('model.patch_size', 3, 'the images are 8 x 8 pixels, which patches of 3 x 3 do not tile'),
+    ('model.patch_size', 3, 'patch_size is 3; patches of 3 x 3 pixels must tile the images'),
     ('evals.test.split', 'val', "split 'val' is not in digits/1.0.0"),
     ('evals.test.batch_size', 20, 'config.evals.test.batch_size is 20; it must be a multiple of the 8 devices'),
     ('log_every_steps', 0, 'config.log_every_steps is 0; it must be at least 1'),

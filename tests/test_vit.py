@@ -277,8 +277,8 @@ def test_an_example_has_the_same_noise_wherever_it_is_computed():
 
 
 @pytest.mark.parametrize('fields, message', [
-    (dict(num_heads=3), r'config\.model\.num_heads is 3; it must divide config\.model\.hidden_dim, which is 16'),
-    (dict(patch_size=5), r'the images are 8 x 12 pixels, which patches of 5 x 5 do not tile; choose data\.resolution'),
+    (dict(num_heads=3), r'config\.model\.num_heads is 3; it must divide hidden_dim, which is 16'),
+    (dict(patch_size=5), r'patch_size is 5; patches of 5 x 5 pixels must tile the images, which are 8 x 12 pixels'),
     (dict(mlp_dim=0), r'config\.model\.mlp_dim is 0; it must be at least 1'),
     (dict(representation_size=0), r'config\.model\.representation_size is 0; it must be at least 1'),
     (dict(stochastic_depth=1.), r'config\.model\.stochastic_depth is 1\.0; it must be at least 0 and below 1'),

@@ -28,12 +28,13 @@ def build(*, name: str, variant: str | None = None, platform: str | None = None,
     ValueError: naming the field, if `fields` has one that the model lacks, or lacks one that it needs.
   """
   family = configuration.lookup('model', 'name', name, FAMILIES)
-  sizes = family.variant_fields(variant) if variant else {}
+  with configuration.named('config.model'):
+    sizes = family.variant_fields(variant) if variant else {}
   for field in sizes.keys() & fields.keys():
     raise ValueError(f'config.model.{field} is {fields[field]}, and config.model.variant {variant!r} makes it '
                      f'{sizes[field]}; drop one of the two fields')
-  return configuration.instantiate(family.model, 'model', {**sizes, **fields, 'platform': platform or jax.default_backend()},
-                                   hidden=('parent', 'name'))
+  fields = {**sizes, **fields, 'platform': platform or jax.default_backend()}
+  return configuration.instantiate(family.model, 'model', fields, hidden=('parent', 'name'))
 
 
 def config_from_params(params: dict) -> dict:
@@ -47,7 +48,7 @@ def config_from_params(params: dict) -> dict:
 
 
 def expected_config(section: dict) -> dict | None:
-  """What `config_from_params` returns for the parameters of a config's model, without making them; None if not LOADABLE."""
+  """What `config_from_params` would return for the parameters of a config's model; None if it is not LOADABLE."""
   model = build(**section)
   if section['name'] not in LOADABLE:
     return None

@@ -21,6 +21,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mixer import arguments
 from mixer.models import mlp_mixer
 from mixer.models import stochastic
 from mixer.models import validation
@@ -144,15 +145,16 @@ class Mixer(nn.Module):
       tokens = given
     return found
 
-  @nn.compact
-  def __call__(self, images, keys=None):
+  def __post_init__(self):
+    super().__post_init__()
     validation.at_least_one(self, 'num_classes', 'patch_size', *mlp_mixer.SIZES['B'])
     validation.probabilities(self, 'stochastic_depth')
     validation.finite(self, 'head_bias_init')
+
+  @nn.compact
+  def __call__(self, images, keys=None):
+    validation.patches_tile(self, *images.shape[1:3])
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    if any(side % self.patch_size for side in images.shape[1:3]):
-      raise ValueError(f'the images are {images.shape[1]} x {images.shape[2]} pixels, which config.model.patch_size, '
-                       f'{self.patch_size}, does not tile; choose data.resolution as a multiple of it')
     rates = mlp_mixer.drop_rates('paper', self.stochastic_depth, self.num_blocks)
     x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='stem', **dtypes)(images)
     x = x.reshape(x.shape[0], -1, self.hidden_dim)
@@ -181,25 +183,23 @@ class GroupedMixer(Mixer, kw_only=True):
   """
   groups: int
 
+  def __post_init__(self):
+    super().__post_init__()
+    if self.groups < 1 or self.hidden_dim % self.groups:
+      raise arguments.ArgumentError(f'groups is {self.groups}; it must divide the channels, hidden_dim, {self.hidden_dim}')
+
   def mixing(self, block):
-    self._check_groups()
     return functools.partial(Grouped, self.tokens_mlp_dim, self.groups)
 
   @property
   def columns(self):
     return self.hidden_dim // self.groups
 
-  def _check_groups(self):
-    if self.groups < 1 or self.hidden_dim % self.groups:
-      raise ValueError(f'config.model.groups is {self.groups}; it must divide the {self.hidden_dim} channels, '
-                       'model.hidden_dim')
-
 
 class ViewsMixer(GroupedMixer):
   """Groups of views of each feature: ImageNet top-5 better by 3 to 4 points for S/32, and not at larger scales."""
 
   def mixing(self, block):
-    self._check_groups()
     return functools.partial(Views, self.tokens_mlp_dim, self.groups)
 
   def activations(self, resolution):
@@ -214,10 +214,13 @@ class PyramidMixer(Mixer, kw_only=True):
   """
   tokens: tuple[int, ...]
 
-  def mixing(self, block):
+  def __post_init__(self):
+    super().__post_init__()
     if len(self.tokens) != self.num_blocks or any(number < 1 for number in self.tokens):
-      raise ValueError(f'config.model.tokens is {self.tokens}; it must have the number of tokens that each of the '
-                       f'{self.num_blocks} blocks gives')
+      raise arguments.ArgumentError(f'tokens is {self.tokens}; it must have the number of tokens that each of the '
+                                    f'{self.num_blocks} blocks gives')
+
+  def mixing(self, block):
     return functools.partial(Reducing, self.tokens_mlp_dim, self.tokens[block])
 
   def tokens_given(self, tokens):

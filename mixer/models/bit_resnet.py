@@ -27,7 +27,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mixer import configuration
+from mixer import arguments
 from mixer.models import bit_resnet_names
 from mixer.models import validation
 from mixer.models.family import ModelFamily
@@ -49,7 +49,7 @@ def variant_fields(variant: str) -> dict:
   """The fields of `BitResNet` for a name such as 'R50x1': a number of layers and a factor of the width."""
   match = re.fullmatch(r'R(\d+)x([1-9]\d*)', variant)
   if not match or int(match[1]) not in UNITS:
-    raise ValueError(f"config.model.variant is {variant!r}; it must be R, one of the numbers of layers "
+    raise arguments.ArgumentError(f"variant is {variant!r}; it must be R, one of the numbers of layers "
                      f"{', '.join(map(str, UNITS))}, an x and the factor of the width: 'R50x1'")
   return dict(units=UNITS[int(match[1])], width_factor=int(match[2]))
 
@@ -142,10 +142,23 @@ class BitResNet(nn.Module):
   remat: typing.Literal['none', 'block'] = 'none'
   platform: str = 'any'
 
+  def __post_init__(self):
+    super().__post_init__()
+    validation.at_least_one(self, 'num_classes')
+    validation.finite(self, 'head_bias_init', 'width_factor')
+    validation.one_of(self, 'root', ROOTS)
+    lists = isinstance(self.units, tuple | list) and self.units  # a list, of a JSON file
+    if not lists or not all(isinstance(number, int) and number > 0 for number in self.units):
+      raise arguments.ArgumentError(f'units is {self.units}; it must have at least one block, and each block at least one '
+                                    'unit: (3, 4, 6, 3)')
+    width = 64 * self.width_factor
+    if width <= 0 or width % GROUPS:
+      raise arguments.ArgumentError(f'width_factor is {self.width_factor}, which makes {width:g} channels; {GROUPS} groups '
+                                    f'must divide them: choose a multiple of {GROUPS / 64}')
+
   @nn.compact
   def __call__(self, images, keys=None):
     del keys
-    self._check()
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     width = int(64 * self.width_factor)
     x = StandardizedConv(width, ROOTS[self.root], 2 if self.root == 'large' else 1, name='root_block', **dtypes)(images)
@@ -177,19 +190,6 @@ class BitResNet(nn.Module):
         found.append((table, table + (before**2 + side**2) * width * 2**i))
         channels = 4 * width * 2**i
     return found
-
-  def _check(self):
-    validation.at_least_one(self, 'num_classes')
-    validation.finite(self, 'head_bias_init', 'width_factor')
-    lists = isinstance(self.units, tuple) and self.units
-    if not lists or not all(isinstance(number, int) and number > 0 for number in self.units):
-      raise ValueError(f'config.model.units is {self.units}; it must have at least one block, and each block at least '
-                       'one unit: (3, 4, 6, 3)')
-    width = 64 * self.width_factor
-    if width <= 0 or width % GROUPS:
-      raise ValueError(f'config.model.width_factor is {self.width_factor}, which makes {width:g} channels; {GROUPS} '
-                       f'groups must divide them: choose a multiple of {GROUPS / 64}')
-    configuration.lookup('model', 'root', self.root, ROOTS)
 
 
 def fields_from_params(params) -> dict:

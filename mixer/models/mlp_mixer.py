@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mixer import configuration
+from mixer import arguments
 from mixer.models import mlp_mixer_cpu
 from mixer.models import mlp_mixer_names
 from mixer.models import scan_blocks
@@ -49,7 +49,7 @@ def variant_fields(variant: str) -> dict:
   """The fields of `MlpMixer` for a name such as 'B/16': a size of Table 1 and a patch size in pixels."""
   size, _, patch_size = variant.partition('/')
   if size not in SIZES or not patch_size.isdecimal() or int(patch_size) == 0:
-    raise ValueError(f"config.model.variant is {variant!r}; it must be one of the sizes {', '.join(SIZES)}, a slash "
+    raise arguments.ArgumentError(f"variant is {variant!r}; it must be one of the sizes {', '.join(SIZES)}, a slash "
                      "and the patch size in pixels: 'B/16'")
   return dict(SIZES[size], patch_size=int(patch_size))
 
@@ -156,11 +156,15 @@ class MlpMixer(nn.Module):
   remat: typing.Literal['none', 'block'] = 'none'
   platform: str = 'any'
 
-  @nn.compact
-  def __call__(self, images, keys=None):
+  def __post_init__(self):
+    super().__post_init__()
     validation.at_least_one(self, 'num_classes', 'patch_size', 'tiles', *SIZES['B'])
     validation.probabilities(self, 'dropout_rate', 'stochastic_depth')
     validation.finite(self, 'head_bias_init')
+    validation.one_of(self, 'stochastic_depth_rule', STOCHASTIC_DEPTH_RULES)
+
+  @nn.compact
+  def __call__(self, images, keys=None):
     validation.patches_tile(self, *images.shape[1:3])
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     rates = drop_rates(self.stochastic_depth_rule, self.stochastic_depth, self.num_blocks)
@@ -197,7 +201,7 @@ class MlpMixer(nn.Module):
   @property
   def rescales(self) -> bool:
     """Whether branches that stochastic depth keeps are divided by their probability."""
-    return configuration.lookup('model', 'stochastic_depth_rule', self.stochastic_depth_rule, STOCHASTIC_DEPTH_RULES)
+    return STOCHASTIC_DEPTH_RULES[self.stochastic_depth_rule]
 
   def blocks_of(self, params) -> list[dict]:
     """The parameters of each block, in their order."""

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixer import arguments
 from mixer.models import family
 from mixer.models import scan_blocks
 from mixer.models import stochastic
@@ -45,7 +46,7 @@ TIMM = {'S12': 'resmlp_12_224', 'S24': 'resmlp_24_224', 'S36': 'resmlp_36_224', 
 def variant_fields(variant: str) -> dict:
   """The fields of `ResMlp` for a name such as 'S12'."""
   if variant not in VARIANTS:
-    raise ValueError(f"config.model.variant is {variant!r}; of a ResMLP it must be one of {', '.join(VARIANTS)}")
+    raise arguments.ArgumentError(f"variant is {variant!r}; of a ResMLP it must be one of {', '.join(VARIANTS)}")
   return dict(VARIANTS[variant])
 
 
@@ -132,11 +133,14 @@ class ResMlp(nn.Module):
   remat: typing.Literal['none', 'block'] = 'none'
   platform: str = 'any'
 
-  @nn.compact
-  def __call__(self, images, keys=None):
+  def __post_init__(self):
+    super().__post_init__()
     validation.at_least_one(self, 'num_classes', *SIZES)
     validation.probabilities(self, 'dropout_rate', 'stochastic_depth')
     validation.finite(self, 'head_bias_init', 'layer_scale_init')
+
+  @nn.compact
+  def __call__(self, images, keys=None):
     validation.patches_tile(self, *images.shape[1:3])
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='stem', **dtypes)(images)

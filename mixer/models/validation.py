@@ -1,31 +1,34 @@
-"""What holds for the fields of several models. Each raises a ValueError that names the field of the config."""
+"""Checks of the attributes of several models. Each raises an ArgumentError, which names the attribute."""
+
+from collections.abc import Iterable
 
 from mixer import arguments
-from mixer import configuration
 
 
 def at_least_one(model, *fields: str):
-  """Where they are not None."""
-  _in_range(model, fields, at_least=1)
+  """Of those that are not None."""
+  arguments.check({field: getattr(model, field) for field in fields}, at_least=1)
 
 
 def probabilities(model, *fields: str):
   """Of dropping something, which may not be everything."""
-  _in_range(model, fields, at_least=0, below=1)
+  arguments.check({field: getattr(model, field) for field in fields}, at_least=0, below=1)
 
 
 def finite(model, *fields: str):
   """Numbers of any size."""
-  _in_range(model, fields)
+  arguments.check({field: getattr(model, field) for field in fields})
 
 
-def _in_range(model, fields, **bounds):
-  with configuration.named('config.model'):
-    arguments.check({field: getattr(model, field) for field in fields}, **bounds)
+def one_of(model, field: str, values: Iterable[str]):
+  """Whether the value of a field is one of these."""
+  if getattr(model, field) not in values:
+    raise arguments.ArgumentError(f'{field} is {getattr(model, field)!r}; it must be one of {", ".join(map(repr, values))}')
 
 
 def patches_tile(model, height: int, width: int):
-  """Images of so many pixels."""
+  """Whether patches tile images of so many pixels."""
   if height % model.patch_size or width % model.patch_size:
-    raise ValueError(f'the images are {height} x {width} pixels, which patches of {model.patch_size} x '
-                     f'{model.patch_size} do not tile; choose data.resolution as a multiple of model.patch_size')
+    raise arguments.ArgumentError(
+        f'patch_size is {model.patch_size}; patches of {model.patch_size} x {model.patch_size} pixels must tile the images, '
+        f'which are {height} x {width} pixels. Choose a resolution that is a multiple of it')

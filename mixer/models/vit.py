@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixer import arguments
 from mixer.models import position_embeddings
 from mixer.models import scan_blocks
 from mixer.models import stochastic
@@ -43,7 +44,7 @@ def variant_fields(variant: str) -> dict:
   """The fields of `VisionTransformer` for a name such as 'B/16': a size of Table 1 and a patch size in pixels."""
   size, _, patch_size = variant.partition('/')
   if size not in SIZES or not patch_size.isdecimal() or int(patch_size) == 0:
-    raise ValueError(f"config.model.variant is {variant!r}; of a ViT it must be one of the sizes {', '.join(SIZES)}, a "
+    raise arguments.ArgumentError(f"variant is {variant!r}; of a ViT it must be one of the sizes {', '.join(SIZES)}, a "
                      "slash and the patch size in pixels: 'B/16'")
   return dict(SIZES[size], patch_size=int(patch_size))
 
@@ -183,9 +184,17 @@ class VisionTransformer(nn.Module):
   remat: typing.Literal['none', 'block'] = 'none'
   platform: str = 'any'
 
+  def __post_init__(self):
+    super().__post_init__()
+    validation.at_least_one(self, 'num_classes', 'patch_size', 'representation_size', *SIZES['B'])
+    validation.probabilities(self, 'dropout_rate', 'stochastic_depth')
+    validation.finite(self, 'head_bias_init')
+    if self.hidden_dim % self.num_heads:
+      raise arguments.ArgumentError(f'num_heads is {self.num_heads}; it must divide hidden_dim, which is {self.hidden_dim}')
+
   @nn.compact
   def __call__(self, images, keys=None):
-    self._check(*images.shape[1:3])
+    validation.patches_tile(self, *images.shape[1:3])
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='embedding', **dtypes)(images)
     x = x.reshape(x.shape[0], -1, self.hidden_dim)
@@ -203,15 +212,6 @@ class VisionTransformer(nn.Module):
       return x
     return dense(self.num_classes, 'head', kernel_init=nn.initializers.zeros,
                  bias_init=nn.initializers.constant(self.head_bias_init))(x)
-
-  def _check(self, height, width):
-    validation.at_least_one(self, 'num_classes', 'patch_size', 'representation_size', *SIZES['B'])
-    validation.probabilities(self, 'dropout_rate', 'stochastic_depth')
-    validation.finite(self, 'head_bias_init')
-    if self.hidden_dim % self.num_heads:
-      raise ValueError(f'config.model.num_heads is {self.num_heads}; it must divide config.model.hidden_dim, which is '
-                       f'{self.hidden_dim}')
-    validation.patches_tile(self, height, width)
 
   def activations(self, resolution: int) -> list[tuple[int, int]]:
     """(numbers in its input, numbers that the backward pass finds of it) of each block, for one square image.
