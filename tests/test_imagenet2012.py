@@ -124,7 +124,7 @@ def test_a_tar_that_is_cut_off_leaves_nothing_that_looks_whole(manual_dir, tmp_p
     second = archive.getmembers()[1].offset
   (tmp_path / 'ILSVRC2012_img_train.tar').write_bytes(whole[:second + (4_000 if text else 0)])
   with pytest.raises(tarfile.ReadError if text else ValueError,
-                     match=text or 'imagenet2012, train: 4 examples, where 1,281,167 were published; the copy is now'):
+                     match=text or 'imagenet2012, train: 4 examples, but 1,281,167 were published; the copy is now'):
     prepare.prepare('imagenet2012', str(tmp_path / 'data'), str(tmp_path))
   with pytest.raises(ValueError, match="dataset 'imagenet2012' is not prepared(?s:.*)--manual_dir=FOLDER_WITH_ITS_FILES"):
     sources.open_split('imagenet2012', 'train', str(tmp_path / 'data'))

@@ -463,7 +463,7 @@ def test_a_part_is_prepared_by_its_published_name_with_an_image_to_validate(tmp_
   value = lambda content: int(hashlib.blake2b(content, digest_size=16).hexdigest()[-8:], 16)
   assert min(readable, key=value) == FILES[name.split('/')[0]][name.split('/')[1]]
   assert len(examples(builder, 'train')) == len(readable) - 1
-  with pytest.raises(ValueError, match='label: 2 synsets, where 19,167 were published; the copy is now .*not_whole'):
+  with pytest.raises(ValueError, match='label: 2 synsets, but 19,167 were published; the copy is now .*not_whole'):
     command()  # a part is not taken for the whole
 
 

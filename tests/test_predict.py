@@ -250,12 +250,12 @@ def test_a_url_is_refused_with_what_to_do(url):
 @pytest.mark.parametrize('errors', ['strict', 'surrogateescape'])
 def test_an_image_on_stdin_is_refused_with_what_stdin_is_for(content, errors):
   stdin = io.TextIOWrapper(io.BytesIO(content), 'utf-8', errors)
-  with pytest.raises(ValueError, match='stdin lists paths, one a line, and these bytes are none: pass the path of an image'):
+  with pytest.raises(ValueError, match='stdin must list paths, one per line, and these bytes are none: pass the path of an image'):
     predict.find(['-'], stdin)
 
 
 def test_no_images_is_an_error(tmp_path):
-  with pytest.raises(ValueError, match='no images: give files, folders, or - for a list of paths on stdin'):
+  with pytest.raises(ValueError, match='no images: pass files, folders, or - for a list of paths on stdin'):
     predict.find([], Terminal())
   with pytest.raises(ValueError, match='no images: stdin lists none'):
     predict.find([], Stdin('\n'))
