@@ -24,10 +24,11 @@ DEFAULT_CROP = 'paper_resize'  # of input_pipeline.eval_batches
 
 @functools.cache
 def titles() -> dict[str, str]:
-  """{config.model.name: what people call the models}, of every ModelFamily; read in the source, since JAX is not needed here."""
+  """{config.model.name: what people call the models} of every ModelFamily, read in the source: importing it needs JAX."""
   calls = (node for path in sorted(MODELS.glob('*.py')) for node in ast.walk(ast.parse(path.read_text()))
            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'ModelFamily')
-  texts = ({word.arg: word.value.value for word in call.keywords if isinstance(word.value, ast.Constant)} for call in calls)
+  texts = ({word.arg: word.value.value for word in call.keywords if isinstance(word.value, ast.Constant)}
+           for call in calls)
   return {text['name']: text['title'] for text in texts}
 
 

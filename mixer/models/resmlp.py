@@ -85,7 +85,8 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x, keys=None, drop_rates=(0., 0.)):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    dense = lambda features, name: nn.Dense(features, kernel_init=nn.initializers.truncated_normal(0.02), name=name, **dtypes)
+    dense = lambda features, name: nn.Dense(features, kernel_init=nn.initializers.truncated_normal(0.02), name=name,
+                                            **dtypes)
     drop = lambda y, layer: stochastic.dropout(y, self.dropout_rate, stochastic.fold(keys, layer))
 
     def branch(y, number):
@@ -263,7 +264,8 @@ def from_timm(arrays: dict, metadata: dict) -> dict:
   del metadata
   authors = {'patch_embed.': 'stem.', '.attn.': '.linear_tokens.', '.mlp.': '.mlp_channels.', '.gamma_': '.ls'}
   rename = lambda name: functools.reduce(lambda name, old: name.replace(old, authors[old]), authors, name)
-  return {rename(name): array.reshape(-1) if name.endswith(('.alpha', '.beta')) else array for name, array in arrays.items()}
+  flat = lambda name, array: array.reshape(-1) if name.endswith(('.alpha', '.beta')) else array
+  return {rename(name): flat(name, array) for name, array in arrays.items()}
 
 
 def to_timm(arrays: dict) -> tuple[dict, dict]:
@@ -282,4 +284,5 @@ FAMILY = ModelFamily(
     token_filters=lambda params, block: params[f'ResBlock_{block}']['token_mixing']['kernel'].T,
     timm=family.TimmNames(
         pattern=r'blocks\.\d+\.(linear_tokens|gamma_1)', names=timm_names, first_conv='stem.proj', architecture=TIMM.get,
-        from_timm=from_timm, to_timm=to_timm, pixels={'^resmlp': family.IMAGENET_PIXELS}))  # as its authors; timm's config.json has a crop_pct of 0.875
+        from_timm=from_timm, to_timm=to_timm,
+        pixels={'^resmlp': family.IMAGENET_PIXELS}))  # as its authors; timm's config.json has a crop_pct of 0.875
