@@ -175,8 +175,8 @@ def test_class_names_that_do_not_fit_the_model_are_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize('draw, message', [('x.xyz', r'--draw is x\.xyz; it must end in one of .*\.png'),
-                                        ('none/x.png', '--draw is none/x.png, and there is no folder none'),
-                                        ('folder.png', '--draw is .*folder.png, which is a folder; name a file')])
+                                        ('none/x.png', '--draw is none/x.png, but the folder none does not exist'),
+                                        ('folder.png', '--draw is .*folder.png, which is a folder; expected a file')])
 def test_a_picture_that_cannot_be_drawn_is_refused_beforehand(folder, tmp_path, capsys, draw, message):
   (tmp_path / 'folder.png').mkdir()
   with pytest.raises(SystemExit, match=f'^error: {message}'):
