@@ -1,7 +1,7 @@
 """ResMLP, the Mixer's closest relative, and a small one on handwritten digits: resmlp.py:s12_i1k.
 
-NAME is digits or one of these, whose numbers are those of its paper, trained on ImageNet-1k without distillation
-(arXiv 2105.03404, Table 1):
+NAME is digits or one of these, with the accuracy that its paper has of training on ImageNet-1k without distillation
+(arXiv 2105.03404; of b24_i1k its authors' released weights, as timm measures them):
 
   name     ImageNet  parameters
   s12_i1k  76.6 %    15.4 M
