@@ -133,7 +133,7 @@ def test_an_examples_noise_is_its_own_and_without_keys_or_rate_there_is_none(nam
     ('grouped_mixer', dict(groups=3), 'config.model.groups is 3; it must divide the channels, hidden_dim, 8'),
     ('views_mixer', dict(groups=0), 'config.model.groups is 0; it must divide the channels, hidden_dim, 8'),
     ('pyramid_mixer', dict(tokens=(6,)), r'config.model.tokens is \(6,\); it must have the number of tokens that each '
-     'of the 2 blocks gives'),
+     'of the 2 blocks outputs'),
     ('pyramid_mixer', dict(tokens=(6, 0)), r'config.model.tokens is \(6, 0\)'),
     ('untied_mixer', dict(patch_size=5), 'patch_size is 5; patches of 5 x 5 pixels must tile the images, which are 8 x'),
 ])

@@ -213,7 +213,7 @@ OF_WEIGHTS = r'the token-mixing MLPs of the weights are 6 wide for 2 x 2 tokens,
 
 @pytest.mark.parametrize('here, side, token_mixing, message', [
     (dict(tiles=2), 4, None, r'24 wide for 4 x 4 tokens\. Set config\.data\.resolution to that of the weights, or '
-     r"config\.start_from\.token_mixing to 'block_diagonal' \(App\. C; it wants config\.model\.tiles=2\) or '"
+     r"config\.start_from\.token_mixing to 'block_diagonal' \(App\. C; it needs config\.model\.tiles=2\) or '"
      r"interpolated'$"),
     ({}, 3, None, r"6 wide for 3 x 3 .* to 'interpolated' \('block_diagonal', of App\. C, is for a whole multiple of "
      r'2 x 2\)'),

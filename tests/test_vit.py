@@ -331,7 +331,7 @@ ATTENTION = 'MultiHeadDotProductAttention_1'
 def test_arrays_that_are_no_vits_are_shown_beside_a_vits(change, message):
   tree = filled(param_shapes(models.build(**SMALL)))
   change(tree)
-  with pytest.raises(ValueError, match=rf'not those of a ViT:\n  array +there +a ViT\n(.|\n)*{message}'):
+  with pytest.raises(ValueError, match=rf'not those of a ViT:\n  array +loaded +a ViT\n(.|\n)*{message}'):
     models.config_from_params(tree)
 
 

@@ -98,7 +98,7 @@ def test_sizes_of_no_variant_have_no_name():
 def test_arrays_that_are_no_mixers_are_shown_beside_a_mixers(change, message):
   tree = example_weights.params()
   change(tree)
-  with pytest.raises(ValueError, match=rf'not those of a Mixer:\n  array +there +a Mixer\n(.|\n)*{message}'):
+  with pytest.raises(ValueError, match=rf'not those of a Mixer:\n  array +loaded +a Mixer\n(.|\n)*{message}'):
     mlp_mixer.fields_from_params(tree)
 
 
@@ -353,7 +353,7 @@ def test_a_checkpoint_that_cannot_be_read_gives_the_one_before_and_says_so(tmp_p
     if path.is_file():
       path.write_bytes(b'')
   assert 'step 1' in weights.load(tmp_path).source
-  assert re.search(r'the checkpoint of step 2 cannot be read \(.*\); step 1 is taken', caplog.text)
+  assert re.search(r'the checkpoint of step 2 cannot be read \(.*\); using step 1', caplog.text)
   with pytest.raises(ValueError, match=r'no checkpoint can be read \(step 2: .*\); the steps in .*: 2, 1'):
     weights.load(tmp_path / 'checkpoints' / '2')
 

@@ -1,6 +1,6 @@
 """Models. `build` turns a config's `model` section into one, here and nowhere else.
 
-FAMILIES says all that the program knows of the models of a name; LOADABLE are those whose weights are read from files.
+FAMILIES holds all that the program knows about the models of a name; LOADABLE are those whose weights files can hold.
 """
 
 import flax.linen as nn
@@ -20,7 +20,7 @@ def build(*, name: str, variant: str | None = None, platform: str | None = None,
     name: of the model: one of FAMILIES, such as 'mlp_mixer', 'vit' or 'bit_resnet'.
     variant: 'B/16' and the like: fills in the sizes of the paper's Table 1, or of the model's own paper. Without it,
       `fields` give them.
-    platform: what it is to run on: 'cpu', 'tpu', 'gpu', or 'any' for all of them; by default JAX's own. It decides on
+    platform: what it is to run on: 'cpu', 'tpu', 'gpu', or 'any' for all of them; by default JAX's own. It changes
       speed alone.
     **fields: the model class's attributes.
 
@@ -41,7 +41,7 @@ def config_from_params(params: dict) -> dict:
   """The `model` section of a config that builds the model of some arrays: its name and sizes, read off the shapes.
 
   Raises:
-    ValueError: if they are of none of LOADABLE, showing them and those of the nearest model of the nearest family.
+    ValueError: if they belong to none of LOADABLE, with a table of them and of the nearest model of the nearest family.
   """
   family = family_of(trees.flat(params))
   return {'name': family.name, **family.fields_from_params(params)}

@@ -1,16 +1,16 @@
 """What the paper tried and dropped: other ways of token mixing (arXiv 2105.01601, App. A).
 
-Each is the Mixer of mlp_mixer.py but for what stands in place of W2 gelu(W1 X), on the S x C table of tokens X after
-its LayerNorm (the equations leave out the biases):
+Each is the Mixer of mlp_mixer.py with another operation in place of W2 gelu(W1 X), on the S x C table of tokens X
+after its LayerNorm (the equations leave out the biases):
 
   untied    column c has matrices W1, W2 of its own
-  grouped   G neighbouring columns are put on top of each other, to a table of S G x C/G, on which one MLP works
+  grouped   G neighbouring columns are stacked into a table of S G x C/G, on which one MLP works
   views     G linear maps of C to C/G features first; the column of a feature is that of its G views
-  pyramid   the MLP of a block gives S' < S tokens
+  pyramid   the MLP of a block outputs S' < S tokens
 
-Where the paper says no more, the plainest was taken: D_S stays as it is; what an MLP of groups or views gives is cut up
-again in the way that it was put together, and added to X; the G maps have no bias, and each block has its own; where a
-block gives fewer tokens, nothing goes around its token mixing, since there would be nothing of that shape to add to.
+Where the paper gives no details, this is the simplest choice: D_S is unchanged; the output of an MLP of groups or
+views is split as its input was stacked, and added to X; the G maps have no bias, and each block has its own; a block
+that outputs fewer tokens has no skip connection around its token mixing, since the shapes differ.
 
 Shapes: as in mlp_mixer.py, and G groups.
 """
@@ -91,7 +91,7 @@ class Reducing(nn.Module):
 class Block(nn.Module):
   """mlp_mixer.MixerBlock with another token mixing. [B, S, C], [B] keys or None -> [B, S, C], or S' for S.
 
-  `mixing` makes it from its name.
+  `mixing` builds the token mixing module; it takes its name and dtypes.
   """
   mixing: Callable
   channels_mlp_dim: int
@@ -109,7 +109,7 @@ class Block(nn.Module):
 
 
 class Mixer(nn.Module):
-  """A Mixer but for its token mixing, which `mixing` gives. Arguments and fields are those of mlp_mixer.MlpMixer."""
+  """A Mixer with another token mixing, built by `mixing`. Arguments and fields are those of mlp_mixer.MlpMixer."""
   num_classes: int | None
   patch_size: int
   num_blocks: int
@@ -123,27 +123,27 @@ class Mixer(nn.Module):
   platform: str = 'any'
 
   def mixing(self, block: int) -> Callable:
-    """What makes the token mixing of a block, of its `name` and types."""
+    """Builds the token mixing module of a block, from its `name` and dtypes."""
     raise NotImplementedError
 
   @property
   def columns(self) -> int:
-    """How many columns of its table the token mixing takes."""
+    """The number of columns of the table that token mixing works on."""
     return self.hidden_dim
 
-  def tokens_given(self, tokens: int) -> tuple[int, ...]:
-    """How many tokens each block gives, where the first takes `tokens`."""
+  def output_tokens(self, tokens: int) -> tuple[int, ...]:
+    """The number of tokens that each block outputs, where the first one takes `tokens`."""
     return (tokens,) * self.num_blocks
 
   def activations(self, resolution: int) -> list[tuple[int, int]]:
     """As MlpMixer.activations."""
-    tokens, found = (resolution // self.patch_size)**2, []
-    for given in self.tokens_given(tokens):
+    tokens, sizes = (resolution // self.patch_size)**2, []
+    for outputs in self.output_tokens(tokens):
       table = tokens * self.hidden_dim
-      hidden = self.columns * self.tokens_mlp_dim + given * self.channels_mlp_dim
-      found.append((table, table + given * self.hidden_dim + hidden))
-      tokens = given
-    return found
+      hidden = self.columns * self.tokens_mlp_dim + outputs * self.channels_mlp_dim
+      sizes.append((table, table + outputs * self.hidden_dim + hidden))
+      tokens = outputs
+    return sizes
 
   def __post_init__(self):
     super().__post_init__()
@@ -176,7 +176,7 @@ class UntiedMixer(Mixer):
 
 
 class GroupedMixer(Mixer, kw_only=True):
-  """Groups of channels, put on top of each other: linear 5-shot ImageNet top-1 better by less than 1 to 2 points.
+  """Groups of stacked channels: linear 5-shot ImageNet top-1 better by less than 1 to 2 points.
 
   Attributes:
     groups: G; it must divide C.
@@ -203,14 +203,14 @@ class ViewsMixer(GroupedMixer):
     return functools.partial(Views, self.tokens_mlp_dim, self.groups)
 
   def activations(self, resolution):
-    return [(table, found + table) for table, found in super().activations(resolution)]  # and the views
+    return [(table, kept + table) for table, kept in super().activations(resolution)]  # and the views
 
 
 class PyramidMixer(Mixer, kw_only=True):
   """Fewer tokens in later blocks: on JFT-300M faster at little loss, not so on ImageNet and ImageNet-21k.
 
   Attributes:
-    tokens: how many each block gives; a number for each.
+    tokens: how many each block outputs; a number for each.
   """
   tokens: tuple[int, ...]
 
@@ -218,12 +218,12 @@ class PyramidMixer(Mixer, kw_only=True):
     super().__post_init__()
     if len(self.tokens) != self.num_blocks or any(number < 1 for number in self.tokens):
       raise arguments.ArgumentError(f'tokens is {self.tokens}; it must have the number of tokens that each of the '
-                                    f'{self.num_blocks} blocks gives')
+                                    f'{self.num_blocks} blocks outputs')
 
   def mixing(self, block):
     return functools.partial(Reducing, self.tokens_mlp_dim, self.tokens[block])
 
-  def tokens_given(self, tokens):
+  def output_tokens(self, tokens):
     return self.tokens
 
 

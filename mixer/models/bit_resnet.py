@@ -6,7 +6,7 @@ An image goes through a root convolution and a max pool, then through blocks of 
   y = x + conv1(relu(norm(conv3(relu(norm(conv1(h)))))))     C = 4M -> M -> M -> 4M channels
 
 and group norm, ReLU, the mean over places and one linear layer give the logits. conv1 and conv3 have kernels of 1 x 1
-and 3 x 3. The first unit of each block takes conv1(h) for x in the sum, since there the channels change, and from
+and 3 x 3. The first unit of each block takes conv1(h) for x in the sum, since its channels change, and from
 the second block on it halves height and width, in its 3 x 3 kernel. In each block M is twice that of the one before.
 
 A convolution uses its kernel less its mean, divided by its standard deviation, over all but the output channels
@@ -70,7 +70,7 @@ class StandardizedConv(nn.Module):
     shape = (self.size, self.size, x.shape[-1], self.features)
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape, self.param_dtype).astype(jnp.float32)
     axes = (0, 1, 2)
-    # The variance is given, as JAX's own way to it cancels where the mean is large.
+    # The variance is passed in, as the way JAX computes it loses digits where the mean is large.
     kernel = jax.nn.standardize(kernel, axes, kernel.mean(axes, keepdims=True), kernel.var(axes, keepdims=True), 1e-10)
     return jax.lax.conv_general_dilated(
         x.astype(self.dtype), kernel.astype(self.dtype), (self.stride,) * 2, [(self.size // 2,) * 2] * 2,
@@ -78,7 +78,7 @@ class StandardizedConv(nn.Module):
 
 
 class Unit(nn.Module):
-  """The bottleneck of three convolutions a, b and c, around which the input goes. [B, H, W, C] -> [B, H', W', 4 M]."""
+  """The bottleneck of three convolutions a, b and c, with a skip connection. [B, H, W, C] -> [B, H', W', 4 M]."""
   width: int
   stride: int = 1
   dtype: FloatType = 'float32'
@@ -97,7 +97,7 @@ class Unit(nn.Module):
 
 
 class Block(nn.Module):
-  """Units one after the other. [B, H, W, C] -> [B, H / stride, W / stride, 4 M]."""
+  """A sequence of units. [B, H, W, C] -> [B, H / stride, W / stride, 4 M]."""
   units: int
   width: int
   stride: int
@@ -117,7 +117,7 @@ class Block(nn.Module):
 class BitResNet(nn.Module):
   """Images to logits. [B, H, W, 3] in [-1, 1], [B] keys or None -> [B, K] float32; [B, F] where num_classes is None.
 
-  The keys are not used: there is no noise. No convolution starts at zero.
+  The keys are unused, as this model has no noise. No convolution starts at zero.
 
   Attributes:
     num_classes: K, or None for the features before the head (the mean over places).
@@ -130,7 +130,7 @@ class BitResNet(nn.Module):
     dtype: of the blocks' computation. Kernels are standardised in float32; the features' mean and the head are float32.
     param_dtype: of the parameters.
     remat: 'block' keeps of each unit only its input for the backward pass, which computes the rest again.
-    platform: what it is to run on; the form is the same for all.
+    platform: what it is to run on; the implementation is the same for all.
   """
   num_classes: int | None
   units: tuple[int, ...]
@@ -174,37 +174,37 @@ class BitResNet(nn.Module):
                     bias_init=nn.initializers.constant(self.head_bias_init), dtype=jnp.float32)(features)
 
   def activations(self, resolution: int) -> list[tuple[int, int]]:
-    """(numbers in its input, numbers that the backward pass finds of it) of root and units, for one square image.
+    """(numbers in its input, numbers kept for the backward pass) of root and units, for one square image.
 
-    An estimate: the inputs and the results of the first two convolutions are found, and the rest is computed anew.
+    An estimate: the inputs and the results of the first two convolutions are kept, and the rest is recomputed.
     """
     halved = lambda side: -(-side // 2)
     large, width, channels = self.root == 'large', int(64 * self.width_factor), int(64 * self.width_factor)
     side = halved(resolution) if large else resolution
-    found = [(3 * resolution**2, 3 * resolution**2 + side**2 * channels)]
+    sizes = [(3 * resolution**2, 3 * resolution**2 + side**2 * channels)]
     side = halved(side) if large else side
     for i, units in enumerate(self.units):
       for j in range(units):
         table, before = side**2 * channels, side
         side = halved(side) if i and not j else side
-        found.append((table, table + (before**2 + side**2) * width * 2**i))
+        sizes.append((table, table + (before**2 + side**2) * width * 2**i))
         channels = 4 * width * 2**i
-    return found
+    return sizes
 
 
 def fields_from_params(params) -> dict:
   """The fields of the `BitResNet` that a tree of arrays belongs to, read off the names and shapes.
 
   Raises:
-    ValueError: with the arrays that are missing, superfluous or of another shape, beside those of the nearest one.
+    ValueError: with the arrays that are missing, superfluous or of another shape, next to the nearest BiT-ResNet's.
   """
-  there = trees.shapes(params)
-  kernel = there.get('root_block/kernel', ())
+  shapes = trees.shapes(params)
+  kernel = shapes.get('root_block/kernel', ())
   kernel = kernel if len(kernel) == 4 else (7, 7, 3, 64)
-  head = there.get('head/kernel', there.get('head/bias', ()))
-  found = {'/'.join(name.split('/')[:2]) for name in there}
-  numbers = collections.Counter(unit.split('/')[0] for unit in found if re.fullmatch(r'block\d+/unit\d+', unit))
-  # Widths double from block to block; those that a file claims beyond ten are none of ours.
+  head = shapes.get('head/kernel', shapes.get('head/bias', ()))
+  modules = {'/'.join(name.split('/')[:2]) for name in shapes}
+  numbers = collections.Counter(unit.split('/')[0] for unit in modules if re.fullmatch(r'block\d+/unit\d+', unit))
+  # Widths double from block to block; more than ten of them are not a model of ours.
   units = tuple(numbers[f'block{i + 1}'] or 1 for i in range(min(len(numbers), 10))) or UNITS[50]
   width = max(kernel[3] // GROUPS, 1) * GROUPS
   fields = dict(num_classes=head[-1] if head and head[-1] else None, units=units,
@@ -214,11 +214,11 @@ def fields_from_params(params) -> dict:
   # All units of a block but the first are alike, so two of each block are traced.
   model = BitResNet(**{**fields, 'units': tuple(min(number, 2) for number in units)})
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-  here = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+  expected = jax.eval_shape(model.init, jax.random.key(0), image)['params']
   for i, number in enumerate(units):
-    block = here[f'block{i + 1}']
+    block = expected[f'block{i + 1}']
     block |= {f'unit{j:02d}': block['unit02'] for j in range(3, number + 1)}
-  if unlike := trees.compare(there, trees.shapes(here), 'there', 'a BiT-ResNet'):
+  if unlike := trees.compare(shapes, trees.shapes(expected), 'loaded', 'a BiT-ResNet'):
     raise ValueError(f'the arrays are not those of a BiT-ResNet:{unlike}')
   return fields
 

@@ -1,7 +1,7 @@
 """The names of the BiT-ResNets' published .npz files (gs://bit_models) and ours, one for one.
 
 Some files number their convolutions, as in standardized_conv2d_1 (google-research/big_vision, models/bit_paper.py);
-these are read, and written without the number. The head is a convolution there, with a kernel of [1, 1, F, K].
+these are read, and written without the number. In them the head is a convolution, with a kernel of [1, 1, F, K].
 """
 
 import re
@@ -24,29 +24,29 @@ NAMES = [  # (published, ours)
 FIELDS = dict(unit=r'(?P<unit>block\d+/unit\d+)', part='(?P<part>[abc])')
 
 
-def from_npz(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def from_npz(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """{our name: array} of {published name: array}. Unknown names stay.
 
   Raises:
     ValueError: if two names become one.
   """
-  if not any(name.startswith('resnet/') for name in found):
-    return found
+  if not any(name.startswith('resnet/') for name in arrays):
+    return arrays
   renamed = {}
-  for name, array in found.items():
+  for name, array in arrays.items():
     new = _renamed(re.sub(r'/standardized_conv2d_\d+/', '/standardized_conv2d/', name), NAMES)
     if new in renamed:
-      raise ValueError(f'there are two arrays for {new!r}; the second one is {name!r}')
+      raise ValueError(f'two arrays are renamed to {new!r}; the second one is {name!r}')
     is_head = new == 'head/kernel' and array.shape[:-2] == (1, 1)
     renamed[new] = array.reshape(array.shape[2:]) if is_head else array
   return renamed
 
 
-def to_npz(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def to_npz(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """{published name: array} of {our name: array}; the inverse of `from_npz`."""
   back = [(new, old) for old, new in NAMES]
   return {_renamed(name, back): array.reshape(1, 1, *array.shape) if name == 'head/kernel' else array
-          for name, array in found.items()}
+          for name, array in arrays.items()}
 
 
 def _renamed(name, pairs):

@@ -16,11 +16,11 @@ FAMILIES = {family.name: family for family in (
     resmlp.FAMILY,
     *appendix_a.FAMILIES,
 )}
-# Those whose weights are read from files.
+# The families whose weights are read from files.
 LOADABLE = {name: family for name, family in FAMILIES.items() if family.fields_from_params}
 
 
 def family_of(names) -> ModelFamily:
-  """The one of LOADABLE that arrays of such names, 'a/b/c', are most like; the Mixer where none is."""
+  """The family in LOADABLE that matches most of the array names 'a/b/c'; the Mixer if none matches any."""
   names = list(names)
   return max(LOADABLE.values(), key=lambda family: sum(bool(re.match(family.array_pattern, name)) for name in names))

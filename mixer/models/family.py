@@ -1,4 +1,4 @@
-"""ModelFamily: all that the rest of the program knows of the models of one name.
+"""ModelFamily: all that the program knows about the models of one name.
 
 Each model's file ends with its record, and families.py collects them. A new model is a file with a record, and a line
 in families.py.
@@ -9,7 +9,7 @@ import dataclasses
 
 import flax.linen as nn
 
-# Fields that nothing but training reads, or that the parameters themselves imply.
+# Fields that only training reads, or that the parameters themselves imply.
 TRAINING_ONLY_FIELDS = ('variant', 'dropout_rate', 'stochastic_depth', 'head_bias_init', 'param_dtype', 'scan', 'remat',
                         'platform')
 
@@ -22,7 +22,7 @@ class NpzNames:
   """The names of a family's arrays in published .npz files. Dicts of arrays are {'a/b/c': array}.
 
   Attributes:
-    first_layer: a pattern of the names that the first layer's kernel has there; None where it is ours.
+    first_layer: a pattern of the names that the first layer's kernel has in them; None where it is ours.
     from_npz: published arrays -> ours. Arrays with other names stay.
     to_npz: the inverse, of ours.
   """
@@ -36,7 +36,7 @@ class TimmNames:
   """The names and shapes of a family's arrays in timm, whose kernels are transposed.
 
   Attributes:
-    pattern: of a name that the arrays of this family alone have there.
+    pattern: of a name that only the arrays of this family have in timm.
     names: number of blocks -> {our name: timm's} of the arrays that correspond one to one.
     first_conv: the module of the first layer.
     architecture: our variant -> timm's name of the model, or None.
@@ -76,14 +76,14 @@ class ModelFamily:
     model: the class.
     variant_fields: the name of a variant -> fields of `model`.
     documented_by: classes whose docstrings also say what the fields of `model` mean.
-    training_only_fields: fields that nothing but training reads, or that the parameters imply.
-    fields_for_resolution: side of the images in pixels -> fields that a model for them has beside its variant's.
-    finetune_config: the config that fine-tunes a variant by the paper's recipe, if there is one.
+    training_only_fields: fields that only training reads, or that the parameters imply.
+    fields_for_resolution: side of the images in pixels -> fields of a model for them, in addition to its variant's.
+    finetune_config: the config that fine-tunes a variant by the paper's recipe, or None.
     default_resolution: fields -> the side in pixels of the images to evaluate on, where the parameters take any.
 
     fields_from_params: params -> num_classes and `sizes`, or a ValueError that shows the arrays that do not fit. None
       where weights of these models are not read from files; the fields below are then not used.
-    sizes: the fields beside num_classes that the parameters imply.
+    sizes: the fields other than num_classes that the parameters imply.
     fields_in_params: a model -> what fields_from_params returns for its parameters.
     array_pattern: of the beginning of names that only arrays of this family have.
     block_pattern: of the beginning of names of a block's arrays, with its number as a group.
@@ -94,7 +94,7 @@ class ModelFamily:
     head: the modules of the head.
     any_resolution: (name, shape) of an array -> the shape without what depends on the resolution.
     resize: (params, params of the shapes to fit, method) -> params for images of another resolution.
-    resize_methods: which methods `resize` takes beside None: config.start_from.token_mixing.
+    resize_methods: the methods that `resize` takes, other than None: config.start_from.token_mixing.
     token_filters: (params, number of a block) -> its token mixing's weights over the patches. [units, patches]
     npz, timm: names in files.
   """

@@ -134,10 +134,10 @@ class MlpMixer(nn.Module):
     scan: whether the blocks are one loop, which compiles once; the parameters are the same.
     remat: 'block' keeps of each block only its input for the backward pass, which computes the rest again. To save
       memory on a CPU it needs `scan`.
-    platform: what it is to run on: 'cpu' has a form of its own, of equal results (mlp_mixer_cpu.py).
+    platform: what it is to run on: 'cpu' has its own implementation, with the same results (mlp_mixer_cpu.py).
 
   With `capture_intermediates` (or the collection 'intermediates' mutable) it runs module by module, whatever `platform`
-  and `scan` say, so that all of its modules' outputs are there.
+  and `scan` say, so that the outputs of all its modules are recorded.
   """
   num_classes: int | None
   patch_size: int
@@ -195,7 +195,7 @@ class MlpMixer(nn.Module):
 
   @property
   def _records(self) -> bool:
-    """Whether the submodules themselves must run: to make parameters, or because their intermediates are asked for."""
+    """Whether the submodules themselves must run: to make parameters, or to record their intermediates."""
     return self.is_initializing() or self.is_mutable_collection('intermediates')
 
   @property
@@ -208,9 +208,9 @@ class MlpMixer(nn.Module):
     return [params[f'MixerBlock_{i}'] for i in range(self.num_blocks)]
 
   def activations(self, resolution: int) -> list[tuple[int, int]]:
-    """(numbers in its input, numbers that the backward pass finds of it) of each block, for one square image.
+    """(numbers in its input, numbers kept for the backward pass) of each block, for one square image.
 
-    An estimate: of each MLP the input, and the hidden layer before its GELU, are found, and the rest is computed anew.
+    An estimate: of each MLP the input, and the hidden layer before its GELU, are kept, and the rest is recomputed.
     """
     tokens = (resolution // self.patch_size)**2
     table = tokens * self.hidden_dim
@@ -221,29 +221,29 @@ class MlpMixer(nn.Module):
 def fields_from_params(params) -> dict:
   """The fields of the `MlpMixer` that a tree of arrays belongs to, read off the shapes.
 
-  Token-mixing MLPs that were widened for another resolution give tokens_mlp_dim as it is in the arrays, for `tiles` 1.
+  Token-mixing MLPs that were widened for another resolution give the tokens_mlp_dim of the arrays, for `tiles` 1.
 
   Raises:
-    ValueError: with the arrays that are missing, superfluous or of another shape, beside those of the nearest Mixer.
+    ValueError: with the arrays that are missing, superfluous or of another shape, next to those of the nearest Mixer.
   """
-  there = trees.shapes(params)
-  size = lambda name, axis, other: there[name][axis] or other if len(there.get(name, ())) > axis else other
-  b16 = variant_fields('B/16')  # what to show beside arrays that tell nothing
+  shapes = trees.shapes(params)
+  size = lambda name, axis, other: shapes[name][axis] or other if len(shapes.get(name, ())) > axis else other
+  b16 = variant_fields('B/16')  # the sizes to compare with where the arrays do not show them
   tokens = size('MixerBlock_0/token_mixing/Dense_0/kernel', 0, 196)
   fields = dict(
       num_classes=size('head/kernel', 1, size('head/bias', 0, None)),
       patch_size=size('stem/kernel', 0, b16['patch_size']),
-      num_blocks=len({m[1] for name in there if (m := re.match(r'MixerBlock_(\d+)/', name))}) or b16['num_blocks'],
+      num_blocks=len({m[1] for name in shapes if (m := re.match(r'MixerBlock_(\d+)/', name))}) or b16['num_blocks'],
       hidden_dim=size('stem/kernel', 3, b16['hidden_dim']),
       tokens_mlp_dim=size('MixerBlock_0/token_mixing/Dense_0/kernel', 1, b16['tokens_mlp_dim']),
       channels_mlp_dim=size('MixerBlock_0/channel_mixing/Dense_0/kernel', 1, b16['channels_mlp_dim']))
 
   # All blocks are alike, so one is traced. A row of patches has any number of tokens.
   image = jax.ShapeDtypeStruct((1, fields['patch_size'], fields['patch_size'] * tokens, 3), jnp.float32)
-  here = jax.eval_shape(MlpMixer(**{**fields, 'num_blocks': 1}).init, jax.random.key(0), image)['params']
-  block = here.pop('MixerBlock_0')
-  here |= {f'MixerBlock_{i}': block for i in range(fields['num_blocks'])}
-  if unlike := trees.compare(there, trees.shapes(here), 'there', 'a Mixer'):
+  expected = jax.eval_shape(MlpMixer(**{**fields, 'num_blocks': 1}).init, jax.random.key(0), image)['params']
+  block = expected.pop('MixerBlock_0')
+  expected |= {f'MixerBlock_{i}': block for i in range(fields['num_blocks'])}
+  if unlike := trees.compare(shapes, trees.shapes(expected), 'loaded', 'a Mixer'):
     raise ValueError(f"the arrays are not those of a Mixer:{unlike}")
   return fields
 

@@ -1,17 +1,17 @@
-"""The Mixer's features in a form for CPUs: the same numbers, to rounding, as mlp_mixer's own, in less memory.
+"""The Mixer's features, for CPUs: mlp_mixer's numbers up to rounding, in less memory.
 
 A training step of B/16 with 8 images takes 1,037 MiB of temporary memory, and the paper's listing 1,471; of S/16 with 16
 images 866 and 1,225 (`python -m benchmarks --parts=compiling`). `--parts=training,inference` times them.
 
 - The backward passes are written by hand, so that less is kept for those of LayerNorm and GELU.
-- The table of tokens lies as [S, B, C]: both mixings are products of two matrices, without transposing it in between.
+- The table of tokens is stored as [S, B, C]: both mixings are products of two matrices, without a transpose in between.
 - The gradients of wide layers' kernels are transposed, rather than the layers' inputs.
 - Products of bfloat16 are summed in float32, and GELU is computed in it: a step of S/16 in bfloat16 is 2.1 times as
   fast on a CPU with AVX512_BF16.
-- The stem is a product with the patches, for XLA's convolution on CPUs is slower.
-- Without noise, as in evaluation, images go through in parts of 8, whose activations stay in the caches.
+- The stem is a product with the patches, since XLA's convolution on CPUs is slower.
+- Without noise, as in evaluation, images are processed 8 at a time, so that activations stay in the caches.
 
-TPUs and GPUs get the plain form. Shapes are those of mlp_mixer.py.
+TPUs and GPUs run the plain implementation. Shapes are those of mlp_mixer.py.
 """
 
 import functools
@@ -72,7 +72,7 @@ def _block(model, keys, params, x, number, rates):
   keys = stochastic.fold(keys, number)
 
   def noisy(noise, axes, y, *arguments):
-    # Noise is drawn for an example in the plain form's order.
+    # Noise is drawn for each example in the axis order of the plain implementation.
     if keys is None:
       return y
     back = tuple(axes.index(axis) for axis in range(3))

@@ -1,8 +1,8 @@
 """The names of a Mixer's arrays in .npz files and in timm.
 
-Of .npz files there are two generations of names. Those of gs://mixer_models have the names of the paper's code, which
-are ours (`linen`). The authors' trainer before it had others, which their big_vision still read in 2022; they have a
-top key `Mixer`. Both are read; only the first is written, and vision_transformer reads it.
+The .npz files have two generations of names. Those of gs://mixer_models have the names of the paper's code, which
+are ours (`linen`). The authors' earlier trainer had others, which their big_vision still read in 2022; they have a
+top-level key `Mixer`. Both are read; only the first is written, and vision_transformer reads it.
 """
 
 import re
@@ -18,12 +18,12 @@ OLDER = [  # (pattern, ours) of the older names; the LayerNorms are numbered aft
 ]
 
 
-def from_npz(found):
+def from_npz(arrays):
   """Our names for {name: array} of either generation of Mixers; others stay."""
-  if not any(name.startswith('Mixer/') for name in found):
-    return found
+  if not any(name.startswith('Mixer/') for name in arrays):
+    return arrays
   renamed = {}
-  for name, array in found.items():
+  for name, array in arrays.items():
     for pattern, ours in OLDER:
       if match := re.fullmatch(pattern, name):
         name = match.expand(ours)
@@ -31,7 +31,7 @@ def from_npz(found):
         array = array.squeeze() if '_mixing/' in name else array
         break
     renamed[name] = array
-  # There, a block's parts were counted together: LayerNorm_0 and LayerNorm_2.
+  # The older names count a block's parts together: LayerNorm_0 and LayerNorm_2.
   norms = {}
   for name in renamed:
     if match := re.match(r'(MixerBlock_\d+)/LayerNorm_(\d+)/', name):

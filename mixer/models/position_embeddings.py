@@ -10,23 +10,23 @@ import math
 import numpy as np
 
 
-def fit(params: dict, wanted: dict) -> dict:
-  """A ViT's parameters, with as many position embeddings as there are in `wanted`. Types stay.
+def fit(params: dict, like: dict) -> dict:
+  """A ViT's parameters, with as many position embeddings as `like` has. Types stay.
 
   Args:
-    wanted: of the model to fit, with anything that has a shape in place of the arrays.
+    like: parameters of the model to fit; anything that has a shape may replace the arrays.
 
   Raises:
     ValueError: with both numbers of patches, if one of them has to change and is not that of a square.
   """
-  tokens, tokens_here = _embeddings(params).shape[1], _embeddings(wanted).shape[1]
-  if tokens == tokens_here:
+  tokens, new_tokens = _embeddings(params).shape[1], _embeddings(like).shape[1]
+  if tokens == new_tokens:
     return params
-  extra = int('cls' in wanted)
-  sides = [math.isqrt(number - extra) for number in (tokens, tokens_here)]
-  if [side**2 + extra for side in sides] != [tokens, tokens_here] or 0 in sides:
+  extra = int('cls' in like)
+  sides = [math.isqrt(number - extra) for number in (tokens, new_tokens)]
+  if [side**2 + extra for side in sides] != [tokens, new_tokens] or 0 in sides:
     raise ValueError(f'the weights have position embeddings of {tokens - extra} patches, and this model takes images '
-                     f'of {tokens_here - extra}; only those of square images can be resized. Choose weights and a '
+                     f'of {new_tokens - extra}; only those of square images can be resized. Choose weights and a '
                      'config.data.resolution of square images')
   embeddings = np.asarray(_embeddings(params))[0]
   new = np.concatenate([embeddings[:extra], resized(embeddings[extra:], sides[1])])[None]

@@ -118,7 +118,7 @@ class ResMlp(nn.Module):
     scan: whether the blocks are one loop, which compiles once; the parameters are the same.
     remat: 'block' keeps of each block only its input for the backward pass, which computes the rest again. To save
       memory on a CPU it needs `scan`.
-    platform: what it is to run on; the form is the same for all.
+    platform: what it is to run on; the implementation is the same for all.
   """
   num_classes: int | None
   patch_size: int
@@ -154,7 +154,7 @@ class ResMlp(nn.Module):
 
   def _blocks(self, x, keys, dtypes):
     sizes, rates = (self.layer_scale_init, self.dropout_rate), (self.stochastic_depth,) * 2
-    # Intermediates that are asked for are those of the modules.
+    # To record intermediates, the modules themselves must run.
     if self.scan and not self.is_initializing() and not self.is_mutable_collection('intermediates'):
       one = Block(*sizes, **dtypes, parent=None)
       block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
@@ -166,9 +166,9 @@ class ResMlp(nn.Module):
     return x
 
   def activations(self, resolution: int) -> list[tuple[int, int]]:
-    """(numbers in its input, numbers that the backward pass finds of it) of each block, for one square image.
+    """(numbers in its input, numbers kept for the backward pass) of each block, for one square image.
 
-    An estimate: the input of each linear layer and what layer scale takes is kept, and the rest is computed anew.
+    An estimate: the input of each linear layer and what layer scale takes are kept, and the rest is recomputed.
     """
     table = (resolution // self.patch_size)**2 * self.hidden_dim
     # X, Aff(X), A Aff(X), Z, Aff(Z), the hidden layer before its GELU, and what the MLP returns.
@@ -182,7 +182,7 @@ def fields_from_params(params) -> dict:
   """The fields of the `ResMlp` that a tree of arrays belongs to, read off the shapes.
 
   Raises:
-    ValueError: with the arrays that are missing, superfluous or of another shape, beside those of the nearest ResMLP.
+    ValueError: with the arrays that are missing, superfluous or of another shape, next to those of the nearest ResMLP.
   """
   shapes = trees.shapes(params)
   size = lambda name, axis, other: shapes[name][axis] or other if len(shapes.get(name, ())) > axis else other
@@ -196,7 +196,7 @@ def fields_from_params(params) -> dict:
   expected = jax.eval_shape(ResMlp(**{**fields, 'num_blocks': 1}).init, jax.random.key(0), image)['params']
   block = expected.pop('ResBlock_0')
   expected |= {f'ResBlock_{i}': block for i in range(fields['num_blocks'])}
-  if unlike := trees.compare(shapes, trees.shapes(expected), 'there', 'a ResMLP'):
+  if unlike := trees.compare(shapes, trees.shapes(expected), 'loaded', 'a ResMLP'):
     raise ValueError(f'the arrays are not those of a ResMLP:{unlike}')
   return fields
 

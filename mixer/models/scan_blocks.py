@@ -1,4 +1,4 @@
-"""The blocks of a model one after the other, as one loop: the step compiles once for all of them."""
+"""The blocks of a model as one loop: the step compiles once for all of them."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,10 +12,10 @@ def scan(block: Callable, params: Sequence[dict], x, rates: Sequence[tuple], rem
 
   Args:
     block: (parameters, x, number of the block, its rates) -> like x.
-    params: the parameters of each block; all have the same shapes. They are stacked here and are not so in the state,
-      so that a run may scan or not, on the same checkpoints.
-    rates: of each block. Where all are 0, blocks get them as numbers, and need not draw anything.
-    remat: whether to keep only the blocks' inputs for the backward pass and compute the rest again there.
+    params: the parameters of each block; all have the same shapes. They are stacked here, and separate in the state,
+      so that a run may switch `scan` and keep its checkpoints.
+    rates: of each block. Where all are 0, blocks get them as Python numbers, and need no random numbers.
+    remat: whether to keep only the blocks' inputs for the backward pass, which recomputes the rest.
   """
   def body(x, inputs):
     params, i, own = inputs

@@ -1,7 +1,7 @@
 """Token-mixing MLPs for images of another resolution; all other parameters fit any.
 
 A MixerBlock's token mixing is, for each channel's S = g^2 tokens x in raster order, W2 gelu(W1 x + b1) + b2. For
-S' = g'^2 tokens there are two ways:
+S' = g'^2 tokens, there are two methods:
 
 `block_diagonal`, of App. C, where g' = Kg: each of the K x K parts of an image is mixed by itself, as an image of the
 base resolution. W1', W2' are block-diagonal with K^2 copies of W1, W2, and b1', b2' repeat b1, b2, for tokens in the
@@ -54,52 +54,52 @@ def interpolated(params: dict, tokens: int) -> dict:
 
 
 def resizing_matrices(tokens: int, new: int):
-  """A, of what a layer gives for each token, and A D^-1, of its weights over the tokens. -> [S', S], [S', S]."""
+  """A, for a layer's outputs, one for each token, and A D^-1, for its weights over the tokens. -> [S', S], [S', S]."""
   along = _resizing(_side(tokens), _side(new))
   a = np.kron(along, along)
   return a, a / a.sum(axis=0)
 
 
-def fit(params: dict, wanted: dict, method: str | None) -> dict:
-  """A Mixer's parameters, with token-mixing MLPs of the shapes that they have in `wanted`.
+def fit(params: dict, like: dict, method: str | None) -> dict:
+  """A Mixer's parameters, with token-mixing MLPs of the shapes that they have in `like`.
 
   Args:
-    wanted: of the model to fit, with anything that has a shape in place of the arrays.
+    like: parameters of the model to fit; anything that has a shape may replace the arrays.
     method: 'block_diagonal', 'interpolated', or None where no change is expected.
 
   Raises:
-    ValueError: with both grids, if the method does not lead from one to the other.
+    ValueError: with both grids, if the method cannot convert one to the other.
   """
-  (tokens, width), (tokens_here, width_here) = _sizes(params), _sizes(wanted)
-  if (tokens, width) == (tokens_here, width_here):
+  (tokens, width), (new_tokens, new_width) = _sizes(params), _sizes(like)
+  if (tokens, width) == (new_tokens, new_width):
     return params
-  side, side_here = _side(tokens), _side(tokens_here)
-  tiles = side_here // side if side_here % side == 0 else None
+  side, new_side = _side(tokens), _side(new_tokens)
+  tiles = new_side // side if new_side % side == 0 else None
   sides = (f'the token-mixing MLPs of the weights are {width} wide for {side} x {side} tokens, and those of this model '
-           f'{width_here} wide for {side_here} x {side_here} tokens')
-  if tokens == tokens_here:
+           f'{new_width} wide for {new_side} x {new_side} tokens')
+  if tokens == new_tokens:
     raise ValueError(f'{sides}. Set config.model.tiles and config.model.tokens_mlp_dim so that they are {width} wide')
   if method == 'interpolated':
-    if width_here != width:
+    if new_width != width:
       raise ValueError(f"{sides}. config.start_from.token_mixing='interpolated' keeps the width: leave out "
                        'config.model.tiles')
-    return interpolated(params, tokens_here)
+    return interpolated(params, new_tokens)
   if method == 'block_diagonal':
     if tiles is None:
       raise ValueError(f"{sides}. config.start_from.token_mixing='block_diagonal' (App. C) is for a whole multiple of "
                        f"{side} x {side}: choose config.data.resolution so, or 'interpolated'")
-    if width_here != tiles**2 * width:
+    if new_width != tiles**2 * width:
       raise ValueError(f"{sides}. config.start_from.token_mixing='block_diagonal' (App. C) makes them "
                        f'{tiles**2 * width} wide: set config.model.tiles={tiles}')
     return block_diagonal(params, tiles)
-  widened = (f"'block_diagonal' (App. C; it wants config.model.tiles={tiles}) or 'interpolated'" if tiles else
+  widened = (f"'block_diagonal' (App. C; it needs config.model.tiles={tiles}) or 'interpolated'" if tiles else
              f"'interpolated' ('block_diagonal', of App. C, is for a whole multiple of {side} x {side})")
   raise ValueError(f'{sides}. Set config.data.resolution to that of the weights, or config.start_from.token_mixing to '
                    f'{widened}')
 
 
 def _order_of_tiles(side, tiles):
-  """Where in the raster of the whole the tokens stand, tile by tile. -> [(tiles side)^2] int."""
+  """The positions of the tokens in the raster of the whole image, tile by tile. -> [(tiles side)^2] int."""
   raster = np.arange((tiles * side)**2).reshape(tiles, side, tiles, side)
   return raster.transpose(0, 2, 1, 3).ravel()
 

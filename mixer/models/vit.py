@@ -133,7 +133,7 @@ class Encoder(nn.Module):
 
   def _blocks(self, x, keys, rates, dtypes):
     sizes = (self.mlp_dim, self.num_heads, self.dropout_rate)
-    # Intermediates that are asked for are those of the modules.
+    # To record intermediates, the modules themselves must run.
     if self.scan and not self.is_initializing() and not self.is_mutable_collection('intermediates'):
       one = EncoderBlock(*sizes, **dtypes, parent=None)
       block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
@@ -165,7 +165,7 @@ class VisionTransformer(nn.Module):
     scan: whether the blocks are one loop, which compiles once; the parameters are the same.
     remat: 'block' keeps of each block only its input for the backward pass, which computes the rest again. To save
       memory on a CPU it needs `scan`.
-    platform: what it is to run on; the form is the same for all.
+    platform: what it is to run on; the implementation is the same for all.
   """
   num_classes: int | None
   patch_size: int
@@ -214,13 +214,13 @@ class VisionTransformer(nn.Module):
                  bias_init=nn.initializers.constant(self.head_bias_init))(x)
 
   def activations(self, resolution: int) -> list[tuple[int, int]]:
-    """(numbers in its input, numbers that the backward pass finds of it) of each block, for one square image.
+    """(numbers in its input, numbers kept for the backward pass) of each block, for one square image.
 
-    An estimate: the results of the matrix products are found, and the rest is computed anew.
+    An estimate: the results of the matrix products are kept, and the rest is recomputed.
     """
     tokens = (resolution // self.patch_size)**2 + (self.pool == 'token')
     table = tokens * self.hidden_dim
-    # Q, K, V, the means of V, what attention and the MLP give; the products of Q and K; the MLP's hidden layer.
+    # Q, K, V, the means of V, the outputs of attention and the MLP; the products of Q and K; the MLP's hidden layer.
     return [(table, 6 * table + self.num_heads * tokens**2 + tokens * self.mlp_dim)] * self.num_blocks
 
 
@@ -228,21 +228,21 @@ def fields_from_params(params) -> dict:
   """The fields of the `VisionTransformer` that a tree of arrays belongs to, read off the shapes.
 
   Raises:
-    ValueError: with the arrays that are missing, superfluous or of another shape, beside those of the nearest ViT.
+    ValueError: with the arrays that are missing, superfluous or of another shape, next to those of the nearest ViT.
   """
-  there = trees.shapes(params)
-  size = lambda name, axis, other: there[name][axis] or other if len(there.get(name, ())) > axis else other
-  b16 = variant_fields('B/16')  # what to show beside arrays that tell nothing
+  shapes = trees.shapes(params)
+  size = lambda name, axis, other: shapes[name][axis] or other if len(shapes.get(name, ())) > axis else other
+  b16 = variant_fields('B/16')  # the sizes to compare with where the arrays do not show them
   block = 'Transformer/encoderblock_0/'
   fields = dict(
       num_classes=size('head/kernel', 1, size('head/bias', 0, None)),
       patch_size=size('embedding/kernel', 0, b16['patch_size']),
-      num_blocks=len({m[1] for name in there if (m := re.match(r'Transformer/encoderblock_(\d+)/', name))})
+      num_blocks=len({m[1] for name in shapes if (m := re.match(r'Transformer/encoderblock_(\d+)/', name))})
       or b16['num_blocks'],
       hidden_dim=size('embedding/kernel', 3, b16['hidden_dim']),
       mlp_dim=size(block + 'MlpBlock_3/Dense_0/kernel', 1, b16['mlp_dim']),
       num_heads=size(block + 'MultiHeadDotProductAttention_1/query/kernel', 1, b16['num_heads']),
-      pool='token' if 'cls' in there else 'mean',
+      pool='token' if 'cls' in shapes else 'mean',
       representation_size=size('pre_logits/kernel', 1, size('pre_logits/bias', 0, None)))
   if fields['hidden_dim'] % fields['num_heads']:
     raise ValueError(f'the arrays are not those of a ViT: they have {fields["num_heads"]} heads, which do not divide '
@@ -252,10 +252,10 @@ def fields_from_params(params) -> dict:
   tokens = size('Transformer/posembed_input/pos_embedding', 1, 196 + (fields['pool'] == 'token'))
   patches = max(tokens - (fields['pool'] == 'token'), 1)
   image = jax.ShapeDtypeStruct((1, fields['patch_size'], fields['patch_size'] * patches, 3), jnp.float32)
-  here = jax.eval_shape(VisionTransformer(**{**fields, 'num_blocks': 1}).init, jax.random.key(0), image)['params']
-  one = here['Transformer'].pop('encoderblock_0')
-  here['Transformer'] |= {f'encoderblock_{i}': one for i in range(fields['num_blocks'])}
-  if unlike := trees.compare(there, trees.shapes(here), 'there', 'a ViT'):
+  expected = jax.eval_shape(VisionTransformer(**{**fields, 'num_blocks': 1}).init, jax.random.key(0), image)['params']
+  one = expected['Transformer'].pop('encoderblock_0')
+  expected['Transformer'] |= {f'encoderblock_{i}': one for i in range(fields['num_blocks'])}
+  if unlike := trees.compare(shapes, trees.shapes(expected), 'loaded', 'a ViT'):
     raise ValueError(f'the arrays are not those of a ViT:{unlike}')
   return fields
 
@@ -292,6 +292,6 @@ FAMILY = ModelFamily(
     fields_from_params=fields_from_params, sizes=('patch_size', *SIZES['B'], 'pool', 'representation_size'),
     array_pattern=r'(embedding|Transformer|pre_logits)/|cls$', block_pattern=r'Transformer/encoderblock_(\d+)/',
     variant_of=variant_of, resolution_of=resolution_of, stem='embedding',
-    head=('pre_logits', 'head'),  # the first one is there in pre-training
+    head=('pre_logits', 'head'),  # the first one is used in pre-training alone
     any_resolution=any_resolution, resize=lambda params, like, method: position_embeddings.fit(params, like),
     timm=vit_names.TIMM)

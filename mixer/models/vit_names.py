@@ -1,7 +1,8 @@
 """The names and axes of a ViT's arrays in timm; .npz files have our names.
 
-Q, K and V are one matrix there, whose rows are theirs one after the other, each by heads. timm's files do not tell how
-many heads there are: ours do in their metadata, and of others the width tells, as in timm's own models.
+In timm Q, K and V are one matrix, which concatenates their rows, each by heads. timm's files do not
+record the number of heads: those that this program writes do, in their metadata, and for others it follows from the
+width, as in timm's own models.
 timm has no hidden layer in the head.
 """
 
@@ -34,28 +35,29 @@ def is_timm_vit(names) -> bool:
   return 'pos_embed' in names
 
 
-def heads_of(width: int, told: str | None) -> int:
-  """How many heads a model has; `told` is what its file's metadata say of it.
+def heads_of(width: int, metadata_heads: str | None) -> int:
+  """The number of heads of a model; `metadata_heads` is what its file's metadata say.
 
   Raises:
-    ValueError: if nothing tells, or what tells does not divide the width.
+    ValueError: if the number of heads is unknown, or does not divide the width.
   """
-  if told is None and width not in HEADS:
-    raise ValueError(f'nothing tells how many heads it has: its width {width} is none of {", ".join(map(str, HEADS))}. '
+  if metadata_heads is None and width not in HEADS:
+    raise ValueError(f'the number of heads is unknown: the width {width} is none of {", ".join(map(str, HEADS))}. '
                      "Put it into the file's metadata: num_heads")
-  heads = HEADS.get(width) if told is None else int(told) if told.isdecimal() else 0
+  heads = HEADS.get(width) if metadata_heads is None else int(metadata_heads) if metadata_heads.isdecimal() else 0
   if heads < 1 or width % heads:
-    raise ValueError(f"the file's metadata say num_heads {told}; it must be a number that divides the width {width}")
+    raise ValueError(f"the file's metadata say num_heads {metadata_heads}; it must be a number that divides the width "
+                     f'{width}')
   return heads
 
 
-def attention_to_ours(found: dict[str, np.ndarray], heads: int) -> dict[str, np.ndarray]:
+def attention_to_ours(arrays: dict[str, np.ndarray], heads: int) -> dict[str, np.ndarray]:
   """{our name: array} of timm's attention layers, whose kernels become [C, heads, C/heads] or its reverse.
 
-  What has another name, or a shape that is none of attention, stays as it is.
+  Arrays of other names, or of a shape that attention does not have, stay as they are.
   """
   ours = {}
-  for name, array in found.items():
+  for name, array in arrays.items():
     match = re.fullmatch(r'blocks\.(\d+)\.attn\.(qkv|proj)\.(weight|bias)', name)
     rows, thirds = (len(array) if array.ndim else 0), ('query', 'key', 'value')
     if not match or rows == 0 or rows % ((3 if match[2] == 'qkv' else 1) * heads):
@@ -70,10 +72,10 @@ def attention_to_ours(found: dict[str, np.ndarray], heads: int) -> dict[str, np.
   return ours
 
 
-def attention_to_timms(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """{timm's name: array} of our attention layers; what else there is stays as it is."""
+def attention_to_timms(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """{timm's name: array} of our attention layers; all other arrays stay as they are."""
   theirs, thirds = {}, {}
-  for name, array in found.items():
+  for name, array in arrays.items():
     match = re.fullmatch(rf'Transformer/encoderblock_(\d+)/{ATTENTION}/(query|key|value|out)/(kernel|bias)', name)
     if not match:
       theirs[name] = array
