@@ -28,7 +28,7 @@ OPTIONAL_FIELDS = ('start_from', 'probes')
 DURATIONS = {field: field.removesuffix('steps') + 'epochs' for field in FIELDS if field.endswith('_steps')}
 TOTALS = ('total_steps', 'total_epochs')
 SHORTENED_FROM = 'shortened_from'  # holds the total of a config whose total the command line has replaced
-NOT_FIELDS = ('contents', 'contents_sample')  # further keys of a run's config.json
+NOT_FIELDS = ('contents', 'contents_sample', 'contents_features')  # further keys of a run's config.json
 SECTIONS = ('model', 'data', 'step', 'optimizer', 'checkpoint', 'evals', 'start_from', 'probes')
 
 # Fields that may change when a run is resumed: they touch neither the data, the model nor the steps.
@@ -321,10 +321,8 @@ def differences(old, new, old_is: str = 'before', new_is: str = 'now') -> list[s
   So are the dataset's names where the images are the same: `_same_images`.
   """
   old, new = flat(old), flat(new)
-  if str(new.get('contents_sample')).startswith('features:') and not str(old.get('contents_sample')).startswith('features:'):
-    old['contents_sample'] = None  # of an earlier version: of the same images, prepared twice, it could differ
   same = lambda path: (path in old, old.get(path)) == (path in new, new.get(path))
-  ignored = [*MUTABLE_ON_RESUME]
+  ignored = [*MUTABLE_ON_RESUME, 'contents_features']
   if _same_images(old, new):
     ignored += ['data.dataset', 'contents_sample']
   elif not same('contents') or old.get('contents_sample') is None:
@@ -340,13 +338,15 @@ def differences(old, new, old_is: str = 'before', new_is: str = 'now') -> list[s
 def _same_images(old: dict, new: dict) -> bool:
   """Whether two runs have the same training images, by their flat configs.
 
-  Their `contents` must be equal, and their `contents_sample`. Where a run of an earlier version has no sample, the path
-  decides. So it does for an image folder, where a bad image may have been replaced: at one path the sample may differ.
+  Their `contents` must be equal, and their `contents_sample` or `contents_features`. Where a run of an earlier version has
+  no sample, the path decides. So it does for an image folder, where a bad image may have been replaced: at one path the sample may differ.
   The name of a TFDS dataset is not a path: `data.data_dir` and TFDS's default say where it is stored.
   """
   if old.get('contents') is None or old['contents'] != new.get('contents'):
     return False
   absolute = lambda side: os.path.abspath(os.path.expanduser(str(side.get('data.dataset'))))
+  if old.get('contents_features') is not None and old['contents_features'] == new.get('contents_features'):
+    return True
   samples = old.get('contents_sample'), new.get('contents_sample')
   is_folder = ' files, ' in str(old['contents'])  # the format of `folder_source.FolderSource.contents`
   if None in samples or is_folder and samples[0] != samples[1]:

@@ -326,13 +326,16 @@ def test_the_same_images_may_lie_elsewhere():
 @pytest.mark.parametrize('data_dirs', [('/a', '/b'), (None, None), ('/a', '/a')])
 def test_the_name_of_a_tfds_dataset_is_no_place(dataset, other, data_dirs):
   run = lambda name, data_dir, **fields: with_data(name, 'foods/1.0.0, 9 examples', data_dir, **fields)
-  here = run(dataset, data_dirs[0], contents_sample='features:abc')
-  assert configuration.differences(run(other, data_dirs[1], contents_sample='features:abc'), here) == []
-  assert configuration.differences(run(other, data_dirs[1], contents_sample='features:other'), here)[0] == (
-      OTHER_IMAGES.replace("'other'", "'features:other'").replace("'abc'", "'features:abc'"))
-  for before in {}, {'contents_sample': None}, {'contents_sample': 'of an earlier version'}:
+  here = run(dataset, data_dirs[0], contents_sample='abc')
+  assert configuration.differences(run(other, data_dirs[1], contents_sample='abc'), here) == []
+  assert configuration.differences(run(other, data_dirs[1], contents_sample='other'), here)[0] == OTHER_IMAGES
+  for before in {}, {'contents_sample': None}:
     renamed = [] if dataset == other else [f"data.dataset: '{other}' before, '{dataset}' now"]
     assert configuration.differences(run(other, data_dirs[1], **before), here) == renamed
+
+  copy = dict(contents_sample='other', contents_features='f')  # the same images, in records of another order of features
+  assert configuration.differences(run(other, data_dirs[1], **copy), {**here, 'contents_features': 'f'}) == []
+  assert configuration.differences(run(other, data_dirs[1], **copy), {**here, 'contents_features': 'g'})[0] == OTHER_IMAGES
 
 
 # The list of configs

@@ -79,7 +79,8 @@ def test_a_card_says_what_was_reached_on_what_and_by_what(finished):
   assert f'| wall time | {end["seconds"]:,.0f} s in the training loop; 1 start |' in text
   shown = json.loads(re.search(r'```json\n(.*?)\n```', text, re.S)[1])
   run = json.loads((workdir / 'config.json').read_text())
-  assert {**shown, 'contents': 'digits/1.0.0, 1437 examples', 'contents_sample': run['contents_sample']} == run
+  assert {**shown, 'contents': 'digits/1.0.0, 1437 examples', **{
+      name: run[name] for name in ('contents_sample', 'contents_features')}} == run
 
 
 def test_a_run_that_had_ended_writes_the_same_card(finished):

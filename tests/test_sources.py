@@ -325,13 +325,14 @@ def test_an_empty_part_is_refused(unparted):
 
 
 def test_a_copy_elsewhere_has_the_same_sample_and_other_images_have_not(unparted, data_dir, tmp_path):
-  sample = lambda root: sources.sample(sources.open_split(str(root), 'train'))
+  sample_of = lambda source: sources.identity(source)['contents_sample']
+  sample = lambda root: sample_of(sources.open_split(str(root), 'train'))
   assert sample(shutil.copytree(unparted, tmp_path / 'copy')) == sample(unparted)
   other = put(tmp_path / 'other', *sorted(paths(unparted, 'train')), seed=5)
   open_both = [sources.open_split(str(root), 'train') for root in (unparted, other)]
   assert open_both[0].contents == open_both[1].contents and sample(other) != sample(unparted)
-  assert sources.sample(sources.open_split('digits', 'train', data_dir)) == sample(f'{data_dir}/digits/1.0.0')
-  assert sources.sample(fake_source.FakeSource()) is None
+  assert sample_of(sources.open_split('digits', 'train', data_dir)) == sample(f'{data_dir}/digits/1.0.0')
+  assert sample_of(fake_source.FakeSource()) is None
 
 
 # What every kind of source offers, and how another kind is added

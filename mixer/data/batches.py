@@ -52,8 +52,8 @@ class TrainBatches:
 
   @property
   def identity(self) -> dict:
-    """What a resumed run must find again, wherever it is stored, and by what a copy elsewhere is recognized."""
-    return {'contents': self.source.contents, 'contents_sample': sources.sample(self.source)}
+    """What a resumed run must find again: `sources.identity`."""
+    return sources.identity(self.source)
 
   def start(self, step: int) -> Iterator[dict]:
     """Yields the batches from batch `step` on: of D devices, b images each of R x R pixels and at most L classes,

@@ -18,7 +18,7 @@ class FakeSource(Source):
   class_names: None = None
   random_access: bool = False
   is_synthetic: bool = True
-  sample_scheme: str = ''
+  canonical: None = None
 
   @property
   def labels(self):

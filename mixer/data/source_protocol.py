@@ -4,7 +4,7 @@ A new kind of source is a file with a class, derived from RandomAccessSource or 
 it, which stands in `sources.OPENERS`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import typing
 
@@ -44,7 +44,7 @@ class Source(typing.Protocol):
     fix: what to do about a bad example, for messages.
     random_access: whether any example can be read by its index.
     is_synthetic: whether nothing is read, and a method `synthetic_batch` makes what stands for all batches.
-    sample_scheme: what a hash of `sample` starts with; samples of two schemes cannot be compared.
+    canonical: a function of a record's bytes, without what may differ between copies of the same images; or None.
   """
   name: str
   num_examples: int
@@ -55,7 +55,7 @@ class Source(typing.Protocol):
   fix: str
   random_access: bool
   is_synthetic: bool
-  sample_scheme: str
+  canonical: Callable | None
 
   def examples(self, start: int, seed: int, batch_size: int, shard: ProcessShard) -> tf.data.Dataset:
     """(position, index, record) from position `start` on, a multiple of the batch size, without end.
@@ -91,8 +91,7 @@ class RandomAccessSource:
   """
   random_access = True
   is_synthetic = False
-  sample_scheme = ''
-  canonical = staticmethod(lambda record: record)
+  canonical = None
 
   def examples(self, start, seed, batch_size, shard):
     local, number = shard.local_slice(batch_size), shard.local_size(batch_size)
@@ -111,8 +110,7 @@ class RandomAccessSource:
     return self.read(tf.constant([index], tf.int64))[0]
 
   def sample(self):
-    records = self.read(np.unique(np.linspace(0, self.num_examples - 1, 16).astype(np.int64)))
-    return [self.canonical(record) for record in records.numpy()]
+    return list(self.read(np.unique(np.linspace(0, self.num_examples - 1, 16).astype(np.int64))).numpy())
 
 
 class StreamSource:
@@ -124,8 +122,7 @@ class StreamSource:
   """
   random_access = False
   is_synthetic = False
-  sample_scheme = ''
-  canonical = staticmethod(lambda record: record)
+  canonical = None
 
   def examples(self, start, seed, batch_size, shard):
     positions = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
@@ -142,4 +139,4 @@ class StreamSource:
     return next(iter(self.records().skip(index).take(1)))
 
   def sample(self):
-    return [repr(self.layout).encode(), *map(self.canonical, self.records().take(4).as_numpy_iterator())]
+    return [repr(self.layout).encode(), *self.records().take(4).as_numpy_iterator()]

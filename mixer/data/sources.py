@@ -37,16 +37,22 @@ def open_split(dataset: str, split: str, data_dir: str | None = None, label: str
   return next(source for opener in OPENERS if (source := opener(spec)) is not None)
 
 
-def sample(source: Source) -> str | None:
-  """A hash of a few of a source's records: a copy that has the same is the same dataset, wherever it is stored.
+def identity(source: Source) -> dict:
+  """What a resumed run must find again, and by what a copy of it is recognized wherever it is stored.
 
-  None if it has no records, or they cannot be read, which their reader will report.
+  Returns:
+    'contents' as the source has them; 'contents_sample', a hash of a few records; and where two copies of the same images
+    may have different records, 'contents_features', a hash of what does not differ. A hash is None if the source has no
+    records, or they cannot be read, which their reader will report.
   """
   try:
     records = source.sample()
   except tf.errors.OpError:
-    return None
-  if not records:
-    return None
-  digest = hashlib.sha256(b''.join(hashlib.sha256(record).digest() for record in records)).hexdigest()[:16]
-  return source.sample_scheme + digest
+    records = []
+  hashes = {'contents': source.contents, 'contents_sample': _hash(records)}
+  return hashes if source.canonical is None else hashes | {'contents_features': _hash(map(source.canonical, records))}
+
+
+def _hash(records):
+  digests = [hashlib.sha256(record).digest() for record in records]
+  return hashlib.sha256(b''.join(digests)).hexdigest()[:16] if digests else None

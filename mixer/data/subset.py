@@ -57,10 +57,6 @@ class Subset(RandomAccessSource):
                source.fix)
 
   @property
-  def sample_scheme(self):
-    return self.whole.sample_scheme
-
-  @property
   def canonical(self):
     return self.whole.canonical
 

@@ -142,7 +142,6 @@ class _Tfds:
   features: Any  # those that are read: 'image', 'weight', and `label` or what it is made of
   files: Any
   fix: str = 'Prepare the copy anew, from good images'
-  sample_scheme: str = 'features:'
 
   @property
   def labels(self):
@@ -162,7 +161,7 @@ class _Tfds:
     try:
       return tf.train.Example.FromString(record).SerializeToString(deterministic=True)
     except message.DecodeError:
-      return record  # damaged, which its reader will report
+      return record  # a stream's layout; or damaged, which its reader will report
 
   def parse(self, record, index):
     del index  # the record says it all
