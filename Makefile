@@ -17,7 +17,7 @@ demo: .venv/run
 PYTEST := .venv/bin/python -m pytest -n auto --maxprocesses=8 --dist=loadfile --durations=10
 
 test: .venv/test $(if $(EXTRAS),.venv/extras)
-	$(PYTEST) -m 'not slow' tests
+	TEST_FAST_COMPILE=1 $(PYTEST) -m 'not slow' tests
 
 test-all: .venv/test $(if $(EXTRAS),.venv/extras)
 	$(PYTEST) tests

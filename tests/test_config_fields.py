@@ -34,7 +34,7 @@ def test_every_field_has_its_value_type_and_a_meaning():
   assert {name.removeprefix('config.'): value for name, (value, _) in present.items()} == {
       path: str(value) for path, value in configuration.flat(config).items()}
   assert all(len(rest.split()) > 3 for _, rest in present.values())
-  assert re.search(r'^float +the highest one; above 0\.$', present['config.optimizer.learning_rate'][1])
+  assert re.search(r'^float +the peak; above 0\.$', present['config.optimizer.learning_rate'][1])
   assert re.search(r'^float +at least 0, and fewer than the run has\.$', present['config.optimizer.schedule.warmup_epochs'][1])
 
 

@@ -232,7 +232,7 @@ def test_what_cannot_be_made_is_told_and_is_no_error(arguments, tmp_path, monkey
   arguments.pop('parameters'), arguments.pop('events')
   arguments['workdir'] = tmp_path
   arguments['run']['step'] = {'loss': 'softmax_xent'}
-  model_card.write_artifacts(**arguments, evals={}, params={'w': np.zeros((8, 3, 4))}, samples={})
+  model_card.write_artifacts(**arguments, evals={}, params={'w': np.zeros((3, 4))}, samples={})
   assert (f'{tmp_path}/learning_curves.png could not be written: RuntimeError: no fonts. The run is complete without it; '
           'the same command tries again') in capsys.readouterr().err
   assert 'Mixer-B/16, 12 parameters' in (tmp_path / 'card.md').read_text()

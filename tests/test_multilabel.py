@@ -268,7 +268,7 @@ def test_the_command_takes_the_folder_of_the_images(folder, tmp_path_factory):
   assert len(examples(tfds.builder_from_directory(path))) == 1
   with pytest.raises(ValueError, match='--images is .*/none, which is not a folder'):
     prepare_tool.prepare('multilabel', **folders, images=str(folder / 'none'))
-  with pytest.raises(ValueError, match='--images says where the images of manifests lie, .* is made; cifar10'):
+  with pytest.raises(ValueError, match='--images is the folder of the images of manifests, from which only multilabel is made; remove it for cifar10'):
     prepare_tool.prepare('cifar10', **folders, images=str(elsewhere))
 
 

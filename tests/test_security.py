@@ -15,7 +15,7 @@ MODULES_THAT_RUN = {'pickle', 'cPickle', '_pickle', 'pickletools', 'dill', 'clou
 CALLS_THAT_RUN = {'eval', 'exec', 'compile', '__import__', 'import_module', 'system', 'popen', 'load_module',
                   'spec_from_file_location', 'py_func', 'read_pickle', 'load_model'}
 CALLS_THAT_UNPACK = {'extract', 'extractall', 'unpack_archive'}  # members to paths that an archive names
-IN_THEIR_PLACE = {'re.compile', 'update.compile', 'lowered.compile'}  # the latter are steps that JAX compiles
+IN_THEIR_PLACE = {'re.compile', 'lowered.compile'}  # the latter is a step that JAX compiles
 ALLOWED = {'mixer.run.config_flags': ['util.spec_from_file_location'],  # the program that --config names
            'mixer.run.preemption': ['ctypes'], 'mixer.run.devices': ['ctypes'],  # the C library's settings; no file is read
            'tools.planning.page': ['importlib.import_module'],  # this project's own configs

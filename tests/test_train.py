@@ -230,7 +230,7 @@ def test_another_seed_is_another_run(whole, data_dir, tmp_path):
     ('log_every_steps', 0, 'config.log_every_steps is 0; it must be at least 1'),
     ('eval_every_steps', 2.5, 'config.eval_every_steps is 2.5, of type float; it must be int'),
     ('model.dtype', 'bf16', "config.model.dtype is 'bf16'; it must be one of 'float32', 'bfloat16'"),
-    ('evals.train', dict(dataset='digits'), "config.evals.train: 'train' is what the metrics of the steps are called"),
+    ('evals.train', dict(dataset='digits'), "config.evals.train: 'train' is the name of the steps' own metrics"),
     ('checkpoint.best', 'val/top1', "config.checkpoint.best is 'val/top1'; it must be one of"),
 ])
 def test_a_config_that_does_not_fit_is_refused_before_anything_is_written(data_dir, tmp_path, path, value, text):

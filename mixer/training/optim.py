@@ -36,10 +36,13 @@ def sgd(*, momentum: float = 0.9) -> optax.GradientTransformation:
 def lamb(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.GradientTransformation:
   """LAMB (You et al., arXiv 1904.00962): AdamW whose step on a kernel has the length of the kernel.
 
-  This holds for the weights that decay; the others take Adam's steps, as in NVIDIA's FusedLAMB and in timm.
+  This holds for the weights of `decay_mask`, whatever `weight_decay` is; the others take Adam's steps, as in NVIDIA's
+  FusedLAMB and in timm.
 
   Args:
-    b1, b2, eps: as of adamw.
+    b1: the decay of the mean of gradients; at least 0 and below 1.
+    b2: the decay of the mean of their squares; at least 0 and below 1.
+    eps: added to the root of the mean square; above 0.
   """
   return adamw(b1=b1, b2=b2, eps=eps)
 
@@ -49,7 +52,7 @@ ALGORITHMS = {'adamw': adamw, 'sgd': sgd, 'lamb': lamb}
 
 def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight_decay: float = 0.,
           clip_norm: float | None = None, **fields) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """The optimizer (clipping, algorithm, weight decay, learning rate, in this order) and its learning rate schedule.
+  """The optimizer (clipping, algorithm, weight decay, LAMB's trust ratio, learning rate, in this order) and its schedule.
 
   Args:
     name: 'adamw', 'sgd' or 'lamb'. `fields` are that function's keywords.

@@ -23,7 +23,7 @@ def read(file, name, layout):
   """Yields for each synset in a tar: its split or None, its WordNet id, and (name, place, content) of each file.
 
   The place is where the file's header begins, in bytes from the start of the uncompressed tar. Of a file that is too
-  large for `encoded.as_jpeg`, the content is its start.
+  large for `image_files.as_jpeg`, the content is its start.
 
   Args:
     file: a binary file, which may be compressed; it is read once, as a stream.

@@ -1,0 +1,1 @@
+"""Earlier names of modules, for command lines that have them."""
