@@ -81,7 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     if state is None:
       state = devices.init_replicated(init)
       if 'start_from' in config:
-        state = state.replace(params=instantiate(weights.start, 'start_from', config.start_from, wanted=state.params))
+        state = state.replace(params=instantiate(weights.start, 'start_from', config.start_from, fresh_params=state.params))
     state = jax.device_put(state, devices.replicated())  # a no-op for what init_replicated has made
     first_step = int(state.step)
     batches = prefetch_to_device(itertools.islice(data.start(first_step), total_steps - first_step))

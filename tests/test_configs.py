@@ -71,7 +71,7 @@ def test_every_field_is_read_and_the_model_and_optimizer_can_be_built(name):
       reads(input_pipeline.eval_batches, f'probes.{name}.{part}', fields.pop(part), shard=None)
     reads(fewshot.Probe, f'probes.{name}', fields, model=model, num_classes=10)
   if 'start_from' in config:
-    reads(weights.start, 'start_from', config.start_from, wanted={})
+    reads(weights.start, 'start_from', config.start_from, fresh_params={})
   reads(train_step.make_train_step, 'step', config.step, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0)
   reads(checkpoint.Checkpoints, 'checkpoint', config.checkpoint, workdir='', run={}, metrics=(), class_names=None)
   classification.Scorer(model, config.step.loss)

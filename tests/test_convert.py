@@ -120,13 +120,13 @@ def test_a_safetensors_file_with_nan_is_refused(tmp_path):
 def test_a_safetensors_file_of_a_shape_that_numpy_does_not_have_is_refused(tmp_path):
   header = json.dumps({'a': {'dtype': 'F32', 'shape': [1] * 65, 'data_offsets': [0, 4]}}).encode()
   (tmp_path / 'w.safetensors').write_bytes(len(header).to_bytes(8, 'little') + header + bytes(4))
-  with pytest.raises(ValueError, match=r'w\.safetensors holds arrays of a type or a shape that is not read: .* 65'):
+  with pytest.raises(ValueError, match=r'w\.safetensors holds arrays of an unsupported type or shape: .* 65'):
     timm.read(tmp_path / 'w.safetensors')
 
 
 @pytest.mark.parametrize('suffix, message', [
     ('npz', r'w\.npz is not an \.npz file, or truncated; download it again'),
-    ('safetensors', r'w\.safetensors is no \.safetensors file, or it is cut off \('),
+    ('safetensors', r'w\.safetensors is no \.safetensors file, or it is truncated \('),
 ])
 @pytest.mark.parametrize('how', ['cut off', 'another file', 'empty'])
 def test_what_is_no_whole_file_is_refused(params, tmp_path, suffix, message, how):
@@ -171,7 +171,7 @@ def test_a_prefix_of_all_names_is_dropped_and_said(tmp_path, caplog, suffix, pre
   found = {prefix + name: array for name, array in load_arrays(path).items()}
   np.savez(path, **found) if suffix == 'npz' else safetensors.numpy.save_file(found, path, {'num_heads': '2'})
   assert example_weights.equal(module.read(path), params)
-  assert f'w.{suffix}: the names of its arrays are read without their prefix {prefix!r}' in caplog.text
+  assert f'w.{suffix}: dropped the prefix {prefix!r} of array names' in caplog.text
   assert 'left out' not in caplog.text
 
 
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_big_vision_is_read_without_its_optimizer(params, tmp_pa
   np.savez(tmp_path / 'w.npz', **{target + name: array for name, array in trees.flat(params).items()},
            **{f'opt/0/mu/{name}': array for name, array in trees.flat(params).items()}, **{'opt/0/count': np.int32(7)})
   assert example_weights.equal(npz.read(tmp_path / 'w.npz'), params)
-  assert f'without their prefix {target!r}; {len(trees.flat(params)) + 1} arrays beside them are left out' in caplog.text
+  assert f'dropped the prefix {target!r} of array names; {len(trees.flat(params)) + 1} other arrays are ignored' in caplog.text
 
 
 def test_a_file_of_several_models_is_refused(params, tmp_path):
@@ -212,7 +212,7 @@ def test_a_file_of_several_models_is_refused(params, tmp_path):
   both = {f'{who}.{name}': array for name, array in there.items() for who in ('teacher', 'student')}
   safetensors.numpy.save_file(both, tmp_path / 'w.safetensors')
   with pytest.raises(ValueError, match=r"w\.safetensors holds several models, whose names begin with 'student\.' and "
-                                       r"'teacher\.'; keep the arrays of one in a file of their own"):
+                                       r"'teacher\.'; save the arrays of one model to a separate file"):
     timm.read(tmp_path / 'w.safetensors')
 
 

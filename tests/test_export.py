@@ -100,7 +100,7 @@ def test_flags_that_make_no_sense_are_refused(arguments, message, capsys):
 
 def test_weights_without_a_head_are_refused(monkeypatch, tmp_path):
   monkeypatch.setattr(weights_lib, 'load', lambda name, **pixels: tiny(model=dict(name='mlp_mixer', num_classes=None, **SIZES)))
-  with pytest.raises(SystemExit, match='any has no head, and so knows no classes; give weights that have one'):
+  with pytest.raises(SystemExit, match='any has no head, and so no classes; pass weights with a head'):
     export.main(['--weights=any', f'--out={tmp_path / "model.stablehlo"}'])
 
 
@@ -117,7 +117,7 @@ def test_onnx_gives_the_probabilities_of_the_weights():
 
 
 def test_files_that_cannot_be_read_or_written_end_in_one_line(monkeypatch, tmp_path):
-  with pytest.raises(SystemExit, match='^error: there is no none.npz, and no published file of that name'):
+  with pytest.raises(SystemExit, match='^error: none.npz does not exist, and is no published name'):
     export.main(['--weights=none.npz', f'--out={tmp_path}/model.stablehlo'])
   monkeypatch.setattr(weights_lib, 'load', lambda name, **pixels: tiny())
   (tmp_path / 'model.stablehlo.partial').mkdir()

@@ -113,7 +113,7 @@ def test_timms_tag_says_that_the_classes_are_imagenets(tmp_path, num_classes, ta
     ('mixer_b16_224.miil_in21k_ft_in1k', 'mean 0, std 1 (by its name)', ('antialiased', 9)),
     ('mixer_b16_224_miil-9229a591', 'mean 0, std 1 (by its name)', ('antialiased', 9)),
     ('deit_tiny_patch16_224.fb_in1k', 'mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225 (by its name)', ('timm', 8)),
-    ('mixer_b16_224.goog_in21k', 'mean 0.5, std 0.5 (assumed: no config.json beside it says it)', ('antialiased', None))])
+    ('mixer_b16_224.goog_in21k', 'mean 0.5, std 0.5 (assumed: no config.json)', ('antialiased', None))])
 def test_a_file_on_its_own_goes_by_timms_name_and_says_what_is_assumed(tmp_path, name, said, crop):
   timm.write(example_weights.params(), tmp_path / f'{name}.safetensors')
   loaded = weights.load(tmp_path / f'{name}.safetensors')
@@ -138,7 +138,7 @@ def test_a_run_that_starts_from_them_has_the_folded_first_layer(tmp_path, capsys
   timm.write(example_weights.params(), tmp_path / 'w.safetensors')
   fresh = example_weights.params(seed=1)
   for fields in dict(weights=str(tmp_path / 'hub')), dict(weights=str(tmp_path / 'w.safetensors'), mean=CFG['mean'], std=CFG['std']):
-    started = configuration.instantiate(weights.start, 'start_from', {**fields, 'head': 'fresh'}, wanted=fresh)
+    started = configuration.instantiate(weights.start, 'start_from', {**fields, 'head': 'fresh'}, fresh_params=fresh)
     assert example_weights.equal(started, {**expected, 'head': fresh['head']})
     assert 'pixels of mean 0.485, 0.456, 0.406' in capsys.readouterr().out
 
@@ -147,11 +147,11 @@ def test_a_run_that_starts_from_them_has_the_folded_first_layer(tmp_path, capsys
 def test_a_config_takes_one_number_or_three(tmp_path, mean, std):
   timm.write(example_weights.params(), tmp_path / 'w.safetensors')
   fields = dict(weights=str(tmp_path / 'w.safetensors'), mean=mean, std=std, head='given')
-  started = configuration.instantiate(weights.start, 'start_from', fields, wanted=example_weights.params(seed=1))
+  started = configuration.instantiate(weights.start, 'start_from', fields, fresh_params=example_weights.params(seed=1))
   assert example_weights.equal(started, pretrained_cfg.fold(
       example_weights.params(), 'mlp_mixer', pretrained_cfg.Pixels((0.25,) * 3, (1.,) * 3), ''))
   with pytest.raises(ValueError, match=r"config\.start_from\.mean is 'x', of type str; it must be a sequence or float or None"):
-    configuration.instantiate(weights.start, 'start_from', {**fields, 'mean': 'x'}, wanted={})
+    configuration.instantiate(weights.start, 'start_from', {**fields, 'mean': 'x'}, fresh_params={})
 
 
 @pytest.mark.parametrize('numbers, message', [
@@ -201,7 +201,7 @@ def test_a_config_of_anything_is_named(tmp_path, change, message):
 
 @pytest.mark.parametrize('config, message', [
     (dict(pretrained_cfg=7), r'config\.json: pretrained_cfg is 7; it must be an object'),
-    (dict(num_classes=1000), r'config\.json is of a model of 1000 classes, and model\.safetensors beside it has 5'),
+    (dict(num_classes=1000), r'config\.json is of a model of 1000 classes, and model\.safetensors next to it has 5'),
     (dict(label_names=['a']), r"config\.json: label_names is \['a'\]; it must be 5 strings"),
 ])
 def test_a_config_that_does_not_fit_is_named(tmp_path, config, message):

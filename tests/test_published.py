@@ -67,7 +67,7 @@ def test_a_download_that_ends_early_leaves_nothing(served, tmp_path):
   content['length'] = len(content['body']) + 1000
   with pytest.raises(OSError, match=r'http://127\.0\.0\.1:\d+/mixer_models/imagenet1k/Mixer-B_16\.npz cannot be '
                                     r'downloaded to .*: .*the connection ended after [\d,]+ of [\d,]+ bytes.* Download '
-                                    r"it by other means, and give its path instead of 'imagenet1k/Mixer-B_16'"):
+                                    r"it by other means, and pass its path instead of 'imagenet1k/Mixer-B_16'"):
     published.fetch(NAME)
   assert kept(tmp_path) == []
   content['length'] = None
@@ -76,7 +76,7 @@ def test_a_download_that_ends_early_leaves_nothing(served, tmp_path):
 
 def test_another_size_than_published_is_refused(served, tmp_path):
   served[0]['body'] = b'<html>log in first</html>' * 2000
-  with pytest.raises(ValueError, match=r'Mixer-B_16\.npz gave 0\.05 MiB, and 0\.02 MiB were published'):
+  with pytest.raises(ValueError, match=r'Mixer-B_16\.npz is 0\.05 MiB, expected 0\.02 MiB'):
     published.fetch(NAME)
   assert kept(tmp_path) == []
 
@@ -85,16 +85,16 @@ def test_damaged_content_of_the_right_size_is_refused(served, tmp_path):
   body = bytearray(served[0]['body'])
   body[500] ^= 255
   served[0]['body'] = bytes(body)
-  with pytest.raises(ValueError, match=r'what http://.*/Mixer-B_16\.npz gave is not what was published: .* is damaged'):
+  with pytest.raises(ValueError, match=r'http://.*/Mixer-B_16\.npz is not the published file: .* is damaged'):
     published.fetch(NAME)
   assert kept(tmp_path) == []
 
 
 def test_an_address_that_cannot_be_reached_is_named_with_the_way_out(served, tmp_path, monkeypatch):
-  with pytest.raises(OSError, match=r'/sam/Mixer-B_32\.npz cannot be downloaded to .*404.* give its path instead of'):
+  with pytest.raises(OSError, match=r'/sam/Mixer-B_32\.npz cannot be downloaded to .*404.* pass its path instead of'):
     published.fetch('sam/Mixer-B_32')
   monkeypatch.setattr(published, 'ADDRESS', 'http://127.0.0.1:9/mixer_models')
-  with pytest.raises(OSError, match=r'http://127\.0\.0\.1:9/mixer_models/.*refused.* give its path instead of'):
+  with pytest.raises(OSError, match=r'http://127\.0\.0\.1:9/mixer_models/.*refused.* pass its path instead of'):
     published.fetch(NAME)
   assert kept(tmp_path) == []
 
@@ -112,6 +112,6 @@ def test_published_sizes_are_four_bytes_a_parameter(name):
 
 def test_without_a_home_folder_the_way_to_the_weights_is_told(monkeypatch):
   monkeypatch.setattr(published, 'CACHE', '~nobody_of_that_name/cache')
-  with pytest.raises(OSError, match='Mixer-B_16.npz would be kept in .*, and this user has no home folder. Set HOME to a '
-                     "folder that can be written to, or download it .*, and give its path instead of 'gsam/Mixer-B_16'"):
+  with pytest.raises(OSError, match='Mixer-B_16.npz cannot be cached in .*: this user has no home directory. Set HOME to a '
+                     "writable directory, or download the file .*, and pass its path instead of 'gsam/Mixer-B_16'"):
     published.fetch('gsam/Mixer-B_16')

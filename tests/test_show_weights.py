@@ -57,7 +57,7 @@ def test_a_picture_for_the_stem_and_each_block(planted, tmp_path, capsys, flag, 
 @pytest.mark.parametrize('flag, text', [
     ('--blocks=0,4', "error: --blocks has '4'; this model has the blocks 0 to 3"),
     ('--blocks=-1', "error: --blocks has '-1'; this model has the blocks 0 to 3"),
-    ('--weights=nowhere.npz', 'error: there is no nowhere.npz'),
+    ('--weights=nowhere.npz', 'error: nowhere.npz does not exist'),
 ])
 def test_what_is_not_there_is_named(planted, tmp_path, flag, text):
   with pytest.raises(SystemExit, match=text):

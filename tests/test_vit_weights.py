@@ -64,7 +64,7 @@ def test_a_saved_file_loads_as_it_was(tmp_path, suffix, fields, name):
   section, params = vit(**fields)
   path = tmp_path / f'w.{suffix}'
   if 'representation_size' in fields and suffix == 'safetensors':
-    with pytest.raises(ValueError, match="timm's model has no place for pre_logits/bias, pre_logits/kernel; write an"):
+    with pytest.raises(ValueError, match="timm's model does not have pre_logits/bias, pre_logits/kernel; write an"):
       weights.save(as_weights(section, params), path)
     assert not list(tmp_path.iterdir())
     return
@@ -239,7 +239,7 @@ def test_a_run_gives_its_parameters_and_what_its_config_says(run):
     (dict(num_heads=4), r'checkpoints/3 does not fit its config\.json:\n  num_heads: 3 in the arrays, 4 as stated'),
     (dict(pool='mean'), r"checkpoints/3 does not fit its config\.json:\n  pool: 'token' in the arrays, 'mean' as stated"),
     (dict(name='untied_mixer', tokens_mlp_dim=3, channels_mlp_dim=4),
-     r"model\.name is 'untied_mixer', and weights are read of mlp_mixer, vit, bit_resnet, resmlp alone"),
+     r"model\.name is 'untied_mixer', and only weights of mlp_mixer, vit, bit_resnet, resmlp can be loaded"),
     (dict(name='mlp_mixer', tokens_mlp_dim=3, channels_mlp_dim=4),
      r"does not fit its config\.json:\n(.|\n)*  name: 'vit' in the arrays, 'mlp_mixer' as stated"),
 ])

@@ -140,7 +140,7 @@ def test_all_that_is_known_of_weights_is_in_their_file(tmp_path, suffix):
     weights.load(tmp_path / f'w.{suffix}', mean=0, std=1)
 
 
-OF_ANOTHER = r'w\.npz\.json is of another w\.npz; delete it, or convert the weights again'
+OF_ANOTHER = r'w\.npz\.json belongs to another w\.npz; delete it, or convert the weights again'
 
 
 def test_the_record_of_another_file_is_refused(tmp_path):
@@ -181,7 +181,7 @@ def test_a_record_from_before_it_had_a_hash_is_read(tmp_path):
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(format=2), r'format is 2, and 1 is read here; convert the weights again with this version'),
+    (dict(format=2), r'format is 2, and this version reads 1; convert the weights again with this version'),
     (dict(loss=None), r"is not the record of weights of this version: .*config\.step\.loss is None"),
     (dict(crop='x'), r"config\.evals\.crop is 'x'; it must be one of"),
     (dict(resolution=12), r'w\.npz does not fit .*w\.npz\.json:\n  resolution: 8 in the arrays, 12 as stated'),
@@ -259,12 +259,12 @@ def test_a_file_of_another_model_is_shown_beside_a_mixer(tmp_path):
 
 
 def test_names_that_stand_for_nothing(tmp_path):
-  with pytest.raises(FileNotFoundError, match=r"there is no imagenet21k/Mixer-B16, .*Did you mean 'imagenet21k/Mixer-"
+  with pytest.raises(FileNotFoundError, match=r"imagenet21k/Mixer-B16 does not exist, .*Did you mean 'imagenet21k/Mixer-"
                                               r"B_16'\? Published are imagenet1k/Mixer-B_16, .*gsam/Mixer-S_8"):
     weights.load('imagenet21k/Mixer-B16')
-  for name, message in (('none.npz', 'there is no .*none.npz'), ('w.txt', r'w\.txt is neither \.npz nor \.safetensors'),
+  for name, message in (('none.npz', 'none.npz does not exist'), ('w.txt', r'w\.txt is neither \.npz nor \.safetensors'),
                         ('w.pth', r"w\.pth is neither .* PyTorch's own files are pickles"),
-                        ('', 'is not a run.s work directory: there is no .*config.json')):
+                        ('', 'is not a run.s work directory: .*config.json does not exist')):
     if name.startswith('w'):
       (tmp_path / name).write_text('')
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -275,7 +275,7 @@ def test_another_suffix_is_not_written(tmp_path):
   there = weights.Weights(example_weights.params(), MODEL, 8, 'softmax_xent', None, '')
   with pytest.raises(ValueError, match=r"w\.pth has the suffix '\.pth'; weights are written as \.npz or \.safetensors"):
     weights.save(there, tmp_path / 'w.pth')
-  with pytest.raises(FileNotFoundError, match=r'there is no folder .*/none to write w\.npz to'):
+  with pytest.raises(FileNotFoundError, match=r'w\.npz cannot be written: the folder .*/none does not exist'):
     weights.save(there, tmp_path / 'none' / 'w.npz')
   assert not list(tmp_path.iterdir())
 
@@ -299,7 +299,7 @@ def test_a_model_of_images_of_any_size_is_taken_for_those_of_its_root(tmp_path):
   assert (loaded.model, loaded.resolution) == (BIT, 32)
   assert loaded.describe().startswith('BiT of units (1, 2), width_factor 0.5, root small, 5 classes, 32 x 32 pixels, '
                                       'antialiased from 32: ')
-  with pytest.raises(ValueError, match=r"timm's model has no place for .* and others; write an \.npz file"):
+  with pytest.raises(ValueError, match=r"timm's model does not have .* and others; write an \.npz file"):
     weights.save(loaded, tmp_path / 'w.safetensors')
 
 
@@ -370,7 +370,7 @@ def test_a_run_on_permuted_pixels_takes_no_photographs(tmp_path):
   make_run(tmp_path, [1], config)
   (tmp_path / 'photo.jpg').touch()
   with pytest.raises(ValueError, match=r"w was trained on permuted pixels \(config\.data\.permutation is 'patches'\), and "
-                                       r'takes no images as they are; tools\.evaluate scores it'):
+                                       r'takes no ordinary images; tools\.evaluate scores it'):
     weights.load(tmp_path).check_images('w')
   for main, argument in (predict.main, f'{tmp_path}/photo.jpg'), (export.main, f'--out={tmp_path}/m.stablehlo'):
     with pytest.raises(SystemExit, match='was trained on permuted pixels'):
@@ -455,7 +455,7 @@ def test_convert_does_not_overwrite_what_lies_beside_a_file(run, tmp_path):
   with pytest.raises(SystemExit, match=r'w\.npz\.json exists already; pass --overwrite'):
     convert.main([str(run), str(tmp_path / 'w.npz')])
   (tmp_path / 'config.json').write_text('{"model": 1}')
-  with pytest.raises(SystemExit, match=r'config\.json is not of timm, and model\.safetensors gets one of its own beside it'):
+  with pytest.raises(SystemExit, match=r'config\.json is not of timm, and model\.safetensors gets its own config.json'):
     convert.main([str(run), str(tmp_path / 'model.safetensors'), '--overwrite'])
   assert (tmp_path / 'config.json').read_text() == '{"model": 1}'
 
@@ -465,7 +465,7 @@ def test_timms_config_beside_a_file_is_kept_or_replaced_with_it(run, tmp_path, m
   config.write_text('{"pretrained_cfg": {}}')
   with pytest.raises(SystemExit, match=f'error: {config} exists already; pass --overwrite, or another name'):
     convert.main([str(run), str(out)])
-  with pytest.raises(SystemExit, match=f'{config} is of another model, and timm has no name for this one; write it to a '):
+  with pytest.raises(SystemExit, match=f'{config} is of another model, and timm has no name for this one; choose another '):
     convert.main([str(run), str(out), '--overwrite'])
   monkeypatch.setattr(weights.pretrained_cfg, '_architecture', lambda model: 'mixer_b16_224')
   with monkeypatch.context() as patch, pytest.raises(SystemExit, match='error: full'):
@@ -485,9 +485,9 @@ def test_timms_config_beside_a_file_is_kept_or_replaced_with_it(run, tmp_path, m
     (['IN', 'w.npz', '--mean=0.5'], 1, 'error: mean is [0.5], and std is None; set both or neither'),
     (['IN', 'w.npz', '--mean=0', '--std=1'], 1, 'is a run, whose model takes pixels in [-1, 1]; leave out mean and std'),
     (['IN', 'w.pth'], 1, "w.pth has the suffix '.pth'; weights are written as .npz or .safetensors"),
-    (['IN', 'none/w.npz'], 1, 'error: there is no folder'),
-    (['IN', '/dev/null/w.npz'], 1, 'there is no folder /dev/null'),
-    (['none.npz', 'w.npz'], 1, 'error: there is no none.npz, and no published file of that name'),
+    (['IN', 'none/w.npz'], 1, 'error: w.npz cannot be written: the folder none does not exist'),
+    (['IN', '/dev/null/w.npz'], 1, 'the folder /dev/null does not exist'),
+    (['none.npz', 'w.npz'], 1, 'error: none.npz does not exist, and is no published name'),
 ])
 def test_errors_of_convert_are_one_line(run, tmp_path, monkeypatch, capsys, arguments, code, message):
   monkeypatch.chdir(tmp_path)

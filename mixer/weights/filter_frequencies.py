@@ -1,7 +1,7 @@
 """Units of a layer in the order of the paper's Figures 5 to 7: by frequency, each followed by its nearest inverse.
 
 The paper sorts "by a heuristic that tries to show low-frequency filters first", and has each unit followed by its
-closest inverse (App. D); it says no more. Here, for a map w of weights and its Fourier transform W,
+closest inverse (App. D); it gives no details. Here, for a map w of weights and its Fourier transform W,
 
   frequency(w) = sum_k |k| |W(k)|^2 / sum_k |W(k)|^2,   k in cycles per pixel, -1/2 <= k_x, k_y < 1/2:
 

@@ -1,4 +1,4 @@
-"""Weights of any origin, with what is known of them: published, of timm, or of a run of ours."""
+"""Loading and saving weights of any origin, with their metadata: published, of timm, or of a run of this program."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -36,18 +36,18 @@ PUBLISHED_RESOLUTIONS = 224, 384, 448  # of Mixers and ViTs, whose crops were ma
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """A model's parameters and what is known of them.
+  """A model's parameters and their metadata.
 
   Attributes:
     params: nested dicts of float32 numpy arrays, with the names of `mixer.models`.
     model: the `model` section of a config that builds the model.
-    resolution: the side in pixels of the square images that it takes; where any, that of its training, or 224.
+    resolution: the side in pixels of the square images that it takes; where it takes any, that of its training, or 224.
     loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
     class_names: of the logits, as data sets have them ('n01440764'), or None; `class_names.label` makes them readable.
-    crop, resize: how its run prepared the images to evaluate, and for others (i) of the paper's App. C, or where they
-      take images of a side that published ones do not, 'antialiased'; without `resize`: `crop_sizes.resize_for`.
-    source: where it comes from and what it is, for people.
-    permutation: of the pixels of its run's images (`permutations.draw`), or None.
+    crop, resize: how its run preprocessed images for evaluation; for others (i) of the paper's App. C, or 'antialiased'
+      where the published models take no images of that side. Without `resize`: `crop_sizes.resize_for`.
+    source: where it comes from and what it is, for messages.
+    permutation: of the pixels of its run's images (`pixel_permutations.draw`), or None.
   """
   params: dict
   model: dict
@@ -66,42 +66,43 @@ class Weights:
             f'{self.with_crop().resize}: {self.source}')
 
   def with_crop(self, crop: str | None = None, resize: int | None = None) -> 'Weights':
-    """The same, whose images are prepared as set, or else as theirs are; the side before the crop is then known."""
+    """A copy with another crop or resize, or its own where it is None. The copy's `resize` is always set."""
     crop = crop or self.crop
     return dataclasses.replace(self, crop=crop, resize=crop_sizes.resize_for(self.resolution, resize or self.resize, crop))
 
   def check_head(self, name: str):
-    """Raises a ValueError unless there are logits; `name` is what was loaded, for the message."""
+    """Raises a ValueError unless the model has a head; `name` is what was loaded, for the message."""
     if self.model['num_classes'] is None:
-      raise ValueError(f'{name} has no head, and so knows no classes; give weights that have one')
+      raise ValueError(f'{name} has no head, and so no classes; pass weights with a head')
 
   def check_images(self, name: str):
-    """Raises a ValueError unless it takes images as they are; `name` is what was loaded, for the message."""
+    """Raises a ValueError if its pixels are permuted; `name` is what was loaded, for the message."""
     if self.permutation is not None:
-      raise ValueError(f'{name} was trained on permuted pixels (config.data.permutation is {self.permutation!r}), and takes '
-                       'no images as they are; tools.evaluate scores it with the config of its run')
+      raise ValueError(f'{name} was trained on permuted pixels (config.data.permutation is {self.permutation!r}), and '
+                       'takes no ordinary images; tools.evaluate scores it with the config of its run')
 
 
 def load(name: str, mean: Sequence[float] | float | None = None, std: Sequence[float] | float | None = None) -> Weights:
-  """The weights that a name or a path stands for.
+  """Loads the weights of a name or a path.
 
-  Of files, the number of classes says what the logits mean: the 21,843 of ImageNet-21k probabilities of each class by
-  itself, any others those of one class among all. The authors trained both by sigmoid cross-entropy, but everyone reads
-  ImageNet-1k results by softmax. Published weights also have class names, by WordNet id; a file is taken for published
-  if it lies under the published name ('.../imagenet1k/Mixer-B_16.npz'). Files that `save` wrote say it all themselves.
+  For files, the number of classes decides what the logits mean: with the 21,843 of ImageNet-21k a sigmoid gives the
+  probability of each class on its own; any others go through a softmax. The authors trained both by sigmoid
+  cross-entropy, but everyone reads ImageNet-1k results by softmax. Published weights also have class names, by WordNet
+  id; a file counts as published if its path ends in the published name ('.../imagenet1k/Mixer-B_16.npz'). Files that
+  `save` wrote hold all of this as metadata.
 
-  Of timm's files a config.json beside them, or their name, says how they take images (convert/pretrained_cfg.py). What
-  is loaded takes pixels in [-1, 1] always: the first layer of the others is changed so that it does.
+  The preprocessing of timm's files comes from a config.json next to them, or from their name (weights/pretrained_cfg.py).
+  Loaded weights always take pixels in [-1, 1]: the first layer of models for others is converted.
 
   Args:
     name: a published name ('imagenet21k/Mixer-B_16'), an .npz file (also gs://), a .safetensors file of timm, a folder
-      of such a one as Hugging Face has them (model.safetensors, config.json), a run's work directory, for its latest
+      as on Hugging Face (model.safetensors, config.json), a run's work directory, for its latest
       checkpoint, or one of its checkpoints ('runs/digits/checkpoints/562', or 'runs/digits/interrupted/500').
-    mean, std: of the pixels in [0, 1] that the file's model takes, three numbers or one, where nothing else says it or
-      what does is wrong; 0.5 and 0.5 for those in [-1, 1].
+    mean, std: of the pixels in [0, 1] that the file's model takes, three numbers or one, where its config.json
+      lacks them or is wrong; 0.5 and 0.5 for those in [-1, 1].
 
   Raises:
-    FileNotFoundError, OSError, ValueError: naming the file or address and what is the matter with it.
+    FileNotFoundError, OSError, ValueError: naming the file or address and the problem.
   """
   name = os.fspath(name)
   if (mean is None) != (std is None):
@@ -117,48 +118,49 @@ def load(name: str, mean: Sequence[float] | float | None = None, std: Sequence[f
 
 def _of_path(path, pixels):
   if path.suffix == '.npz':
-    return _of_file(_there(path), npz.read, pixels)
+    return _of_file(_existing(path), npz.read, pixels)
   if path.suffix == '.safetensors':
-    return _of_file(_there(path), timm.read, pixels)
-  if path.parent.name not in checkpoint_integrity.FOLDERS and _there(path).is_dir() and not (path / 'checkpoints').exists():
+    return _of_file(_existing(path), timm.read, pixels)
+  if (path.parent.name not in checkpoint_integrity.FOLDERS and _existing(path).is_dir()
+      and not (path / 'checkpoints').exists()):
     if (path / 'model.safetensors').exists():
       return _of_file(path / 'model.safetensors', timm.read, pixels)
     if pickles := [name for name in ('pytorch_model.bin', 'model.safetensors.index.json') if (path / name).exists()]:
-      raise ValueError(f"{path} holds {pickles[0]} and no model.safetensors. PyTorch's own files are pickles, and parts of "
-                       'a model are not put together; save the state_dict as model.safetensors in it')
+      raise ValueError(f"{path} holds {pickles[0]} and no model.safetensors. PyTorch's own files are pickles, and "
+                       'sharded models are not supported; save the state_dict as model.safetensors in it')
   if pixels:
     raise ValueError(f'{path} is a run, whose model takes pixels in [-1, 1]; leave out mean and std')
   if path.parent.name in checkpoint_integrity.FOLDERS and path.name.isdecimal():
     return _of_run(path.parent.parent, int(path.name), path.parent.name)
-  if _there(path).is_dir():
+  if _existing(path).is_dir():
     return _of_run(path)
   advice = ''
   if path.suffix in ('.pth', '.pt', '.bin'):
-    advice = " PyTorch's own files are pickles, which are not read; save the state_dict as .safetensors there."
+    advice = " PyTorch's own files are pickles, which are not read; save the state_dict as .safetensors instead."
   raise ValueError(f'{path} is neither .npz nor .safetensors, nor a directory.{advice}')
 
 
-def _there(path):
+def _existing(path):
   if not path.exists():
     near = difflib.get_close_matches(str(path), published.TABLE, n=1)
     hint = f' Did you mean {near[0]!r}?' if near else ''
-    raise FileNotFoundError(f'there is no {path}, and no published file of that name.{hint} Published are '
+    raise FileNotFoundError(f'{path} does not exist, and is no published name.{hint} Published are '
                             f'{", ".join(published.TABLE)}')
   return path
 
 
 def _of_file(path, read, pixels) -> Weights:
-  said, place = record.read(path)
-  if said is not None:
+  metadata, place = record.read(path)
+  if metadata is not None:
     if pixels:
       raise ValueError(f'{place} says that {path.name} takes pixels in [-1, 1]; leave out mean and std')
-    here = _check(said, place, 'the record of weights of this version')
+    expected = _check_metadata(metadata, place, 'the record of weights of this version')
     params = read(path)
-    record.check_is_of(said, place, path)
-    loaded = _made(params, said, here, place, path)
-    if not isinstance(said['source'], str):
-      raise ValueError(f'{place}: source is {safe_io.show(said["source"])}; it must be a string')
-    return dataclasses.replace(loaded, source=', converted from '.join(filter(None, [str(path), said['source']])))
+    record.check_matches(metadata, place, path)
+    loaded = _build(params, metadata, expected, place, path)
+    if not isinstance(metadata['source'], str):
+      raise ValueError(f'{place}: source is {safe_io.show(metadata["source"])}; it must be a string')
+    return dataclasses.replace(loaded, source=', converted from '.join(filter(None, [str(path), metadata['source']])))
   if read is timm.read:
     pretrained_cfg.check_library(path)
   params = read(path)
@@ -168,20 +170,20 @@ def _of_file(path, read, pixels) -> Weights:
   known = published.TABLE[name] if name else None
   if known and model['num_classes'] != known.num_classes:
     raise ValueError(f'{path} has {model["num_classes"]:,} classes, and {known.num_classes:,} were published under '
-                     'that name; give it another name if it is another file')
+                     'that name; rename it if it is another file')
   class_names = class_names_lib.wordnet_ids(known.num_classes) if known else None
-  of_file = pretrained_cfg.Pixels(class_names=class_names)
+  file_pixels = pretrained_cfg.Pixels(class_names=class_names)
   if read is timm.read:
-    of_file = pretrained_cfg.of_file(path, model['num_classes'], resolution)
+    file_pixels = pretrained_cfg.of_file(path, model['num_classes'], resolution)
   if pixels:
-    of_file = dataclasses.replace(of_file, mean=pixels.mean, std=pixels.std, said=pixels.said)
+    file_pixels = dataclasses.replace(file_pixels, mean=pixels.mean, std=pixels.std, origin=pixels.origin)
   source = f'{name}, {known.what}' if known else str(path)
   small = not known and resolution not in PUBLISHED_RESOLUTIONS
   return Weights(
-      params=pretrained_cfg.fold(params, model['name'], of_file, path), model=model, resolution=resolution,
-      loss='sigmoid_xent' if model['num_classes'] == 21843 else 'softmax_xent', class_names=of_file.class_names,
-      crop=of_file.crop or ('antialiased' if small else 'paper_resize'), resize=of_file.resize,
-      source=f'{source}; pixels of {of_file.describe()}' if pixels or read is timm.read else source)
+      params=pretrained_cfg.fold(params, model['name'], file_pixels, path), model=model, resolution=resolution,
+      loss='sigmoid_xent' if model['num_classes'] == 21843 else 'softmax_xent', class_names=file_pixels.class_names,
+      crop=file_pixels.crop or ('antialiased' if small else 'paper_resize'), resize=file_pixels.resize,
+      source=f'{source}; pixels of {file_pixels.describe()}' if pixels or read is timm.read else source)
 
 
 def _sizes_of(params, place) -> tuple[dict, int | None]:
@@ -197,107 +199,108 @@ def _sizes_of(params, place) -> tuple[dict, int | None]:
 def _of_run(workdir, step=None, folder=None) -> Weights:
   path = workdir / 'config.json'
   if not path.exists():
-    raise ValueError(f"{workdir} is not a run's work directory: there is no {path}")
+    raise ValueError(f"{workdir} is not a run's work directory: {path} does not exist")
   config, what = safe_io.read_json_object(path), 'the config of a run of this version'
   try:
-    said = {'model': config['model'], 'resolution': config['data']['resolution'], 'loss': config['step']['loss'],
+    metadata = {'model': config['model'], 'resolution': config['data']['resolution'], 'loss': config['step']['loss'],
             'permutation': config['data'].get('permutation'), 'class_names': None,
-            **_evaluated(config['evals'], config['data']['resolution'])}
+            **_eval_crop(config['evals'], config['data']['resolution'])}
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f'{path} is not {what}: {error!r}') from error
-  here = _check(said, path, what)
+  expected = _check_metadata(metadata, path, what)
   params, checked = checkpoint_integrity.read_params(workdir, step, folder)
   params = trees.nested(arrays.float32(trees.flat(params), checked))
   names = workdir / 'classes.txt'
   if names.exists():
-    said['class_names'] = safe_io.text(names).removesuffix('\n').split('\n')
-  loaded = _made(params, said, here, 'its config.json', checked, names)
+    metadata['class_names'] = safe_io.text(names).removesuffix('\n').split('\n')
+  loaded = _build(params, metadata, expected, 'its config.json', checked, names)
   return dataclasses.replace(loaded, source=f'step {int(checked.name):,} of the run in {workdir}')
 
 
-def _check(said, place, what) -> dict:
-  """The sizes that the arrays must have by what a run or a file says of its model, after all of that is checked."""
+def _check_metadata(metadata, place, what) -> dict:
+  """Checks the metadata of a run or a file. -> the `model` section that its arrays must have."""
   try:
-    configuration.lookup('step', 'loss', said['loss'], losses.LOSSES)
-    configuration.lookup('evals', 'crop', said['crop'], export_crops.CROPS)
+    configuration.lookup('step', 'loss', metadata['loss'], losses.LOSSES)
+    configuration.lookup('evals', 'crop', metadata['crop'], export_crops.CROPS)
     for field in ('resolution', 'resize'):
-      if not (isinstance(said[field], int) and said[field] > 0 or field == 'resize' and said[field] is None):
-        raise ValueError(f'{field} is {safe_io.show(said[field])}; it must be a number of pixels')
-    crop_sizes.resize_for(said['resolution'], said['resize'], said['crop'])
-    if said['permutation'] not in (None, *pixel_permutations.KINDS):
-      raise ValueError(f'permutation is {safe_io.show(said["permutation"])}; it must be one of {pixel_permutations.KINDS}, or null')
-    names = said['class_names']
+      if not (isinstance(metadata[field], int) and metadata[field] > 0 or field == 'resize' and metadata[field] is None):
+        raise ValueError(f'{field} is {safe_io.show(metadata[field])}; it must be a number of pixels')
+    crop_sizes.resize_for(metadata['resolution'], metadata['resize'], metadata['crop'])
+    if metadata['permutation'] not in (None, *pixel_permutations.KINDS):
+      raise ValueError(f'permutation is {safe_io.show(metadata["permutation"])}; it must be one of '
+                       f'{pixel_permutations.KINDS}, or null')
+    names = metadata['class_names']
     if not (names is None or isinstance(names, list) and all(isinstance(name, str) for name in names)):
       raise ValueError(f'class_names is {safe_io.show(names)}; it must be a list of strings, or null')
-    # The model is not traced: of a config that claims a million blocks, that takes for ever.
-    here = models.expected_config(said['model'])
+    # The model is not traced: with a config that claims a million blocks, that would take forever.
+    expected = models.expected_config(metadata['model'])
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f'{place} is not {what}: {error!r}') from error
-  if here is None:
-    raise ValueError(f'{place}: model.name is {said["model"]["name"]!r}, and weights are read of {", ".join(models.LOADABLE)} '
-                     'alone; train.py evaluates such a run itself')
-  return here
+  if expected is None:
+    raise ValueError(f'{place}: model.name is {metadata["model"]["name"]!r}, and only weights of '
+                     f'{", ".join(models.LOADABLE)} can be loaded; train.py evaluates such a run itself')
+  return expected
 
 
-def _made(params, said, here, place, params_place, names_place=None) -> Weights:
-  """Weights of what is said of them, if it fits the arrays."""
-  model, there = _sizes_of(params, params_place)
-  found = dict(model, resolution=there or said['resolution'])
-  if unlike := configuration.differences(found, dict(here, resolution=said['resolution']),
-                                              'in the arrays', 'as stated'):
+def _build(params, metadata, expected, place, params_place, names_place=None) -> Weights:
+  """Weights of the parameters and their metadata, after a check that they fit."""
+  model, resolution = _sizes_of(params, params_place)
+  loaded = dict(model, resolution=resolution or metadata['resolution'])
+  if unlike := configuration.differences(loaded, dict(expected, resolution=metadata['resolution']), 'in the arrays',
+                                         'as stated'):
     raise ValueError(f'{params_place} does not fit {place}:' + ''.join(f'\n  {line}' for line in unlike))
-  class_names = said['class_names']
+  class_names = metadata['class_names']
   if class_names and len(class_names) != model['num_classes']:
     raise ValueError(f'{names_place or f"{place}: class_names"} has {len(class_names):,} lines, and the model '
                      f'{model["num_classes"] or 0:,} classes')
   dropped = models.LOADABLE[model['name']].training_only_fields
-  kept = {field: value for field, value in said['model'].items() if field not in dropped}
-  return Weights(params=params, model={**kept, **model}, resolution=said['resolution'], loss=said['loss'],
-                 class_names=class_names, source='', crop=said['crop'], resize=said['resize'],
-                 permutation=said['permutation'])
+  kept = {field: value for field, value in metadata['model'].items() if field not in dropped}
+  return Weights(params=params, model={**kept, **model}, resolution=metadata['resolution'], loss=metadata['loss'],
+                 class_names=class_names, source='', crop=metadata['crop'], resize=metadata['resize'],
+                 permutation=metadata['permutation'])
 
 
-def _evaluated(evals, resolution):
+def _eval_crop(evals, resolution):
   """The fields 'crop' and 'resize' of the first evaluation at the resolution of the training."""
   first = next((section for section in evals.values() if section['resolution'] == resolution), {})
   return {field: first.get(field, default) for field, default in (('crop', 'paper_resize'), ('resize', None))}
 
 
-def start(wanted: dict, *, weights: str, head: typing.Literal['fresh', 'given'] = 'fresh',
+def start(fresh_params: dict, *, weights: str, head: typing.Literal['fresh', 'given'] = 'fresh',
           token_mixing: typing.Literal['block_diagonal', 'interpolated', None] = None,
           mean: Sequence[float] | float | None = None, std: Sequence[float] | float | None = None) -> dict:
-  """The parameters that a run starts from: those that `weights` names, fitted to the fresh ones of its model.
+  """The parameters that a run starts from: those of `weights`, fitted to its model.
 
   Args:
-    wanted: the fresh parameters.
+    fresh_params: newly initialized parameters of the run's model.
     weights: a published name, a file, a run's work directory or a checkpoint in one, as in `load`.
     mean, std: as in `load`.
-    head, token_mixing: `convert.start.start`.
+    head, token_mixing: `start_from.start`.
   """
   loaded = load(weights, mean, std)
   distributed.print_on_main_process(f'starts from {loaded.describe()}')
-  return starting.start(loaded.params, wanted, head=head, token_mixing=token_mixing)
+  return starting.start(loaded.params, fresh_params, head=head, token_mixing=token_mixing)
 
 
 def files_of(path) -> list[pathlib.Path]:
-  """The files that `save` may write for this path: itself, and what goes beside it, which it replaces, too."""
+  """The files that `save` may write for this path: itself, and its sidecar, which it replaces, too."""
   path = pathlib.Path(path)
-  beside = [record.beside(path)] if path.suffix == '.npz' else []
+  sidecars = [record.sidecar(path)] if path.suffix == '.npz' else []
   if path.name == 'model.safetensors':
-    beside = [path.with_name('config.json')]
-  return [path, *map(pathlib.Path, beside)]
+    sidecars = [path.with_name('config.json')]
+  return [path, *map(pathlib.Path, sidecars)]
 
 
 def check_can_save(path):
-  """Raises a ValueError or FileNotFoundError if `save` could not write a file of this path, as far as can be foreseen."""
+  """Raises a ValueError or OSError if `save` cannot write to this path, as far as can be checked beforehand."""
   path = pathlib.Path(path)
   if path.suffix not in ('.npz', '.safetensors'):
     raise ValueError(f'{path} has the suffix {path.suffix!r}; weights are written as .npz or .safetensors')
   if not path.parent.is_dir():
-    raise FileNotFoundError(f'there is no folder {path.parent} to write {path.name} to')
+    raise FileNotFoundError(f'{path.name} cannot be written: the folder {path.parent} does not exist')
   for file in files_of(path):
     if file.is_dir():
-      raise IsADirectoryError(f'{file} is a directory, and a file is written there; choose another name')
+      raise IsADirectoryError(f'{file} is a directory, where a file would be written; choose another name')
   if path.name == 'model.safetensors':
     pretrained_cfg.check_can_write(path)
 
@@ -305,30 +308,30 @@ def check_can_save(path):
 def save(weights: Weights, path) -> list:
   """Writes an .npz file with the published names, or a .safetensors file of timm, by the suffix. -> paths written.
 
-  `load` gives back all that is known of them (convert/record.py): a .safetensors file has it in its metadata, and its
-  pretrained_cfg in the metadata of that name; for w.npz it is w.npz.json. Beside model.safetensors, of a model that timm
-  has a name for, comes the config.json of Hugging Face and timm. Files appear when they are whole. After a kill between
-  the two, `load` refuses w.npz, whose record does not fit; and reads model.safetensors, which says it all itself.
+  `load` restores all of it (weights/record.py): a .safetensors file holds the record in its metadata, and its
+  pretrained_cfg under that name; w.npz has the sidecar w.npz.json. Next to model.safetensors, of a model that timm has
+  a name for, Hugging Face's and timm's config.json is written. Files appear when they are complete. After a kill between
+  the two, `load` refuses w.npz, whose record does not fit; and reads model.safetensors, which is self-contained.
   """
   path = pathlib.Path(path)
   check_can_save(path)
   partial = path.with_name(f'{path.stem}.{uuid.uuid4().hex}.partial{path.suffix}')
-  _, *beside = files_of(path)
+  _, *sidecars = files_of(path)
   try:
     if path.suffix == '.npz':
       npz.write(weights.params, partial)
-      storage.write(*beside, record.text(weights, partial))  # first, since w.npz alone would be read otherwise
+      storage.write(*sidecars, record.text(weights, partial))  # first, as w.npz alone would be read without it
       os.replace(partial, path)
     else:
       config = pretrained_cfg.of_weights(weights.with_crop())
-      if beside and not config['architecture']:
+      if sidecars and not config['architecture']:
         pretrained_cfg.check_can_write(path, named=False)
-        beside = []
+        sidecars = []
       timm.write(weights.params, partial, {record.KEY: record.text(weights),
                                            'pretrained_cfg': json.dumps(config['pretrained_cfg'])})
       os.replace(partial, path)
-      for file in beside:
+      for file in sidecars:
         storage.write(file, json.dumps(config, indent=2) + '\n')
   finally:
     partial.unlink(missing_ok=True)
-  return [path, *beside]
+  return [path, *sidecars]

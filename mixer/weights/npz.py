@@ -18,20 +18,20 @@ def read(path) -> dict:
   """Nested parameters of an .npz file on this machine or in a bucket (gs://), as float32. Nothing is unpickled.
 
   Raises:
-    FileNotFoundError, ValueError: as `files.arrays` and `arrays.without_prefix` do, or if an array holds other things than
-      finite numbers.
+    FileNotFoundError, ValueError: as `safe_io.arrays` and `arrays.without_prefix` do, or if an array holds values that
+      are not finite numbers.
   """
-  found = arrays.float32(arrays.without_prefix(safe_io.arrays(path), FIRST_LAYER, path), path)
+  loaded = arrays.float32(arrays.without_prefix(safe_io.arrays(path), FIRST_LAYER, path), path)
   try:
     for family in models.LOADABLE.values():
-      found = family.npz.from_npz(found)
-    return trees.nested(found)
+      loaded = family.npz.from_npz(loaded)
+    return trees.nested(loaded)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
 
 
 def write(params: dict, path):
   """Writes nested parameters as float32, under the published names."""
-  found = {name: np.asarray(array, np.float32) for name, array in trees.flat(params).items()}
+  flat = {name: np.asarray(array, np.float32) for name, array in trees.flat(params).items()}
   with epath.Path(path).open('wb') as file:
-    np.savez(file, **models.family_of(found).npz.to_npz(found))
+    np.savez(file, **models.family_of(flat).npz.to_npz(flat))

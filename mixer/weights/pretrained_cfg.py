@@ -1,12 +1,12 @@
-"""How timm's weights take images: its pretrained_cfg, in the config.json beside a file, or by the name of a file.
+"""Preprocessing of timm's weights: its pretrained_cfg, from the config.json next to a file, or by the file's name.
 
 Our models take pixels z in [-1, 1]; timm's take x = (p - mean) / std of p = (z + 1) / 2 in [0, 1], of each channel. The
 first layer of a Mixer or a ViT is linear and pads nothing, so `fold` puts that into it, up to the rounding of float32:
 
   W x + b = W' z + b',  W' = W / (2 std),  b' = b + sum_W (0.5 - mean) / std
 
-and all that comes after (training, evaluation, export) has one kind of pixels. A fine-tuning run starts from the same
-function; its optimizer sees the first layer in these coordinates.
+and everything downstream (training, evaluation, export) takes pixels of one range. A fine-tuning run starts from the
+same function; its optimizer sees the first layer in these coordinates.
 """
 
 from collections.abc import Sequence
@@ -22,26 +22,26 @@ from mixer import models
 from mixer import safe_io
 
 OURS = (0.5, 0.5, 0.5)  # the mean and std of pixels in [-1, 1]
-# Files of timm that are no longer beside their config.json: what the patterns of their names mean (timm 1.0.31).
+# For files of timm without their config.json: patterns of file names and their pretrained_cfg (timm 1.0.31).
 BY_NAME = {pattern: cfg for family in models.LOADABLE.values() if family.timm for pattern, cfg in family.timm.pixels.items()}
 DEFAULT_CROP_PCT = 0.875  # timm/data/constants.py
-# Ours: timm's nearest. Those of a timm config that are none of these are read as 'timm'.
+# Ours: timm's nearest. Others of a timm config are read as 'timm'.
 CROPS = {'timm': ('bicubic', 'center'), 'antialiased': ('bilinear', 'center'), 'paper_resize': ('bilinear', 'squash')}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-  """How weights take images.
+  """The preprocessing that weights expect.
 
   Attributes:
     mean, std: three numbers each, of pixels in [0, 1].
-    said: where that is from, for people.
-    crop, resize: as of `weights.Weights`; None where nothing says it.
+    origin: where these values come from, for messages.
+    crop, resize: as of `weights.Weights`; None if unknown.
     class_names: of the logits, or None.
   """
   mean: Sequence[float] = OURS
   std: Sequence[float] = OURS
-  said: str = 'assumed'
+  origin: str = 'assumed'
   crop: str | None = None
   resize: int | None = None
   class_names: list[str] | None = None
@@ -49,20 +49,20 @@ class Pixels:
   def describe(self) -> str:
     """'mean 0, std 1 (config.json)'."""
     one = lambda numbers: ', '.join(f'{x:g}' for x in (numbers if len(set(numbers)) > 1 else numbers[:1]))
-    return f'mean {one(self.mean)}, std {one(self.std)} ({self.said})'
+    return f'mean {one(self.mean)}, std {one(self.std)} ({self.origin})'
 
 
 def check_library(path):
-  """Raises a ValueError if the config.json beside a .safetensors file is of another library than timm."""
+  """Raises a ValueError if the config.json next to a .safetensors file is of another library than timm."""
   config = epath.Path(path).parent / 'config.json'
-  found = safe_io.read_json_object(config) if config.exists() else {}
-  if 'architectures' in found and 'architecture' not in found:
-    raise ValueError(f'{config} is of the transformers library ({safe_io.show(found["architectures"])}), whose names of '
-                     "arrays are not read; use timm's version of these weights, or the authors' .npz")
+  config_json = safe_io.read_json_object(config) if config.exists() else {}
+  if 'architectures' in config_json and 'architecture' not in config_json:
+    raise ValueError(f'{config} is of the transformers library ({safe_io.show(config_json["architectures"])}), whose '
+                     "array names are not supported; use timm's version of these weights, or the authors' .npz")
 
 
 def of_file(path, num_classes: int | None, resolution: int) -> Pixels:
-  """What the config.json beside a file of timm says, or else its name; or Pixels() if neither says anything.
+  """The preprocessing by the config.json next to a file of timm, or else by its name; Pixels() if neither is known.
 
   Args:
     path: of a .safetensors file.
@@ -73,27 +73,27 @@ def of_file(path, num_classes: int | None, resolution: int) -> Pixels:
   """
   path = epath.Path(path)
   config = path.parent / 'config.json'
-  found = safe_io.read_json_object(config) if config.exists() else {}
-  if 'architecture' in found or 'pretrained_cfg' in found:
-    cfg = found.get('pretrained_cfg', found)  # the fields stood in the object itself before timm 0.8
+  config_json = safe_io.read_json_object(config) if config.exists() else {}
+  if 'architecture' in config_json or 'pretrained_cfg' in config_json:
+    cfg = config_json.get('pretrained_cfg', config_json)  # before timm 0.8 the fields were at the top level
     if not isinstance(cfg, dict):
       raise ValueError(f'{config}: pretrained_cfg is {safe_io.show(cfg)}; it must be an object')
-    of_config = found.get('num_classes', cfg.get('num_classes'))
-    if of_config not in (None, num_classes or 0):
-      raise ValueError(f'{config} is of a model of {safe_io.show(of_config)} classes, and {path.name} beside it has '
-                       f'{num_classes or 0:,}; put the file into a folder without this config.json, or with its own')
-    names = found.get('label_names')
+    config_classes = config_json.get('num_classes', cfg.get('num_classes'))
+    if config_classes not in (None, num_classes or 0):
+      raise ValueError(f'{config} is of a model of {safe_io.show(config_classes)} classes, and {path.name} next to it '
+                       f'has {num_classes or 0:,}; move the file to a folder without this config.json, or with its own')
+    names = config_json.get('label_names')
     if names is not None and not (isinstance(names, list) and len(names) == num_classes and _all(str, names)):
       raise ValueError(f'{config}: label_names is {safe_io.show(names)}; it must be {num_classes} strings')
-    tag = f'{found.get("architecture")}.{cfg.get("tag")}'
+    tag = f'{config_json.get("architecture")}.{cfg.get("tag")}'
     return _pixels(cfg, config, tag, 'config.json', names, num_classes, resolution)
   by_name = next((cfg for pattern, cfg in BY_NAME.items() if re.search(pattern, path.stem)), None)
   if by_name is None:
-    return Pixels(said='assumed: no config.json beside it says it', class_names=_class_names(path.stem, num_classes))
+    return Pixels(origin='assumed: no config.json', class_names=_class_names(path.stem, num_classes))
   return _pixels(by_name, path, path.stem, 'by its name', None, num_classes, resolution)
 
 
-def _pixels(cfg, place, tag, said, names, num_classes, resolution):
+def _pixels(cfg, place, tag, origin, names, num_classes, resolution):
   mean, std = (triple(cfg.get(field, OURS), f'{place}: {field}') for field in ('mean', 'std'))
   crop_pct = DEFAULT_CROP_PCT if cfg.get('crop_pct') is None else cfg['crop_pct']
   if not (_all((int, float), [crop_pct]) and 0.01 <= crop_pct <= 1):
@@ -101,21 +101,21 @@ def _pixels(cfg, place, tag, said, names, num_classes, resolution):
   crop = 'antialiased' if cfg.get('interpolation') == 'bilinear' else 'timm'
   for field, ours in zip(('interpolation', 'crop_mode'), CROPS[crop]):
     if cfg.get(field, ours) != ours:
-      said += f'; {field} {safe_io.show(cfg[field])} is replaced by {ours!r}'
-  return Pixels(mean, std, said, crop, math.floor(resolution / crop_pct), names or _class_names(tag, num_classes))
+      origin += f'; {field} {safe_io.show(cfg[field])} is replaced by {ours!r}'
+  return Pixels(mean, std, origin, crop, math.floor(resolution / crop_pct), names or _class_names(tag, num_classes))
 
 
 def _class_names(tag, num_classes):
-  """ImageNet's, where timm's name of the weights says that their classes are: 'mixer_b16_224.goog_in21k_ft_in1k'."""
+  """ImageNet's, where timm's name of the weights implies them: 'mixer_b16_224.goog_in21k_ft_in1k'."""
   of_imagenet = {1000: r'(_|\.)in1k$', 21843: r'(_|\.)in21k$'}.get(num_classes)
   return class_names.wordnet_ids(num_classes) if of_imagenet and re.search(of_imagenet, tag) else None
 
 
 def triple(numbers, place: str) -> tuple[float, ...]:
-  """The mean or std of pixels in [0, 1]: three numbers, or one for all channels. `place` ends in which one it is.
+  """The mean or std of pixels in [0, 1]: three numbers, or one for all channels. `place` ends in 'mean' or 'std'.
 
   Raises:
-    ValueError: naming the place, if it is anything else, as for pixels in [0, 255].
+    ValueError: naming the place, if they are anything else, such as those of pixels in [0, 255].
   """
   least = 1e-3 if place.endswith('std') else 0
   several = list(numbers) if isinstance(numbers, Sequence) and not isinstance(numbers, str) else [numbers]
@@ -130,7 +130,7 @@ def _all(types, values):
 
 
 def fold(params: dict, name: str, pixels: Pixels, source) -> dict:
-  """Parameters for pixels in [-1, 1], of those for pixels of another mean and std; see above. Types stay.
+  """Converts parameters for pixels of another mean and std to parameters for pixels in [-1, 1]; see above. Types stay.
 
   Args:
     params: nested, of a model of this name (models.LOADABLE).
@@ -154,17 +154,16 @@ def fold(params: dict, name: str, pixels: Pixels, source) -> dict:
 
 
 def check_can_write(path, named: bool = True):
-  """Raises a ValueError if the config.json beside model.safetensors is of something else, such as a run.
+  """Raises a ValueError if the config.json next to model.safetensors belongs to something else, such as a run.
 
   Args:
-    named: whether timm has a name for the model, as it has to for a config.json of its own.
+    named: whether timm has a name for the model, without which no config.json is written.
   """
   config = epath.Path(path).parent / 'config.json'
   if config.exists() and 'pretrained_cfg' not in safe_io.read_json_object(config):
-    raise ValueError(f'{config} is not of timm, and model.safetensors gets one of its own beside it; write it to a folder of '
-                     'its own')
+    raise ValueError(f'{config} is not of timm, and model.safetensors gets its own config.json; choose another folder')
   if config.exists() and not named:
-    raise ValueError(f'{config} is of another model, and timm has no name for this one; write it to a folder of its own')
+    raise ValueError(f'{config} is of another model, and timm has no name for this one; choose another folder')
 
 
 def of_weights(weights) -> dict:

@@ -1,4 +1,4 @@
-"""The Mixers that the paper's authors published, and getting them.
+"""The Mixers that the paper's authors published, and their download.
 
 They are the .npz files of gs://mixer_models, 3.25 GiB in all: float32 parameters without optimizer state, for images
 of 224 x 224 pixels. Weights of JFT-300M, of the size H, at 448 pixels or fine-tuned from ImageNet-21k to ImageNet were
@@ -18,12 +18,12 @@ from mixer.weights import npz
 
 ADDRESS = 'https://storage.googleapis.com/mixer_models'
 CACHE = '~/.cache/mixer'
-SECONDS_WITHOUT_DATA = 30
+READ_TIMEOUT_S = 30
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """A published file: its size, how many classes it knows, and what it is."""
+  """A published file: its size, number of classes, and training."""
   mib: float
   num_classes: int
   what: str
@@ -50,7 +50,7 @@ TABLE = {
 
 
 def name_of(path) -> str | None:
-  """The published name of a file that lies under it, such as /data/imagenet21k/Mixer-B_16.npz; None for others."""
+  """The published name of a file at such a path: /data/imagenet21k/Mixer-B_16.npz; None for others."""
   name = '/'.join(pathlib.PurePosixPath(str(path)).with_suffix('').parts[-2:])
   return name if name in TABLE else None
 
@@ -60,30 +60,30 @@ def fetch(name: str) -> pathlib.Path:
 
   Raises:
     OSError: naming the address, if it cannot be downloaded.
-    ValueError: if what came is not of the published size, or no .npz file of finite numbers.
+    ValueError: if the download is not of the published size, or no .npz file of finite numbers.
   """
   address = f'{ADDRESS}/{name}.npz'
   try:
     path = pathlib.Path(CACHE).expanduser() / f'{name}.npz'
   except RuntimeError as error:
-    raise OSError(f'{address} would be kept in {CACHE}, and this user has no home folder. Set HOME to a folder that can '
-                  f'be written to, or download it by other means, and give its path instead of {name!r}') from error
+    raise OSError(f'{address} cannot be cached in {CACHE}: this user has no home directory. Set HOME to a writable '
+                  f'directory, or download the file by other means, and pass its path instead of {name!r}') from error
   if path.exists():
     return path
-  partial = path.with_name(f'{path.name}.{uuid.uuid4().hex}.partial')  # other processes may be at it too
+  partial = path.with_name(f'{path.name}.{uuid.uuid4().hex}.partial')  # other processes may download it, too
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     _download(address, partial)
     mib = partial.stat().st_size / 2**20
     if abs(mib - TABLE[name].mib) > 0.01:
-      raise ValueError(f'{address} gave {mib:.2f} MiB, and {TABLE[name].mib:.2f} MiB were published')
+      raise ValueError(f'{address} is {mib:.2f} MiB, expected {TABLE[name].mib:.2f} MiB')
     try:
       npz.read(partial)
     except ValueError as error:
-      raise ValueError(f'what {address} gave is not what was published: {error}') from error
+      raise ValueError(f'{address} is not the published file: {error}') from error
     os.replace(partial, path)
   except (OSError, http.client.HTTPException) as error:
-    raise OSError(f'{address} cannot be downloaded to {path}: {error!r}. Download it by other means, and give its path '
+    raise OSError(f'{address} cannot be downloaded to {path}: {error!r}. Download it by other means, and pass its path '
                   f'instead of {name!r}') from error
   finally:
     partial.unlink(missing_ok=True)
@@ -91,10 +91,10 @@ def fetch(name: str) -> pathlib.Path:
 
 
 def _download(address, path):
-  with urllib.request.urlopen(address, timeout=SECONDS_WITHOUT_DATA) as answer, path.open('wb') as file:
-    length = int(answer.headers['Content-Length'] or 0) or None
+  with urllib.request.urlopen(address, timeout=READ_TIMEOUT_S) as response, path.open('wb') as file:
+    length = int(response.headers['Content-Length'] or 0) or None
     with tqdm.tqdm(total=length, unit='B', unit_scale=True, desc=address) as bar:
-      while part := answer.read(2**20):
+      while part := response.read(2**20):
         file.write(part)
         bar.update(len(part))
   if length and path.stat().st_size != length:

@@ -1,7 +1,7 @@
 """Weights of timm's models as .safetensors files: PyTorch's names and axes.
 
-Dense kernels are transposed, and the stem's is [C, 3, P, P] there and [P, P, 3, C] here. timm computes GELU exactly
-where the Mixer's authors and ours take its tanh form, so that the logits of the same weights differ slightly. Names, and
+Dense kernels are transposed, and the stem's is [C, 3, P, P] in timm and [P, P, 3, C] here. timm computes GELU exactly,
+where the Mixer's authors and this code take its tanh form, so that the logits of the same weights differ slightly. Names, and
 what is particular to a family of models, are in its `TimmNames`.
 """
 
@@ -20,7 +20,7 @@ FAMILIES = [family for family in models.LOADABLE.values() if family.timm]
 
 
 def metadata(path) -> dict[str, str]:
-  """The strings that a .safetensors file has beside its arrays. Errors are those of `read`."""
+  """The strings that a .safetensors file holds in addition to its arrays. Errors are those of `read`."""
   return _open(path, lambda file: file.metadata() or {})
 
 
@@ -30,18 +30,19 @@ def read(path) -> dict:
   Arrays whose names are not those of a model of timm keep their names; a prefix of all is dropped.
 
   Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: naming the file, if it is no .safetensors file, cut off, holds other things than finite numbers,
+    FileNotFoundError: if the file does not exist.
+    ValueError: naming the file, if it is no .safetensors file, truncated, holds other values than finite numbers,
       several models, or is of a ViT of an unknown number of heads.
   """
-  found, metadata = _open(path, lambda file: ({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}))
-  found = arrays.float32(arrays.without_prefix(found, r'(stem|patch_embed)\.proj\.weight', path), path)
-  family = max(FAMILIES, key=lambda family: any(re.match(family.timm.pattern, name) for name in found))
+  tensors = lambda file: {name: file.get_tensor(name) for name in file.keys()}
+  loaded, metadata = _open(path, lambda file: (tensors(file), file.metadata() or {}))
+  loaded = arrays.float32(arrays.without_prefix(loaded, r'(stem|patch_embed)\.proj\.weight', path), path)
+  family = max(FAMILIES, key=lambda family: any(re.match(family.timm.pattern, name) for name in loaded))
   try:
-    found = family.timm.from_timm(found, metadata)
-    ours = {timms: name for name, timms in family.timm.names(_count(found, r'blocks\.(\d+)\.')).items()}
+    loaded = family.timm.from_timm(loaded, metadata)
+    ours = {timms: name for name, timms in family.timm.names(_count(loaded, r'blocks\.(\d+)\.')).items()}
     return trees.nested({ours.get(name, name): _transposed(ours[name], array, (2, 3, 1, 0)) if name in ours else array
-                         for name, array in found.items()})
+                         for name, array in loaded.items()})
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
 
@@ -53,38 +54,38 @@ def _open(path, get):
   except FileNotFoundError:
     raise
   except (safetensors.SafetensorError, OSError) as error:
-    raise ValueError(f'{path} is no .safetensors file, or it is cut off ({error}); get it anew') from error
-  except (AttributeError, TypeError, ValueError) as error:  # a type or a shape that NumPy does not have
-    raise ValueError(f'{path} holds arrays of a type or a shape that is not read: {error}') from error
+    raise ValueError(f'{path} is no .safetensors file, or it is truncated ({error}); download it again') from error
+  except (AttributeError, TypeError, ValueError) as error:  # a type or a shape that NumPy lacks
+    raise ValueError(f'{path} holds arrays of an unsupported type or shape: {error}') from error
 
 
 def write(params: dict, path, metadata: dict[str, str] | None = None):
-  """Writes nested parameters as float32, so that timm's model of the same sizes loads them, and strings beside them.
+  """Writes nested parameters as float32, so that timm's model of the same sizes loads them, and strings as metadata.
 
   Raises:
     OSError: naming the file, if it cannot be written.
-    ValueError: naming the arrays that timm's models have no place for.
+    ValueError: naming the arrays that timm's models do not have.
   """
   params = trees.flat(params)
   family = models.family_of(params)
-  found, metadata, timms = params, {'format': 'pt', **(metadata or {})}, {}
+  arrays_out, metadata, timms = params, {'format': 'pt', **(metadata or {})}, {}
   if family.timm:
-    found, of_family = family.timm.to_timm(params)
-    metadata |= of_family
-    timms = family.timm.names(_count(found, family.block_pattern))
-  if unknown := [name for name in found if name not in timms and name in params]:
+    arrays_out, family_metadata = family.timm.to_timm(params)
+    metadata |= family_metadata
+    timms = family.timm.names(_count(arrays_out, family.block_pattern))
+  if unknown := [name for name in arrays_out if name not in timms and name in params]:
     more = ' and others' if unknown[3:] else ''
-    raise ValueError(f"timm's model has no place for {', '.join(unknown[:3])}{more}; write an .npz file")
+    raise ValueError(f"timm's model does not have {', '.join(unknown[:3])}{more}; write an .npz file")
   try:
     safetensors.numpy.save_file(
         {timms.get(name, name): _transposed(name, np.asarray(array, np.float32, order='C'), (3, 2, 0, 1))
-         for name, array in found.items()}, os.fspath(path), metadata=metadata)
+         for name, array in arrays_out.items()}, os.fspath(path), metadata=metadata)
   except safetensors.SafetensorError as error:
     raise OSError(f'{path} cannot be written: {error}') from error
 
 
-def _count(found, block):
-  return len({match[1] for name in found if (match := re.match(block, name))})
+def _count(names, block):
+  return len({match[1] for name in names if (match := re.match(block, name))})
 
 
 def _transposed(name, array, axes_of_stem):
