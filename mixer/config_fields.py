@@ -20,7 +20,6 @@ from mixer.training import optim
 from mixer.training import schedules
 from mixer.training import train_step
 from mixer import weights
-from mixer.weights import start_from
 
 REQUIRED = inspect.Parameter.empty
 
@@ -90,7 +89,7 @@ EVALUATION = fields_of(input_pipeline.eval_batches, input_pipeline.eval_batches,
 STEP = fields_of(train_step.make_train_step, hidden=('model', 'optimizer', 'learning_rate', 'seed', 'devices'))
 CHECKPOINT = fields_of(checkpoint.Checkpoints, checkpoint.Checkpoints.__init__, hidden=('workdir', 'run', 'metrics', 'class_names'))
 PROBE = fields_of(fewshot.Probe, fewshot.Probe.__init__, hidden=('model', 'num_classes'))
-START = fields_of(weights.start, weights.start, start_from.start, hidden=('fresh_params',))
+START = fields_of(weights.start, hidden=('fresh_params',))
 RUN = fields_of(run)
 
 

@@ -206,13 +206,13 @@ def test_the_parameters_of_another_resolution_mix_what_is_constant_alike():
 def test_a_run_starts_from_weights_of_another_resolution():
   model, params = small()
   fresh = filled(param_shapes(model, 24), seed=5)
-  started = start_from.start(params, fresh, head='fresh', token_mixing='interpolated')
+  started = start_from.fit(params, fresh, head='fresh', token_mixing='interpolated')
   np.testing.assert_array_equal(started['head']['kernel'], fresh['head']['kernel'])
   np.testing.assert_array_equal(started['stem']['kernel'], params['stem']['kernel'])
   with pytest.raises(ValueError, match="takes 9 tokens, and this model's 36"):
-    start_from.start(params, fresh, head='fresh', token_mixing=None)
+    start_from.fit(params, fresh, head='fresh', token_mixing=None)
   with pytest.raises(ValueError, match="token_mixing is 'block_diagonal'"):
-    start_from.start(params, fresh, head='fresh', token_mixing='block_diagonal')
+    start_from.fit(params, fresh, head='fresh', token_mixing='block_diagonal')
 
 
 @pytest.mark.parametrize('change, message', [

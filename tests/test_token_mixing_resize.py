@@ -175,7 +175,7 @@ def to_start(there=None, here=None, sides=(2, 2), **options):
   """start() with the weights of one model for another one, whose own parameters are of other numbers."""
   given = random_params(a_model(**{'num_classes': 5, **(there or {})}), sides[0])
   wanted = random_params(a_model(**{'num_classes': 5, **(here or {})}), sides[1], seed=1)
-  return given, wanted, start_from.start(given, wanted, **{'head': 'given', **options})
+  return given, wanted, start_from.fit(given, wanted, **{'head': 'given', **options})
 
 
 def test_given_weights_are_taken_as_they_are():

@@ -157,7 +157,7 @@ def test_position_embeddings_are_resized_as_by_the_authors_code(side, new):
 def test_a_vit_of_another_resolution_takes_resized_embeddings_and_all_else_as_it_is(pool):
   _, given = vit(8, pool=pool)
   _, wanted = vit(20, pool=pool, seed=1)
-  params = start_from.start(given, wanted, head='given')
+  params = start_from.fit(given, wanted, head='given')
   changed = {name for name, array in trees.flat(params).items() if not np.array_equal(array, trees.flat(given)[name])}
   assert changed == {'Transformer/posembed_input/pos_embedding'}
   first = int(pool == 'token')
@@ -173,8 +173,8 @@ def test_embeddings_of_images_that_are_not_square_are_not_resized():
   message = (r'the weights have position embeddings of 6 patches, and this model takes images of 16; only those of '
              r'square images can be resized\. Choose weights and a config\.data\.resolution of square images')
   with pytest.raises(ValueError, match=message):
-    start_from.start(given, wanted, head='given')
-  jax.tree.map(np.testing.assert_array_equal, start_from.start(given, given, head='given'), given)
+    start_from.fit(given, wanted, head='given')
+  jax.tree.map(np.testing.assert_array_equal, start_from.fit(given, given, head='given'), given)
 
 
 def test_a_fresh_head_has_a_hidden_layer_where_the_model_has_one():
@@ -183,25 +183,25 @@ def test_a_fresh_head_has_a_hidden_layer_where_the_model_has_one():
   _, plain = vit(seed=1)
   _, hidden = vit(representation_size=6, seed=1)
   body = {name: pretrained[name] for name in ('cls', 'embedding', 'Transformer')}
-  tuned = start_from.start(pretrained, plain, head='fresh')
+  tuned = start_from.fit(pretrained, plain, head='fresh')
   assert example_weights.equal(tuned, {**body, 'head': plain['head']})
-  tuned = start_from.start(pretrained, hidden, head='fresh')
+  tuned = start_from.fit(pretrained, hidden, head='fresh')
   assert example_weights.equal(tuned, {**body, 'head': hidden['head'], 'pre_logits': hidden['pre_logits']})
   with pytest.raises(ValueError, match=r'do not fit the model of this config:\n(?s:.*)\n  pre_logits/bias +\(7,\) +-'):
-    start_from.start(vit(representation_size=7)[1], plain, head='given')
+    start_from.fit(vit(representation_size=7)[1], plain, head='given')
 
 
 @pytest.mark.parametrize('change, token_mixing, message', [
     (lambda t: t['Transformer'].update(posembed_input={'pos_embedding': np.ones((1, 5, 15))}), None,
      r'\n  Transformer/posembed_input/pos_embedding +\(1, any, 15\) +\(1, any, 12\)\nSet'),
     (lambda t: t.pop('cls'), None, r'\n  cls +- +\(1, 1, 12\)\nSet'),
-    (lambda t: None, 'block_diagonal', r"config\.start_from\.token_mixing is 'block_diagonal', and only a Mixer mixes"),
+    (lambda t: None, 'block_diagonal', r"config\.start_from\.token_mixing is 'block_diagonal'; for ViT it must be None"),
 ])
 def test_what_does_not_fit_is_told(change, token_mixing, message):
   given, wanted = vit()[1], vit(16)[1]
   change(given)
   with pytest.raises(ValueError, match=message):
-    start_from.start(given, wanted, head='given', token_mixing=token_mixing)
+    start_from.fit(given, wanted, head='given', token_mixing=token_mixing)
 
 
 # Runs and tools

@@ -47,7 +47,7 @@ class ModelClasses:
                        f'{listed(actual)}: {_difference(expected, actual)} {self.fix}')
     if None not in (self.number, actual) and self.number != len(actual):
       fix = self.fix.replace('{number}', str(len(actual)))
-      raise ValueError(f'the number of classes of {self.owner} is {self.number:,}, and that of {source.name} is '
+      raise ValueError(f'the number of classes of {self.owner} is {self.number}, and that of {source.name} is '
                        f'{len(actual):,}: {listed(actual)}. {fix}'.rstrip())
 
   def number_for(self, source) -> int | None:

@@ -4,7 +4,7 @@ from mixer.weights.loading import check_can_save
 from mixer.weights.loading import files_of
 from mixer.weights.loading import load
 from mixer.weights.loading import save
-from mixer.weights.loading import start
 from mixer.weights.loading import Weights
+from mixer.weights.start_from import start
 
 __all__ = ['check_can_save', 'files_of', 'load', 'save', 'start', 'Weights']

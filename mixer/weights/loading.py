@@ -6,7 +6,6 @@ import difflib
 import json
 import os
 import pathlib
-import typing
 import uuid
 
 from etils import epath
@@ -18,7 +17,6 @@ from mixer.data import export_crops
 from mixer.data import pixel_permutations
 from mixer import models
 from mixer.run import checkpoint_integrity
-from mixer.run import distributed
 from mixer import safe_io
 from mixer import storage
 from mixer.training import losses
@@ -28,7 +26,6 @@ from mixer.weights import npz
 from mixer.weights import pretrained_cfg
 from mixer.weights import published
 from mixer.weights import record
-from mixer.weights import start_from as starting
 from mixer.weights import timm
 
 PUBLISHED_RESOLUTIONS = 224, 384, 448  # of Mixers and ViTs, whose crops were made for them
@@ -264,22 +261,6 @@ def _eval_crop(evals, resolution):
   """The fields 'crop' and 'resize' of the first evaluation at the resolution of the training."""
   first = next((section for section in evals.values() if section['resolution'] == resolution), {})
   return {field: first.get(field, default) for field, default in (('crop', 'paper_resize'), ('resize', None))}
-
-
-def start(fresh_params: dict, *, weights: str, head: typing.Literal['fresh', 'given'] = 'fresh',
-          token_mixing: typing.Literal['block_diagonal', 'interpolated', None] = None,
-          mean: Sequence[float] | float | None = None, std: Sequence[float] | float | None = None) -> dict:
-  """The parameters that a run starts from: those of `weights`, fitted to its model.
-
-  Args:
-    fresh_params: newly initialized parameters of the run's model.
-    weights: a published name, a file, a run's work directory or a checkpoint in one, as in `load`.
-    mean, std: as in `load`.
-    head, token_mixing: `start_from.start`.
-  """
-  loaded = load(weights, mean, std)
-  distributed.print_on_main_process(f'starts from {loaded.describe()}')
-  return starting.start(loaded.params, fresh_params, head=head, token_mixing=token_mixing)
 
 
 def files_of(path) -> list[pathlib.Path]:
