@@ -31,7 +31,7 @@ from mixer import limits
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """What training makes of an image file: a random crop, mirrored or not, augmented. Each draws from the seed alone."""
+  """The training transform of an image file: a random crop, maybe a flip, augmentation. Each draws from the seed alone."""
   crop: Callable  # of (encoded, resolution=, seed=)
   resolution: int
   flip: bool

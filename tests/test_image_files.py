@@ -67,15 +67,15 @@ def test_of_several_images_the_first_is_taken():
 
 
 @pytest.mark.parametrize('data, reason', [
-    (b'', 'it is none of JPEG, PNG'),
-    (b'not an image', 'it is none of JPEG, PNG'),
-    (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n', 'it is none of JPEG, PNG'),
+    (b'', 'it is not one of JPEG, PNG'),
+    (b'not an image', 'it is not one of JPEG, PNG'),
+    (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n', 'it is not one of JPEG, PNG'),
     (file(rgb(), 'JPEG')[:-200], '[Tt]runcated|Invalid JPEG'),  # in its header
     (file(PIL.Image.fromarray(RNG.integers(0, 256, (90, 90, 3), np.uint8)), 'JPEG')[:-999], 'Invalid JPEG data'),
     (file(rgb(), 'PNG')[:-30], '[Tt]runcated|broken|incomplete'),
     (file(PIL.Image.new('1', (20_000, 20_000)), 'PNG'), 'pixels'),
-    (file(PIL.Image.new('1', (1, 51)), 'PNG'), '1 x 51 pixels; sides of at most 50 to 1 are taken'),
-    (file(PIL.Image.new('1', (9_000, 9_000)), 'PNG'), 'its header claims 81000000 pixels; at most 80,000,000 are taken'),
+    (file(PIL.Image.new('1', (1, 51)), 'PNG'), '1 x 51 pixels; the limit is sides of 50 to 1'),
+    (file(PIL.Image.new('1', (9_000, 9_000)), 'PNG'), 'its header claims 81000000 pixels; the limit is 80,000,000'),
 ])
 def test_what_cannot_be_decoded_says_why(data, reason):
   with pytest.raises(image_files.Unreadable, match=reason):
@@ -132,7 +132,7 @@ def test_damaged_exif_data_turn_nothing(exif):
 def test_a_header_is_checked_before_pillow_makes_room(kind, monkeypatch):
   monkeypatch.setattr(PIL.Image, 'open', None)
   data = example_images.claiming(kind, 16_000, 16_000)
-  with pytest.raises(image_files.Unreadable, match='its header claims 256000000 pixels; at most 80,000,000 are taken'):
+  with pytest.raises(image_files.Unreadable, match='its header claims 256000000 pixels; the limit is 80,000,000'):
     image_files.as_jpeg(data)
 
 

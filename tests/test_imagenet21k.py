@@ -171,7 +171,7 @@ def test_each_content_is_one_example_with_all_its_synsets(tars, tmp_path, config
 def test_report_tells_what_was_found_beside_what_was_published(merged):
   got = report(merged)
   reasons = {entry['file']: (entry['copies'], entry['reason']) for entry in got.pop('unreadable_files')}
-  assert reasons[f'{N4}/d_1.JPEG'] == (2, 'it is none of JPEG, PNG, GIF, WEBP, BMP, TIFF')
+  assert reasons[f'{N4}/d_1.JPEG'] == (2, 'it is not one of JPEG, PNG, GIF, WEBP, BMP, TIFF')
   assert reasons[f'{N1}/a_9.JPEG'][0] == 1 and 'Invalid JPEG data' in reasons[f'{N1}/a_9.JPEG'][1]
   assert len(reasons) == 2
   splits = {split: len(group) for split, group in expected_groups(SMALL).items()}
@@ -327,9 +327,9 @@ PAX = tarfile.XHDTYPE
 BAD_MEMBERS = {
     'of exabytes': (header('a.JPEG', 2**62), r"'a\.JPEG' claims 4,611,686,018,427,387,904 bytes; 0 to 68,719"),
     'below zero': (header('a.JPEG', -512), r"'a\.JPEG' claims -512 bytes"),
-    'a name of a gigabyte': (long(2**30), r'claims 1,073,741,824 bytes; 0 to 16,384 are taken'),
+    'a name of a gigabyte': (long(2**30), r'claims 1,073,741,824 bytes; the limit is 16,384'),
     'names of names': (long(600) * 2_000, r'a damaged header'),
-    'more headers of a gigabyte': (header('a', 2**30, PAX), r'claims 1,073,741,824 bytes; 0 to 16,384 are taken'),
+    'more headers of a gigabyte': (header('a', 2**30, PAX), r'claims 1,073,741,824 bytes; the limit is 16,384'),
     'another size': (header('a.JPEG', 9, pax={'size': str(2**62)}), r'claims 4,611,686,018,427,387,904 bytes'),
     'another size of many digits': (header('x', 512, PAX) + b'%s size=1\n' % (b'9' * 502), r'.'),
     'sparse': (header('a.JPEG', 512, tarfile.GNUTYPE_SPARSE, overwrite={

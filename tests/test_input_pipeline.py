@@ -202,7 +202,7 @@ def test_a_broken_file_is_named(tmp_path, content):
   broken = tmp_path / 'train/class/3.png'
   broken.write_bytes(broken.read_bytes()[:40] if content == 'truncated' else content)
   fields = dict(dataset=str(tmp_path), split='train', batch_size=2, resolution=8, shard=ProcessShard(0, 1, 1))
-  with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png: .* Mend it or put a good image in its place, under the'):
+  with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png: .* Repair the file or put a good image under'):
     list(itertools.islice(input_pipeline.train_batches(**fields, seed=0).start(0), 4))
   with pytest.raises(ValueError, match=r'cannot decode .*/train/class/3.png'):
     list(input_pipeline.eval_batches(**fields))
@@ -215,7 +215,7 @@ def test_an_image_that_claims_too_many_pixels_is_named(tmp_path, kind):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(example_images.claiming(kind, 16_000, 16_000) if k == 3 else example_images.file(kind))
   fields = dict(dataset=str(tmp_path), split='train', batch_size=2, resolution=8, shard=ProcessShard(0, 1, 1))
-  message = r'cannot decode .*/train/class/3.png: its header claims 256000000 pixels; at most 80,000,000 are taken. Me'
+  message = r'cannot decode .*/train/class/3.png: its header claims 256000000 pixels; the limit is 80,000,000. Re'
   for training in ({}, dict(pad=1), dict(resize=9)):
     with pytest.raises(ValueError, match=message):
       take(input_pipeline.train_batches(**fields, **training, seed=0), 2)

@@ -227,7 +227,7 @@ def test_an_image_of_more_pixels_than_the_limit_is_refused_and_one_of_as_many_is
   just = [example_images.file(kind) for kind in example_images.KINDS]
   larger = [example_images.file(kind, np.zeros((30, 41, 3), np.uint8)) for kind in example_images.KINDS]
   shape = (30, 40, 3) if crop == 'decode' else (8, 8, 3)
-  refused = 'its header claims 1230 pixels; at most 1,200 are taken'
+  refused = 'its header claims 1230 pixels; the limit is 1,200'
   assert outcomes(crop, just + larger) == [shape] * len(just) + [refused] * len(larger)
 
 
@@ -235,7 +235,7 @@ def test_an_image_of_more_pixels_than_the_limit_is_refused_and_one_of_as_many_is
 def test_a_header_that_claims_more_than_the_limit_is_not_believed(crop):
   sides = {kind: 16_000 if 'webp' in kind else 60_000 for kind in example_images.KINDS}  # WebP has 14 bits
   assert outcomes(crop, [example_images.claiming(kind, side, side) for kind, side in sides.items()]) == [
-      f'its header claims {side**2} pixels; at most 80,000,000 are taken' for side in sides.values()]
+      f'its header claims {side**2} pixels; the limit is 80,000,000' for side in sides.values()]
 
 
 @pytest.mark.parametrize('crop, taken', [('paper_crop', False), ('antialiased', False), ('timm', False), ('paper_resize', True),
@@ -243,17 +243,17 @@ def test_a_header_that_claims_more_than_the_limit_is_not_believed(crop):
 def test_a_strip_is_refused_where_it_would_become_a_long_one(crop, taken):
   strips = [example_images.file('png', np.zeros(shape, np.uint8)) for shape in ((50, 1, 3), (1, 51, 3))]
   assert outcomes(crop, strips) == [(8, 8, 3), (8, 8, 3) if taken else (
-      '51 x 1 pixels; sides of at most 50 to 1 are taken by a crop that keeps the shape')]
+      '51 x 1 pixels; the limit of a crop that keeps the shape is sides of 50 to 1')]
 
 
 def test_formats_that_tensorflow_alone_would_decode_are_refused():
   """Of JPEG XL, nothing says beforehand how large it becomes."""
   files = [b'\xff\x0a' + bytes(50), b'\0\0\0\x0cJXL \r\n\x87\n' + bytes(50), b'', b'no image']
-  assert outcomes('decode', files) == ['it is none of JPEG, PNG, GIF, WEBP, BMP'] * 4
+  assert outcomes('decode', files) == ['it is not one of JPEG, PNG, GIF, WEBP, BMP'] * 4
 
 
 def test_what_is_said_of_a_file_is_the_same_outside_a_graph():
   for kind in ('png', 'bmp'):
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
       preprocess.decode(example_images.claiming(kind, 20_000, 30_000))
-    assert preprocess.reason(error.value) == 'its header claims 600000000 pixels; at most 80,000,000 are taken'
+    assert preprocess.reason(error.value) == 'its header claims 600000000 pixels; the limit is 80,000,000'

@@ -51,7 +51,7 @@ def test_a_picture_for_the_stem_and_each_block(planted, tmp_path, capsys, flag, 
   output = capsys.readouterr().out
   assert 'stem.png: 3 filters of 4 x 4 pixels\n' in output
   if 1 in blocks:
-    assert 'token_mixing_1.png: 6 units of 8 x 8 patches; the cosine with the nearest inverse is -1.00 in' in output
+    assert 'token_mixing_1.png: 6 units of 8 x 8 patches; the median cosine with the nearest inverse is -1.00' in output
 
 
 @pytest.mark.parametrize('flag, text', [

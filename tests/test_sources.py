@@ -111,7 +111,7 @@ def test_contents_tell_of_files_and_classes_but_not_of_where_they_lie(folder, da
 
 @pytest.mark.parametrize('dataset, split, text', [
     ('digits', 'validation', r"split 'validation' is not in digits/1.0.0 at .*; it has test, train"),
-    ('no_such_dataset', 'train', r"'no_such_dataset' is neither a directory here nor a dataset that TFDS .* has"),
+    ('no_such_dataset', 'train', r"'no_such_dataset' is neither an existing directory nor a dataset that TFDS .* has"),
     ('./nowhere', 'train', r"dataset './nowhere' is not a directory that can be read here"),
     ('cifar10', 'train', r"'cifar10' is not prepared: .*\n  python -m tools.prepare cifar10 --data_dir="),
 ])

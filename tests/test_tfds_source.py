@@ -104,7 +104,7 @@ def test_no_form_of_a_name_passes_the_check(evil, name):
     '../data/foods', 'huggingface:foods', 'ns:foods/cfg', 'foods:1', 'foods:1.0.0 ', 'foods:1.0.0\n', 'foods[1]',
     'foods:1.0.0/file_format=array_record', 'good/config=..', 'good/version=1.0.0', 'good/data_dir=evil', 'a b', '1foods'])
 def test_what_is_no_name_is_refused_in_a_line(evil, name):
-  with pytest.raises(ValueError, match='is neither a directory here nor a ') as refused:
+  with pytest.raises(ValueError, match='is neither an existing directory nor a ') as refused:
     tfds_builders.builder(name, str(evil))
   assert '\n' not in str(refused.value)
 
@@ -320,10 +320,10 @@ def from_one(tmp_path_factory):
 
 
 @pytest.mark.parametrize('label, said', [('label', 4), ('negative', -1), ('several', 4), ('large', 2**31 - 1)])
-@pytest.mark.parametrize('file_format, where', [('array_record', r'example \d+'), ('tfrecord', r'an example of batch \d+')])
+@pytest.mark.parametrize('file_format, where', [('array_record', r'example \d+'), ('tfrecord', r'an example')])
 def test_a_label_that_is_none_of_the_classes_is_an_error(from_one, file_format, where, label, said):
   fields = dict(label=label, max_labels=3, batch_size=4)
-  message = rf'cannot use {where}.* of from_?one/1.0.0 at .*, split train: its label is ' \
+  message = rf'cannot use {where}.* of from_?one/1.0.0 at .*, split train(, \d+ batches after the start)?: its label is ' \
             rf'{said} and the 4 classes are numbered 0 to 3. Number the labels from 0, or raise --config.model.num_classes'
   with pytest.raises(ValueError, match=message):
     list(itertools.islice(train(from_one[file_format], num_classes=4, **fields).start(0), 10))
@@ -370,7 +370,7 @@ def test_what_is_decoded_to_find_bad_files_is_decoded_whole(tmp_path):
   batches = input_pipeline.train_batches(dataset=str(tmp_path), split='train', batch_size=1, resolution=8, seed=0,
                                          shard=ProcessShard(0, 1, 1))
   (bad, fix), = read_errors.bad_examples(batches.source, batches.decoded, 2)
-  assert bad.startswith(f'cannot decode {path}: ') and fix.startswith('Mend it or put a good image in its place')
+  assert bad.startswith(f'cannot decode {path}: ') and fix.startswith('Repair the file or put a good image under its name')
 
 
 def test_the_order_of_features_in_a_record_does_not_matter():

@@ -183,7 +183,7 @@ def test_check_data_decodes_everything_and_names_all_bad_files(tmp_path):
   printed = run('check_data', *flags, '--decode', code=1)
   assert re.findall(r'^BAD      (\S+): cannot decode \S+/(t\S+): ', printed, re.M) == [
       ('data', 'train/a/2.png'), ('data', 'train/b/5.png'), ('evals.test', 'test/b/9.png')]
-  assert re.search(r'^         2 of 8 examples are bad. Mend it or put a good image in its place', printed, re.M)
+  assert re.search(r'^         2 of 8 examples are bad. Repair the file or put a good image under its name', printed, re.M)
   assert 'evals.test: 100%' in printed
   assert 'BAD' not in run('check_data', *flags)
 

@@ -1,4 +1,4 @@
-"""Draws the images of a training step as the model sees them, with their labels and mixing weights.
+"""Draws the images of a training step as the model sees them, with their labels and mixup's lambda.
 
   python -m tools.show_batch --config=configs/mixer_digits.py --out=batch.png
 """

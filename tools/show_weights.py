@@ -81,7 +81,7 @@ def main(arguments: list[str]):
       path = flags.out / f'token_mixing_{block}.png'
       plots.tiles(maps, f'{source}: token mixing of block {block}, {text}, by frequency, each before its nearest '
                      'inverse', path)
-      tell(path, f'{text}; the cosine with the nearest inverse is {np.median(cosines):.2f} in the middle')
+      tell(path, f'{text}; the median cosine with the nearest inverse is {np.median(cosines):.2f}')
 
 
 if __name__ == '__main__':

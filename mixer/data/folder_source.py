@@ -42,7 +42,7 @@ class FolderSource(RandomAccessSource):
   paths: np.ndarray
   classes: np.ndarray
   order: str = 'by index: a new permutation each epoch'
-  fix: str = ('Mend it or put a good image in its place, under the same name, and the same command resumes; without the '
+  fix: str = ('Repair the file or put a good image under its name, and the same command resumes; without the '
                'file it would be another run. python -m tools.check_data --decode names all bad files at once')
 
   @classmethod

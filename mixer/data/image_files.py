@@ -56,7 +56,7 @@ def as_jpeg(data: bytes, upright: bool = True) -> bytes:
     image = _open(data)
     width, height = image.size
     if max(width, height) > preprocess.MAX_RATIO * min(width, height):
-      raise Unreadable(f'{width} x {height} pixels; sides of at most {preprocess.MAX_RATIO} to 1 are taken')
+      raise Unreadable(f'{width} x {height} pixels; the limit is sides of {preprocess.MAX_RATIO} to 1')
     turned = upright and image_headers.orientation(image.info.get('exif', b'')) != 1
     if image.format == 'JPEG' and image.mode == 'RGB' and not turned:
       # By TensorFlow, as in training: it refuses some files that Pillow takes. An eighth of the size reads all the
@@ -104,14 +104,14 @@ def _open(data, formats=FORMATS):
   try:
     image = PIL.Image.open(io.BytesIO(data), formats=formats)
   except PIL.UnidentifiedImageError as error:  # whose text holds a memory address
-    raise Unreadable('its header is damaged' if first else f'it is none of {", ".join(formats)}') from error
+    raise Unreadable('its header is damaged' if first else f'it is not one of {", ".join(formats)}') from error
   _check(image.width * image.height)
   return image
 
 
 def _check(pixels):
   if pixels > preprocess.MAX_PIXELS:
-    raise Unreadable(f'its header claims {pixels} pixels; at most {preprocess.MAX_PIXELS:,} are taken')
+    raise Unreadable(f'its header claims {pixels} pixels; the limit is {preprocess.MAX_PIXELS:,}')
 
 
 def _decoded(image, upright):

@@ -25,7 +25,7 @@ def within_limits(encoded):
   def of_others():
     # In Python, which is slow, since only one thread runs it at a time.
     claimed = tf.ensure_shape(tf.numpy_function(_claimed, [encoded], tf.int64, stateful=False), [])
-    return sure(claimed, claimed >= 0, f'it is none of {image_headers.FORMATS}')
+    return sure(claimed, claimed >= 0, f'it is not one of {image_headers.FORMATS}')
 
   is_png = tf.strings.substr(encoded, 0, 8) == b'\x89PNG\r\n\x1a\n'
   return _within(encoded, tf.cond(tf.io.is_jpeg(encoded), lambda: _area(tf.io.extract_jpeg_shape(encoded)),
@@ -42,7 +42,7 @@ def _area(shape):
 
 
 def _within(x, pixels):
-  return sure(x, pixels <= MAX_PIXELS, 'its header claims', pixels, f'pixels; at most {MAX_PIXELS:,} are taken')
+  return sure(x, pixels <= MAX_PIXELS, 'its header claims', pixels, f'pixels; the limit is {MAX_PIXELS:,}')
 
 
 def sure(x, condition, *said):
@@ -171,7 +171,7 @@ def _kept_shape(image, shorter):
 def _no_strip(image):
   shape = tf.shape(image)[:2]
   return sure(image, tf.reduce_max(shape) <= MAX_RATIO * tf.reduce_min(shape), shape[1], 'x', shape[0],
-               f'pixels; sides of at most {MAX_RATIO} to 1 are taken by a crop that keeps the shape')
+               f'pixels; the limit of a crop that keeps the shape is sides of {MAX_RATIO} to 1')
 
 
 def _centre(image, size):

@@ -40,7 +40,7 @@ class ErrorReportingIterator:
     try:
       batch = next(self.batches)
     except tf.errors.OpError as error:
-      place = f'of batch {self.taken} from here, of {self.source.name}'
+      place = f'of {self.source.name}, {self.taken} batches after the start'
       if not self.source.random_access:
         raise ValueError(' '.join(_bad(self.source, f'an example {place}', error))) from error
       again = lambda index: self.prepare(tf.constant(index, tf.int64), self.source.example(index))
@@ -112,6 +112,6 @@ def _bad(source, place, error: tf.errors.OpError) -> tuple[str, str]:
 
 @atexit.register
 def _close_all():
-  """Threads that still read when the interpreter ends wait for it, and it for them, for ever."""
+  """Reader threads that are alive when the interpreter exits deadlock with it."""
   for batches in list(ErrorReportingIterator.open):
     batches.close()

@@ -112,7 +112,7 @@ def content_hashes(source) -> np.ndarray:
         if str(stored['fingerprint']) == source.fingerprint:
           return stored['hashes'].reshape(source.num_examples).astype(np.uint64, casting='no')
     except (OSError, ValueError, KeyError, TypeError) as error:
-      logging.warning('%s cannot be read (%s); it is made anew', kept, error)
+      logging.warning('%s cannot be read (%s); rebuilding it', kept, error)
   hashes = _hash(source)
   file = io.BytesIO()
   np.savez(file, hashes=hashes, fingerprint=source.fingerprint)

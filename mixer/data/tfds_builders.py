@@ -28,7 +28,7 @@ def builder(name: str, data_dir: str | None = None, **options):
   `tfds_source.check_features`.
   """
   if not NAME.fullmatch(name):
-    raise ValueError(f'dataset {name!r} is neither a directory here nor a name as TFDS has them: NAME, NAME/CONFIG, '
+    raise ValueError(f'dataset {name!r} is neither an existing directory nor a valid TFDS name: NAME, NAME/CONFIG, '
                      'NAME:VERSION or NAME/CONFIG:VERSION, such as imagenet2012:5.1.0')
   parsed, variant = tfds.core.naming.parse_builder_name_kwargs(name)  # of CamelCase, too
   own = str(parsed)
@@ -41,7 +41,7 @@ def builder(name: str, data_dir: str | None = None, **options):
     existing = make()
   except tfds.core.DatasetNotFoundError as error:
     raise ValueError(
-        f'dataset {name!r} is neither a directory here nor a dataset that TFDS {tfds.__version__} has a builder for. '
+        f'dataset {name!r} is neither an existing directory nor a dataset that TFDS {tfds.__version__} has a builder for. '
         f'Give the directory of a prepared copy or of an image folder, or {", ".join(BUILDERS)}') from error
   return existing if is_prepared(existing) else make(file_format='array_record')
 
@@ -64,7 +64,7 @@ def _prepared(name, data_dir):
             'TFDS_DATA_DIR, to a folder that can be written to')
   folder = data_dir or tfds.core.constants.DATA_DIR
   if os.path.expanduser(folder).startswith('~'):
-    raise ValueError(f'dataset {name!r} would lie in {folder}, and this user has no home folder: HOME is not set. {advice}')
+    raise ValueError(f'dataset {name!r} would be stored in {folder}, and this user has no home folder: HOME is not set. {advice}')
   copy = builder(name, data_dir)
   if not is_prepared(copy) and name in SELF_PREPARING:
     try:

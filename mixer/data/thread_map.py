@@ -8,7 +8,7 @@ import concurrent.futures
 def map_in_order(function: Callable, items: Iterable, threads: int) -> Iterator:
   """Yields function(item) of each item in their order; at most 4 * threads are under way or wait to be taken.
 
-  For work that lets go of Python's lock, as Pillow does while it decodes, and files while they are read.
+  For work that releases the GIL, as Pillow does while it decodes, and files while they are read.
   """
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     begun = collections.deque()

@@ -80,7 +80,7 @@ def slice_of(topology: str) -> Slice:
   """The slice of a topology such as 'v3:4x4'.
 
   Raises:
-    ValueError: listing the known topologies, if it is none of them.
+    ValueError: listing the known topologies, if it is not one of them.
   """
   name, _, shape = topology.partition(':')
   if name not in GENERATIONS or shape not in GENERATIONS[name].shapes:

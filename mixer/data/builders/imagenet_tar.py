@@ -150,7 +150,7 @@ class _Member(tarfile.TarInfo):
 
   def _check_size(self, limit):
     if not 0 <= self.size <= limit:
-      raise tarfile.ReadError(f'{self.name!r} claims {self.size:,} bytes; 0 to {limit:,} are taken')
+      raise tarfile.ReadError(f'{self.name!r} claims {self.size:,} bytes; the limit is {limit:,}')
 
   def _no_sparse(self, *unused):
     raise tarfile.ReadError(f'{self.name!r} is a sparse file')
