@@ -77,9 +77,9 @@ def reducing(params, x):
     (appendix_a.Views(HIDDEN, GROUPS), views, TOKENS), (appendix_a.Reducing(HIDDEN, 3), reducing, 3)])
 def test_token_mixing_is_that_of_the_paper(module, reference, tokens):
   params = filled(module, X)
-  there = apply(module, params, X)
-  assert there.shape == (BATCH, tokens, CHANNELS)
-  np.testing.assert_allclose(there, [reference(params, x) for x in X.astype(np.float64)], rtol=1e-4, atol=1e-4)
+  actual = apply(module, params, X)
+  assert actual.shape == (BATCH, tokens, CHANNELS)
+  np.testing.assert_allclose(actual, [reference(params, x) for x in X.astype(np.float64)], rtol=1e-4, atol=1e-4)
 
 
 def test_the_rest_is_the_mixers():
@@ -103,10 +103,10 @@ def test_channels_tied_to_one_another_are_the_mixers():
   """Untied MLPs with equal weights are one MLP, and one group is no group."""
   whole = mlp_mixer.MlpBlock(HIDDEN)
   params = filled(whole, np.swapaxes(X, 1, 2))
-  wanted = np.swapaxes(apply(whole, params, np.swapaxes(X, 1, 2)), 1, 2)
+  expected = np.swapaxes(apply(whole, params, np.swapaxes(X, 1, 2)), 1, 2)
   copied = jax.tree.map(lambda w: jnp.stack([w] * CHANNELS), params)
-  for module, given in ((appendix_a.Untied(HIDDEN), copied), (appendix_a.Grouped(HIDDEN, 1), params)):
-    np.testing.assert_allclose(apply(module, {'mlp': given}, X), wanted, rtol=1e-5, atol=1e-5)
+  for module, original in ((appendix_a.Untied(HIDDEN), copied), (appendix_a.Grouped(HIDDEN, 1), params)):
+    np.testing.assert_allclose(apply(module, {'mlp': original}, X), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_untied_parameters_start_as_those_of_a_channel_each():

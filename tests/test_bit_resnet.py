@@ -81,10 +81,10 @@ def logits(model, params, x):
 def captured(model, params, height, width):
   """{name of a part: the shape and type of what it gives} for one image; '' stands for the whole."""
   image = jax.ShapeDtypeStruct((1, height, width, 3), 'float32')
-  _, found = jax.eval_shape(
+  _, result = jax.eval_shape(
       lambda p, x: model.apply({'params': p}, x, mutable='intermediates', capture_intermediates=True), params, image)
-  found = trees.flat(found['intermediates'])
-  return {name.removesuffix('__call__/0').rstrip('/'): leaf for name, leaf in found.items()}
+  result = trees.flat(result['intermediates'])
+  return {name.removesuffix('__call__/0').rstrip('/'): leaf for name, leaf in result.items()}
 
 
 # Sizes and names
@@ -132,19 +132,19 @@ def test_operations_are_in_the_published_proportion(variant):
 def test_published_names_golden():
   """Read against timm's loader and big_vision's bit_paper.py, which know these files."""
   model = models.build(name='bit_resnet', variant='R50x1', num_classes=1000)
-  found = bit_resnet_names.to_npz(trees.flat(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape),
+  result = bit_resnet_names.to_npz(trees.flat(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape),
                                                  param_shapes(model))))
-  golden.check('param_names_r50x1', ''.join(f'{name} {array.shape}\n' for name, array in sorted(found.items())))
+  golden.check('param_names_r50x1', ''.join(f'{name} {array.shape}\n' for name, array in sorted(result.items())))
 
 
 def test_names_there_and_back(tmp_path):
   _, params = small()
-  there = bit_resnet_names.to_npz(trees.flat(params))
-  assert all(name.startswith('resnet/') for name in there)
-  assert there['resnet/head/conv2d/kernel'].shape == (1, 1, 256, 5)
+  converted = bit_resnet_names.to_npz(trees.flat(params))
+  assert all(name.startswith('resnet/') for name in converted)
+  assert converted['resnet/head/conv2d/kernel'].shape == (1, 1, 256, 5)
   npz.write(params, tmp_path / 'w.npz')
   with np.load(tmp_path / 'w.npz') as file:
-    assert sorted(file.files) == sorted(there)
+    assert sorted(file.files) == sorted(converted)
   back = npz.read(tmp_path / 'w.npz')
   assert jax.tree.structure(back) == jax.tree.structure(params)
   jax.tree.map(np.testing.assert_array_equal, back, params)
@@ -152,9 +152,9 @@ def test_names_there_and_back(tmp_path):
 
 def test_numbered_convolutions_are_read():
   array = np.zeros((1, 1, 3, 4))
-  found = bit_resnet_names.from_npz({'resnet/block1/unit01/a/proj/standardized_conv2d_12/kernel': array})
-  assert list(found) == ['block1/unit01/proj/kernel']
-  with pytest.raises(ValueError, match="two arrays for 'root_block/kernel'; the second one is .*conv2d_1/kernel'"):
+  result = bit_resnet_names.from_npz({'resnet/block1/unit01/a/proj/standardized_conv2d_12/kernel': array})
+  assert list(result) == ['block1/unit01/proj/kernel']
+  with pytest.raises(ValueError, match="two arrays are renamed to 'root_block/kernel'; the second one is .*conv2d_1/kernel'"):
     bit_resnet_names.from_npz({'resnet/root_block/standardized_conv2d/kernel': array,
                   'resnet/root_block/standardized_conv2d_1/kernel': array})
 
@@ -174,9 +174,9 @@ def test_weights_of_a_file_are_recognised(tmp_path):
 ])
 def test_fields_are_read_off_the_arrays(fields):
   model, params = small(**fields)
-  found = bit_resnet.fields_from_params(params)
-  assert found == {field: getattr(model, field) for field in ('num_classes', 'units', 'width_factor', 'root')}
-  assert bit_resnet.variant_of(found) is None
+  result = bit_resnet.fields_from_params(params)
+  assert result == {field: getattr(model, field) for field in ('num_classes', 'units', 'width_factor', 'root')}
+  assert bit_resnet.variant_of(result) is None
 
 
 def test_a_small_root_is_no_variant():
@@ -261,8 +261,8 @@ def formula(p, x, root='large'):
 def test_logits_are_those_of_the_formula(root, height, width):
   model, params = small(root=root)
   x = images(3, height, width)
-  wanted = formula(bit_resnet_names.to_npz(trees.flat(params)), x, root)
-  np.testing.assert_allclose(logits(model, params, x), wanted, atol=1e-5 * np.abs(wanted).max())
+  expected = formula(bit_resnet_names.to_npz(trees.flat(params)), x, root)
+  np.testing.assert_allclose(logits(model, params, x), expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.slow
@@ -285,11 +285,11 @@ def test_bfloat16_is_near_and_its_logits_are_float32():
   model, params = small(root='small')
   x = images(3, 16, 16)
   low = logits(model.clone(dtype='bfloat16'), params, x)
-  wanted = logits(model, params, x)
+  expected = logits(model, params, x)
   assert low.dtype == np.float32
-  assert 0 < np.abs(low - wanted).max() < 0.05 * np.abs(wanted).max()
-  found = captured(model.clone(dtype='bfloat16'), params, 16, 16)
-  assert {str(leaf.dtype) for name, leaf in found.items() if name and not name.startswith('head')} == {'bfloat16'}
+  assert 0 < np.abs(low - expected).max() < 0.05 * np.abs(expected).max()
+  result = captured(model.clone(dtype='bfloat16'), params, 16, 16)
+  assert {str(leaf.dtype) for name, leaf in result.items() if name and not name.startswith('head')} == {'bfloat16'}
   low = models.build(**SMALL, param_dtype='bfloat16', dtype='bfloat16')
   assert {str(leaf.dtype) for leaf in jax.tree.leaves(param_shapes(low))} == {'bfloat16'}
 
@@ -334,8 +334,8 @@ def test_a_unit_without_a_last_kernel_is_the_identity():
 ])
 def test_sizes_are_halved_and_rounded_up(root, height, width, places):
   model, params = small(root=root)
-  found = captured(model, params, height, width)
-  assert [found[f'block{i}'].shape for i in (1, 2)] == [(1, *places[0], 128), (1, *places[1], 256)]
+  result = captured(model, params, height, width)
+  assert [result[f'block{i}'].shape for i in (1, 2)] == [(1, *places[0], 128), (1, *places[1], 256)]
 
 
 @pytest.mark.parametrize('root, resolution', [('large', 30), ('small', 9)])
@@ -435,8 +435,8 @@ def test_what_no_config_is_called_lists_the_names():
 @pytest.fixture(scope='module')
 def timm():
   """timm.models.resnetv2."""
-  with timm_models.module('resnetv2') as found:
-    yield found
+  with timm_models.module('resnetv2') as result:
+    yield result
 
 
 def theirs(timm, params, path, **sizes):
@@ -447,7 +447,7 @@ def theirs(timm, params, path, **sizes):
   return model
 
 
-def logits_there(model, x):
+def timm_logits(model, x):
   import torch
   with torch.no_grad():
     return model(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
@@ -457,10 +457,10 @@ def logits_there(model, x):
 @pytest.mark.parametrize('height, width', [(64, 64), (51, 38)])
 def test_our_weights_give_our_logits_in_timm(timm, tmp_path, height, width):
   model, params = small()
-  there = theirs(timm, params, tmp_path / 'w.npz', layers=[1, 2], channels=(128, 256), stem_chs=32, num_classes=5)
+  timm_model = theirs(timm, params, tmp_path / 'w.npz', layers=[1, 2], channels=(128, 256), stem_chs=32, num_classes=5)
   x = images(3, height, width)
-  wanted = logits_there(there, x)
-  np.testing.assert_allclose(logits(model, params, x), wanted, atol=1e-5 * np.abs(wanted).max())
+  expected = timm_logits(timm_model, x)
+  np.testing.assert_allclose(logits(model, params, x), expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.slow
@@ -469,11 +469,11 @@ def test_r50x1_of_timm_is_ours(timm, tmp_path):
   model = models.build(name='bit_resnet', variant='R50x1', num_classes=1000, platform='any')
   params = filled(param_shapes(model))
   npz.write(params, tmp_path / 'w.npz')
-  there = timm.resnetv2_50x1_bit().eval()
-  there.load_pretrained(str(tmp_path / 'w.npz'))
+  timm_model = timm.resnetv2_50x1_bit().eval()
+  timm_model.load_pretrained(str(tmp_path / 'w.npz'))
   x = images(1, 64, 64)
-  wanted = logits_there(there, x)
-  np.testing.assert_allclose(logits(model, params, x), wanted, atol=1e-4 * np.abs(wanted).max())
+  expected = timm_logits(timm_model, x)
+  np.testing.assert_allclose(logits(model, params, x), expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.slow
@@ -482,6 +482,6 @@ def test_timm_counts_as_many_parameters(timm, variant):
   fields = bit_resnet.variant_fields(variant)
   named = getattr(timm, f'resnetv2_{variant[1:]}_bit', None)
   assert (named is None) == (variant in ('R50x2', 'R152x1', 'R200x3'))
-  there = named(device='meta') if named else timm.ResNetV2(
+  timm_model = named(device='meta') if named else timm.ResNetV2(
       layers=list(fields['units']), width_factor=fields['width_factor'], device='meta')
-  assert sum(parameter.numel() for parameter in there.parameters()) == COUNTS[variant]
+  assert sum(parameter.numel() for parameter in timm_model.parameters()) == COUNTS[variant]

@@ -1,4 +1,4 @@
-"""Files of weights: what is written is what is read, names are those of others, and damage is told."""
+"""Files of weights: what is written is what is read, names are those of others, and damage is reported."""
 
 import functools
 import json
@@ -25,7 +25,7 @@ def params():
 
 def older(params):
   """{name: array} of the generation before the published one, with its leading axes of 1 and its counted parts."""
-  found = {}
+  result = {}
   for name, array in trees.flat(params).items():
     if name.startswith('stem/'):
       name = name.replace('stem', 'embedding')
@@ -36,8 +36,8 @@ def older(params):
     elif block := re.match(r'MixerBlock_(\d+)/(\w+)/Dense_(\d)/(\w+)', name):
       name = f'Mixer/encoderblock_{block[1]}/{block[2]}_phase_0/{block[4]}{int(block[3]) + 1}'
       array = array[None]
-    found[name] = array
-  return found
+    result[name] = array
+  return result
 
 
 @pytest.mark.parametrize('module, suffix', [(npz, 'npz'), (timm, 'safetensors')])
@@ -61,22 +61,22 @@ def test_an_npz_holds_the_published_names_in_float32(params, tmp_path):
 
 
 def test_the_older_names_become_ours(params, tmp_path):
-  found = older(params)
-  assert found['Mixer/encoderblock_1/token_mixing_phase_0/kernel1'].shape == (1, 4, 6)
-  assert 'Mixer/encoderblock_0/LayerNorm_2/scale' in found and found.keys().isdisjoint(trees.flat(params).keys() -
+  result = older(params)
+  assert result['Mixer/encoderblock_1/token_mixing_phase_0/kernel1'].shape == (1, 4, 6)
+  assert 'Mixer/encoderblock_0/LayerNorm_2/scale' in result and result.keys().isdisjoint(trees.flat(params).keys() -
                                                                                       {'head/bias', 'head/kernel'})
-  np.savez(tmp_path / 'w.npz', **found)
+  np.savez(tmp_path / 'w.npz', **result)
   assert example_weights.equal(npz.read(tmp_path / 'w.npz'), params)
 
 
 def test_safetensors_hold_timms_names_and_axes(params, tmp_path):
   timm.write(params, tmp_path / 'w.safetensors')
-  there = safetensors.numpy.load_file(tmp_path / 'w.safetensors')
-  np.testing.assert_array_equal(there['stem.proj.weight'][7, 1, 2, 3], params['stem']['kernel'][2, 3, 1, 7])
+  saved = safetensors.numpy.load_file(tmp_path / 'w.safetensors')
+  np.testing.assert_array_equal(saved['stem.proj.weight'][7, 1, 2, 3], params['stem']['kernel'][2, 3, 1, 7])
   block = params['MixerBlock_1']
-  np.testing.assert_array_equal(there['blocks.1.mlp_tokens.fc2.weight'], block['token_mixing']['Dense_1']['kernel'].T)
-  np.testing.assert_array_equal(there['blocks.1.norm2.weight'], block['LayerNorm_1']['scale'])
-  assert len(there) == len(trees.flat(params))
+  np.testing.assert_array_equal(saved['blocks.1.mlp_tokens.fc2.weight'], block['token_mixing']['Dense_1']['kernel'].T)
+  np.testing.assert_array_equal(saved['blocks.1.norm2.weight'], block['LayerNorm_1']['scale'])
+  assert len(saved) == len(trees.flat(params))
 
 
 @pytest.mark.parametrize('dtype', [np.float16, ml_dtypes.bfloat16, np.float64])
@@ -100,13 +100,13 @@ def test_other_floating_points_become_float32_of_the_same_values(params, tmp_pat
     ('object', r"array 'MixerBlock_0/LayerNorm_0/bias' holds Python objects, which are not read"),
 ])
 def test_an_npz_of_other_things_than_finite_numbers_is_refused(params, tmp_path, wrong, message):
-  found = {name: array.copy() for name, array in trees.flat(params).items()}
+  result = {name: array.copy() for name, array in trees.flat(params).items()}
   name = 'MixerBlock_0/LayerNorm_0/bias'
   if isinstance(wrong, str):
-    found[name] = found[name].astype(dict(int=np.int32, object=object)[wrong])
+    result[name] = result[name].astype(dict(int=np.int32, object=object)[wrong])
   else:
-    found[name][3] = wrong
-  np.savez(tmp_path / 'w.npz', **found)
+    result[name][3] = wrong
+  np.savez(tmp_path / 'w.npz', **result)
   with pytest.raises(ValueError, match=rf'{tmp_path}/w\.npz: {message}'):
     npz.read(tmp_path / 'w.npz')
 
@@ -168,8 +168,8 @@ def test_a_prefix_of_all_names_is_dropped_and_said(tmp_path, caplog, suffix, pre
   params = {'mixer': example_weights.params, 'vit': vit, 'bit': bit}[kind]()
   path, module = tmp_path / f'w.{suffix}', dict(npz=npz, safetensors=timm)[suffix]
   module.write(params, path)
-  found = {prefix + name: array for name, array in load_arrays(path).items()}
-  np.savez(path, **found) if suffix == 'npz' else safetensors.numpy.save_file(found, path, {'num_heads': '2'})
+  result = {prefix + name: array for name, array in load_arrays(path).items()}
+  np.savez(path, **result) if suffix == 'npz' else safetensors.numpy.save_file(result, path, {'num_heads': '2'})
   assert example_weights.equal(module.read(path), params)
   assert f'w.{suffix}: dropped the prefix {prefix!r} of array names' in caplog.text
   assert 'left out' not in caplog.text
@@ -208,8 +208,8 @@ def test_a_checkpoint_of_big_vision_is_read_without_its_optimizer(params, tmp_pa
 
 def test_a_file_of_several_models_is_refused(params, tmp_path):
   timm.write(params, tmp_path / 'w.safetensors')
-  there = safetensors.numpy.load_file(tmp_path / 'w.safetensors')
-  both = {f'{who}.{name}': array for name, array in there.items() for who in ('teacher', 'student')}
+  saved = safetensors.numpy.load_file(tmp_path / 'w.safetensors')
+  both = {f'{who}.{name}': array for name, array in saved.items() for who in ('teacher', 'student')}
   safetensors.numpy.save_file(both, tmp_path / 'w.safetensors')
   with pytest.raises(ValueError, match=r"w\.safetensors holds several models, whose names begin with 'student\.' and "
                                        r"'teacher\.'; save the arrays of one model to a separate file"):
@@ -217,6 +217,6 @@ def test_a_file_of_several_models_is_refused(params, tmp_path):
 
 
 def test_an_array_without_the_prefix_stays_and_is_shown(params, tmp_path):
-  found = {f'module/{name}': array for name, array in trees.flat(params).items()}
-  np.savez(tmp_path / 'w.npz', **found, other=np.ones(3))
+  result = {f'module/{name}': array for name, array in trees.flat(params).items()}
+  np.savez(tmp_path / 'w.npz', **result, other=np.ones(3))
   assert npz.read(tmp_path / 'w.npz').keys() == {*params, 'other'}

@@ -16,8 +16,8 @@ def wave(rows, columns, phase=0., side=SIDE):
 
 @pytest.mark.parametrize('rows, columns', [(0, 0), (1, 0), (0, 1), (3, 4), (5, 2), (0, 7), (7, 7)])
 def test_a_sinusoid_has_its_own_frequency(rows, columns):
-  found, = filter_frequencies.frequency(7 * wave(rows, columns)[None])
-  assert found == pytest.approx(np.hypot(rows, columns) / SIDE)
+  result, = filter_frequencies.frequency(7 * wave(rows, columns)[None])
+  assert result == pytest.approx(np.hypot(rows, columns) / SIDE)
 
 
 def test_the_frequency_is_a_mean_by_power_over_frequencies_and_channels():

@@ -153,13 +153,13 @@ def test_same_weights_same_logits(form):
 def test_all_forms_show_what_their_modules_compute(form):
   plain, params, images = small_model(**FORMS[0])
   shown = lambda model: model.apply({'params': params}, images, capture_intermediates=True, mutable=['intermediates'])
-  logits, wanted = shown(plain)
+  logits, expected = shown(plain)
   other = small_model(**form)[0]
   got_logits, got = shown(other)
-  assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, wanted)
+  assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, expected)
   assert {'stem', 'MixerBlock_0', 'MixerBlock_1', 'pre_head_layer_norm', 'head'} <= got['intermediates'].keys()
   assert {'token_mixing', 'channel_mixing'} <= got['intermediates']['MixerBlock_1'].keys()
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), (got_logits, got), (logits, wanted))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), (got_logits, got), (logits, expected))
   np.testing.assert_allclose(other.apply({'params': params}, images), logits, rtol=1e-5, atol=1e-5)
 
 
@@ -314,9 +314,9 @@ def test_all_variants_are_no_less_exact_in_bfloat16_on_a_cpu(variant):
     pytest.param(form, marks=[] if form in DAILY_FORMS else [pytest.mark.slow]) for form in FORMS[1:]], ids=FORM_NAMES[1:])
 def test_all_forms_have_the_same_noise_and_gradients(form):
   model, params, images = small_model(**NOISE)
-  wanted = logits_and_gradients(model, params, images, keys_of(0, 4))
-  assert np.abs(wanted['logits'] - model.apply({'params': params}, images)).max() > 0.1
-  assert_near(logits_and_gradients(model.clone(**form), params, images, keys_of(0, 4)), wanted, 2e-5)
+  expected = logits_and_gradients(model, params, images, keys_of(0, 4))
+  assert np.abs(expected['logits'] - model.apply({'params': params}, images)).max() > 0.1
+  assert_near(logits_and_gradients(model.clone(**form), params, images, keys_of(0, 4)), expected, 2e-5)
 
 
 @pytest.mark.parametrize('form', FORMS, ids=FORM_NAMES)
@@ -421,10 +421,10 @@ def test_the_platform_is_jaxs_own_and_any_number_of_images_passes_in_parts(monke
   assert models.build(**{**SMALL, 'platform': None}).platform == 'tpu'
   monkeypatch.undo()
   images = np.concatenate([images] * 6)
-  wanted = model.clone(platform='any').apply({'params': params}, images)
+  expected = model.clone(platform='any').apply({'params': params}, images)
   apply = jax.jit(model.apply)
   for number in (1, 7, 8, 9, 16, 23):
-    np.testing.assert_allclose(apply({'params': params}, images[:number]), wanted[:number], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(apply({'params': params}, images[:number]), expected[:number], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('platform', ['any', 'tpu', 'gpu', 'cpu'])

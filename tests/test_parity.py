@@ -54,9 +54,9 @@ def test_logits_are_those_of_the_formula_whatever_file_the_weights_come_from(tmp
   x = images(3, 8)
   weights.save(weights.Weights(params, dict(name='mlp_mixer', **SIZES), 8, 'softmax_xent', None, ''), tmp_path / 'names.npz')
   with np.load(tmp_path / 'names.npz') as named:
-    wanted = formula(named, x)
+    expected = formula(named, x)
   got = ours(weights.load(tmp_path / f'w.{suffix}'), x)
-  np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
+  np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
 
 # timm's own model
@@ -65,8 +65,8 @@ def test_logits_are_those_of_the_formula_whatever_file_the_weights_come_from(tmp
 @pytest.fixture(scope='module')
 def timm():
   """timm.models.mlp_mixer."""
-  with timm_models.module('mlp_mixer') as found:
-    yield found
+  with timm_models.module('mlp_mixer') as result:
+    yield result
 
 
 def theirs(timm, fields, resolution, gelu):
@@ -114,12 +114,12 @@ def test_with_timms_own_gelu_the_logits_are_further_apart(timm, tmp_path):
 def test_our_weights_give_our_logits_in_timm(timm, tmp_path):
   import torch
   params, x = example_weights.params(SIZES), images(3, 8)
-  there = weights.Weights(params, dict(name='mlp_mixer', **SIZES), 8, 'softmax_xent', None, '')
-  weights.save(there, tmp_path / 'w.safetensors')
+  saved = weights.Weights(params, dict(name='mlp_mixer', **SIZES), 8, 'softmax_xent', None, '')
+  weights.save(saved, tmp_path / 'w.safetensors')
   model = theirs(timm, SIZES, 8, 'tanh')
   arrays = safetensors.numpy.load_file(tmp_path / 'w.safetensors')
   model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=True)
-  np.testing.assert_allclose(logits(model, x), ours(there, x), atol=1e-4)
+  np.testing.assert_allclose(logits(model, x), ours(saved, x), atol=1e-4)
 
 
 def test_s32_of_timm_is_the_papers(timm, tmp_path):
@@ -130,5 +130,5 @@ def test_s32_of_timm_is_the_papers(timm, tmp_path):
     model.head.weight.normal_()
   loaded, x = saved(model, tmp_path / 'w.safetensors'), images(1, 224)
   assert loaded.describe().startswith('Mixer-S/32, 1,000 classes, 224 x 224 pixels')
-  wanted = logits(model, x)
-  np.testing.assert_allclose(ours(loaded, x), wanted, atol=1e-5 * np.abs(wanted).max())
+  expected = logits(model, x)
+  np.testing.assert_allclose(ours(loaded, x), expected, atol=1e-5 * np.abs(expected).max())

@@ -181,8 +181,8 @@ def test_converted_weights_carry_the_fold_and_timms_config(tmp_path):
 @pytest.mark.parametrize('resolution', [8, 31, 32, 224, 384])
 def test_the_crop_pct_that_is_written_gives_the_same_side(resolution):
   for resize in range(resolution, 2 * resolution):
-    there = weights.Weights({}, dict(name='mlp_mixer', **example_weights.FIELDS), resolution, '', None, '', 'timm', resize)
-    cfg = pretrained_cfg.of_weights(there)['pretrained_cfg']
+    saved = weights.Weights({}, dict(name='mlp_mixer', **example_weights.FIELDS), resolution, '', None, '', 'timm', resize)
+    cfg = pretrained_cfg.of_weights(saved)['pretrained_cfg']
     assert int(resolution / cfg['crop_pct']) == resize
 
 
@@ -236,15 +236,15 @@ def test_timm_loads_a_folder_that_was_written_for_it(timms, tmp_path):  # noqa: 
   import torch
   fields = dict(num_classes=3, patch_size=32, num_blocks=8, hidden_dim=512, tokens_mlp_dim=256, channels_mlp_dim=2048)
   params = example_weights.params(fields, shape=(64, 64))
-  there = weights.Weights(params, dict(name='mlp_mixer', **fields), 64, 'softmax_xent', ['a', 'b', 'c'], '', 'timm', 73)
-  written = weights.save(there, tmp_path / 'model.safetensors')
+  saved = weights.Weights(params, dict(name='mlp_mixer', **fields), 64, 'softmax_xent', ['a', 'b', 'c'], '', 'timm', 73)
+  written = weights.save(saved, tmp_path / 'model.safetensors')
   assert [path.name for path in written] == ['model.safetensors', 'config.json']
   model = library.create_model(f'local-dir:{tmp_path}', pretrained=True, act_layer=lambda: torch.nn.GELU(approximate='tanh'))
   cfg = model.pretrained_cfg
   assert (tuple(cfg['mean']), tuple(cfg['std']), cfg['interpolation']) == ((0.5,) * 3, (0.5,) * 3, 'bicubic')
   assert int(64 / cfg['crop_pct']) == 73
   x = test_parity.images(1, 64)
-  expected = logits(there.model, params, x)
+  expected = logits(saved.model, params, x)
   np.testing.assert_allclose(test_parity.logits(model.eval(), x), expected, atol=1e-4 * np.abs(expected).max())
   assert weights.load(tmp_path).class_names == ['a', 'b', 'c']
 
@@ -258,8 +258,8 @@ def test_models_have_timms_names(timms, kind, variant, architecture):  # noqa: F
   section = dict(name=kind, num_classes=3, **module.variant_fields(variant))
   if kind == 'vit':
     section |= dict(pool='token', representation_size=None)
-  there = weights.Weights({}, section, 224, '', None, '')
-  config = pretrained_cfg.of_weights(there.with_crop())
+  saved = weights.Weights({}, section, 224, '', None, '')
+  config = pretrained_cfg.of_weights(saved.with_crop())
   assert config['architecture'] == architecture
-  found = timms if kind == 'mlp_mixer' else __import__('timm.models.vision_transformer', fromlist=['x'])
-  assert architecture is None or hasattr(found, architecture)
+  result = timms if kind == 'mlp_mixer' else __import__('timm.models.vision_transformer', fromlist=['x'])
+  assert architecture is None or hasattr(result, architecture)

@@ -173,24 +173,24 @@ def test_interpolated_parameters_fit_the_model():
 
 def to_start(there=None, here=None, sides=(2, 2), **options):
   """start() with the weights of one model for another one, whose own parameters are of other numbers."""
-  given = random_params(a_model(**{'num_classes': 5, **(there or {})}), sides[0])
-  wanted = random_params(a_model(**{'num_classes': 5, **(here or {})}), sides[1], seed=1)
-  return given, wanted, start_from.fit(given, wanted, **{'head': 'given', **options})
+  original = random_params(a_model(**{'num_classes': 5, **(there or {})}), sides[0])
+  expected = random_params(a_model(**{'num_classes': 5, **(here or {})}), sides[1], seed=1)
+  return original, expected, start_from.fit(original, expected, **{'head': 'given', **options})
 
 
 def test_given_weights_are_taken_as_they_are():
-  given, _, params = to_start()
-  jax.tree.map(np.testing.assert_array_equal, params, given)
+  original, _, params = to_start()
+  jax.tree.map(np.testing.assert_array_equal, params, original)
 
 
 def test_a_fresh_head_is_the_models_own():
-  given, wanted, params = to_start(here=dict(num_classes=7), head='fresh')
-  jax.tree.map(np.testing.assert_array_equal, params, {**given, 'head': wanted['head']})
+  original, expected, params = to_start(here=dict(num_classes=7), head='fresh')
+  jax.tree.map(np.testing.assert_array_equal, params, {**original, 'head': expected['head']})
 
 
 def test_weights_without_a_head_take_a_fresh_one():
-  _, wanted, params = to_start(there=dict(num_classes=None), head='fresh')
-  jax.tree.map(np.testing.assert_array_equal, params['head'], wanted['head'])
+  _, expected, params = to_start(there=dict(num_classes=None), head='fresh')
+  jax.tree.map(np.testing.assert_array_equal, params['head'], expected['head'])
 
 
 @pytest.mark.parametrize('here, side, options, change', [
@@ -199,8 +199,8 @@ def test_weights_without_a_head_take_a_fresh_one():
     ({}, 1, dict(token_mixing='interpolated'), lambda params: token_mixing_resize.interpolated(params, 1)),
 ])
 def test_token_mixing_is_fitted_by_the_named_method(here, side, options, change):
-  given, _, params = to_start(here=here, sides=(2, side), **options)
-  jax.tree.map(np.testing.assert_array_equal, params, change(given))
+  original, _, params = to_start(here=here, sides=(2, side), **options)
+  jax.tree.map(np.testing.assert_array_equal, params, change(original))
 
 
 def test_types_are_the_models():

@@ -246,19 +246,19 @@ def logits_and_gradients(**form):
 def test_all_forms_have_the_same_parameters_noise_and_gradients(form):
   model = models.build(**SMALL)
   assert param_shapes(model.clone(**form)) == param_shapes(model)
-  wanted, got = logits_and_gradients(), logits_and_gradients(**form)
-  largest = max(np.abs(x).max() for x in wanted.values())
-  for name, x in wanted.items():
+  expected, got = logits_and_gradients(), logits_and_gradients(**form)
+  largest = max(np.abs(x).max() for x in expected.values())
+  for name, x in expected.items():
     np.testing.assert_allclose(got[name], x, rtol=0, atol=3e-5 * largest, err_msg=name)
 
 
 def test_a_scan_shows_what_its_modules_compute():
   (plain, params, images), scanned = small_model(), small_model(scan=True)[0]
   shown = lambda model: model.apply({'params': params}, images, capture_intermediates=True, mutable=['intermediates'])
-  wanted, got = shown(plain), shown(scanned)
+  expected, got = shown(plain), shown(scanned)
   assert 'encoderblock_2' in got[1]['intermediates']['Transformer']
-  assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, wanted)
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, wanted)
+  assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, expected)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, expected)
 
 
 def test_a_scan_holds_one_block_and_counts_as_all():
@@ -303,10 +303,10 @@ def test_wrong_fields_are_named(fields, message):
     ('B/32', dict(num_classes=3, pool='mean'), 'B/32, mean over patches')])
 def test_fields_variant_and_resolution_are_read_off_the_shapes(variant, fields, name):
   tree = param_shapes(models.build(name='vit', variant=variant, **fields), (224, 224, 3))
-  found = vit.fields_from_params(tree)
-  assert found == dict(pool='token', representation_size=None) | vit.variant_fields(variant) | fields
-  assert vit.variant_of(found) == name and vit.resolution_of(tree) == 224
-  assert models.config_from_params(tree) == dict(found, name='vit')
+  result = vit.fields_from_params(tree)
+  assert result == dict(pool='token', representation_size=None) | vit.variant_fields(variant) | fields
+  assert vit.variant_of(result) == name and vit.resolution_of(tree) == 224
+  assert models.config_from_params(tree) == dict(result, name='vit')
   assert models.describe(models.config_from_params(tree)) == f'ViT-{name}'
 
 

@@ -59,15 +59,15 @@ def test_our_weights_give_our_logits_in_timm(timm, tmp_path, suffix, pool):  # n
   """By either file: timm reads the .npz as one of the published."""
   import torch
   section, params = test_vit_weights.vit(pool=pool)
-  there, x = test_vit_weights.as_weights(section, params), test_vit_weights.images(3, 8)
+  saved, x = test_vit_weights.as_weights(section, params), test_vit_weights.images(3, 8)
   model = theirs(timm, 'tanh', pool=pool)
-  weights.save(there, tmp_path / f'w.{suffix}')
+  weights.save(saved, tmp_path / f'w.{suffix}')
   if suffix == 'npz':
     model.load_pretrained(str(tmp_path / 'w.npz'))
   else:
     arrays = safetensors.numpy.load_file(tmp_path / 'w.safetensors')
     model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=True)
-  np.testing.assert_allclose(outputs(model, x), test_vit_weights.logits(there, x), atol=1e-4)
+  np.testing.assert_allclose(outputs(model, x), test_vit_weights.logits(saved, x), atol=1e-4)
 
 
 @pytest.mark.slow
@@ -80,8 +80,8 @@ def test_b32_of_timm_is_the_papers(timm, tmp_path):  # noqa: F811
     model.head.weight.normal_()
   loaded, x = saved(model, tmp_path / 'w.safetensors'), test_vit_weights.images(1, 224)
   assert loaded.describe().startswith('ViT-B/32, 1,000 classes, 224 x 224 pixels')
-  wanted = outputs(model, x)
-  np.testing.assert_allclose(test_vit_weights.logits(loaded, x), wanted, atol=2e-5 * np.abs(wanted).max())
+  expected = outputs(model, x)
+  np.testing.assert_allclose(test_vit_weights.logits(loaded, x), expected, atol=2e-5 * np.abs(expected).max())
 
 
 def test_the_heads_of_every_width_are_timms(timm, monkeypatch):  # noqa: F811

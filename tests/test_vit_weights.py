@@ -69,11 +69,11 @@ def test_a_saved_file_loads_as_it_was(tmp_path, suffix, fields, name):
     assert not list(tmp_path.iterdir())
     return
   weights.save(as_weights(section, params), path)
-  here = weights.load(path)
-  assert example_weights.equal(here.params, params)
-  assert (here.model, here.resolution) == (section, 8)
+  loaded = weights.load(path)
+  assert example_weights.equal(loaded.params, params)
+  assert (loaded.model, loaded.resolution) == (section, 8)
   classes = 'no head' if section['num_classes'] is None else '5 classes'
-  assert here.describe() == (f'ViT of patch_size 4, num_blocks 2, hidden_dim 12, mlp_dim 20, num_heads 3, {name}, '
+  assert loaded.describe() == (f'ViT of patch_size 4, num_blocks 2, hidden_dim 12, mlp_dim 20, num_heads 3, {name}, '
                              f'{classes}, 8 x 8 pixels, paper_resize from 9: {path}')
 
 
@@ -87,15 +87,15 @@ def test_an_npz_holds_the_names_and_shapes_of_the_model(tmp_path):
 def test_what_is_written_for_timm_has_timms_names_and_axes(tmp_path):
   section, params = vit()
   weights.save(as_weights(section, params), tmp_path / 'w.safetensors')
-  there = safetensors.numpy.load_file(tmp_path / 'w.safetensors')
+  saved = safetensors.numpy.load_file(tmp_path / 'w.safetensors')
   block = params['Transformer']['encoderblock_1']
   attention = block['MultiHeadDotProductAttention_1']
-  np.testing.assert_array_equal(there['patch_embed.proj.weight'][7, 1, 2, 3], params['embedding']['kernel'][2, 3, 1, 7])
+  np.testing.assert_array_equal(saved['patch_embed.proj.weight'][7, 1, 2, 3], params['embedding']['kernel'][2, 3, 1, 7])
   # Row 12 + 4 + 2: K's, head 1, its channel 2.
-  np.testing.assert_array_equal(there['blocks.1.attn.qkv.weight'][12 + 4 + 2], attention['key']['kernel'][:, 1, 2])
-  np.testing.assert_array_equal(there['blocks.1.attn.qkv.bias'][24:28], attention['value']['bias'][0])
-  np.testing.assert_array_equal(there['blocks.1.attn.proj.weight'][:, 4 + 2], attention['out']['kernel'][1, 2])
-  np.testing.assert_array_equal(there['blocks.1.norm2.weight'], block['LayerNorm_2']['scale'])
+  np.testing.assert_array_equal(saved['blocks.1.attn.qkv.weight'][12 + 4 + 2], attention['key']['kernel'][:, 1, 2])
+  np.testing.assert_array_equal(saved['blocks.1.attn.qkv.bias'][24:28], attention['value']['bias'][0])
+  np.testing.assert_array_equal(saved['blocks.1.attn.proj.weight'][:, 4 + 2], attention['out']['kernel'][1, 2])
+  np.testing.assert_array_equal(saved['blocks.1.norm2.weight'], block['LayerNorm_2']['scale'])
   with safetensors.safe_open(tmp_path / 'w.safetensors', framework='np') as file:
     assert {'format': 'pt', 'num_heads': '3'}.items() <= file.metadata().items()
 
@@ -155,26 +155,26 @@ def test_position_embeddings_are_resized_as_by_the_authors_code(side, new):
 
 @pytest.mark.parametrize('pool', ['token', 'mean'])
 def test_a_vit_of_another_resolution_takes_resized_embeddings_and_all_else_as_it_is(pool):
-  _, given = vit(8, pool=pool)
-  _, wanted = vit(20, pool=pool, seed=1)
-  params = start_from.fit(given, wanted, head='given')
-  changed = {name for name, array in trees.flat(params).items() if not np.array_equal(array, trees.flat(given)[name])}
+  _, original = vit(8, pool=pool)
+  _, expected = vit(20, pool=pool, seed=1)
+  params = start_from.fit(original, expected, head='given')
+  changed = {name for name, array in trees.flat(params).items() if not np.array_equal(array, trees.flat(original)[name])}
   assert changed == {'Transformer/posembed_input/pos_embedding'}
   first = int(pool == 'token')
   of = lambda tree: tree['Transformer']['posembed_input']['pos_embedding'][0]
   assert of(params).shape == (25 + first, 12) and of(params).dtype == np.float32
-  np.testing.assert_array_equal(of(params)[:first], of(given)[:first])
-  np.testing.assert_array_equal(of(params)[[first, first + 4, -5, -1]], of(given)[first:])  # the corners
+  np.testing.assert_array_equal(of(params)[:first], of(original)[:first])
+  np.testing.assert_array_equal(of(params)[[first, first + 4, -5, -1]], of(original)[first:])  # the corners
 
 
 def test_embeddings_of_images_that_are_not_square_are_not_resized():
   shapes = test_vit.param_shapes(models.build(name='vit', **FIELDS), (8, 12, 3))
-  given, (_, wanted) = test_vit.filled(shapes), vit(16)
+  original, (_, expected) = test_vit.filled(shapes), vit(16)
   message = (r'the weights have position embeddings of 6 patches, and this model takes images of 16; only those of '
              r'square images can be resized\. Choose weights and a config\.data\.resolution of square images')
   with pytest.raises(ValueError, match=message):
-    start_from.fit(given, wanted, head='given')
-  jax.tree.map(np.testing.assert_array_equal, start_from.fit(given, given, head='given'), given)
+    start_from.fit(original, expected, head='given')
+  jax.tree.map(np.testing.assert_array_equal, start_from.fit(original, original, head='given'), original)
 
 
 def test_a_fresh_head_has_a_hidden_layer_where_the_model_has_one():
@@ -198,10 +198,10 @@ def test_a_fresh_head_has_a_hidden_layer_where_the_model_has_one():
     (lambda t: None, 'block_diagonal', r"config\.start_from\.token_mixing is 'block_diagonal'; for ViT it must be None"),
 ])
 def test_what_does_not_fit_is_told(change, token_mixing, message):
-  given, wanted = vit()[1], vit(16)[1]
-  change(given)
+  original, expected = vit()[1], vit(16)[1]
+  change(original)
   with pytest.raises(ValueError, match=message):
-    start_from.fit(given, wanted, head='given', token_mixing=token_mixing)
+    start_from.fit(original, expected, head='given', token_mixing=token_mixing)
 
 
 # Runs and tools
@@ -260,12 +260,12 @@ def test_predictions_and_an_exported_file_give_the_probabilities_of_the_run(run,
   image = np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)
   PIL.Image.fromarray(image).save(tmp_path / 'image.png')
   assert predict.main([f'--weights={workdir}', '--format=jsonl', str(tmp_path / 'image.png')]) == 0
-  told = json.loads(capsys.readouterr().out)['predictions']
+  printed = json.loads(capsys.readouterr().out)['predictions']
   loaded = weights.load(workdir)
   program = jax.export.deserialize(export.program(loaded, loaded.crop, loaded.resize).serialize())
   got = np.asarray(program.call(image[None]))[0]
-  assert [each['name'] for each in told] == [loaded.class_names[k] for k in np.argsort(-got)]
-  np.testing.assert_allclose([each['probability'] for each in told], np.sort(got)[::-1], atol=1e-3)
+  assert [each['name'] for each in printed] == [loaded.class_names[k] for k in np.argsort(-got)]
+  np.testing.assert_allclose([each['probability'] for each in printed], np.sort(got)[::-1], atol=1e-3)
   assert np.ptp(got) > 0.05
 
 

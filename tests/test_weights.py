@@ -115,12 +115,12 @@ def test_only_square_images_are_supported(tmp_path):
 
 @pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
 def test_a_saved_file_loads_as_it_was(tmp_path, suffix):
-  there = weights.Weights(example_weights.params(), MODEL, 8, 'softmax_xent', None, '')
-  weights.save(there, tmp_path / f'w.{suffix}')
-  here = weights.load(str(tmp_path / f'w.{suffix}'))
-  assert example_weights.equal(here.params, there.params)
-  assert (here.model, here.resolution, here.loss, here.class_names) == (MODEL, 8, 'softmax_xent', None)
-  assert here.describe() == (
+  saved = weights.Weights(example_weights.params(), MODEL, 8, 'softmax_xent', None, '')
+  weights.save(saved, tmp_path / f'w.{suffix}')
+  loaded = weights.load(str(tmp_path / f'w.{suffix}'))
+  assert example_weights.equal(loaded.params, saved.params)
+  assert (loaded.model, loaded.resolution, loaded.loss, loaded.class_names) == (MODEL, 8, 'softmax_xent', None)
+  assert loaded.describe() == (
       'Mixer of patch_size 4, num_blocks 2, hidden_dim 12, tokens_mlp_dim 6, channels_mlp_dim 20, 5 classes, 8 x 8 '
       f'pixels, paper_resize from 9: {tmp_path}/w.{suffix}')
   assert {path.name for path in tmp_path.iterdir()} == {f'w.{suffix}'} | ({'w.npz.json'} if suffix == 'npz' else set())
@@ -128,14 +128,14 @@ def test_a_saved_file_loads_as_it_was(tmp_path, suffix):
 
 @pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
 def test_all_that_is_known_of_weights_is_in_their_file(tmp_path, suffix):
-  there = weights.Weights(params=example_weights.params(), model={**MODEL, 'dtype': 'bfloat16'}, resolution=8,
+  saved = weights.Weights(params=example_weights.params(), model={**MODEL, 'dtype': 'bfloat16'}, resolution=8,
                           loss='sigmoid_xent', class_names=['red', 'é', '', 'a b', 'n01440764'], source='a run',
                           crop='paper_crop', resize=11, permutation='patches')
-  assert all(getattr(there, field.name) != field.default for field in dataclasses.fields(there))
-  weights.save(there, tmp_path / f'w.{suffix}')
-  here = weights.load(tmp_path / f'w.{suffix}')
-  assert example_weights.equal(here.params, there.params)
-  assert here == dataclasses.replace(there, params=here.params, source=f'{tmp_path}/w.{suffix}, converted from a run')
+  assert all(getattr(saved, field.name) != field.default for field in dataclasses.fields(saved))
+  weights.save(saved, tmp_path / f'w.{suffix}')
+  loaded = weights.load(tmp_path / f'w.{suffix}')
+  assert example_weights.equal(loaded.params, saved.params)
+  assert loaded == dataclasses.replace(saved, params=loaded.params, source=f'{tmp_path}/w.{suffix}, converted from a run')
   with pytest.raises(ValueError, match=r"w\.\w+.* says that w\.\w+ takes pixels in \[-1, 1\]; leave out mean and std"):
     weights.load(tmp_path / f'w.{suffix}', mean=0, std=1)
 
@@ -144,8 +144,8 @@ OF_ANOTHER = r'w\.npz\.json belongs to another w\.npz; delete it, or convert the
 
 
 def test_the_record_of_another_file_is_refused(tmp_path):
-  there = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
-  weights.save(there, tmp_path / 'w.npz')
+  saved = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
+  weights.save(saved, tmp_path / 'w.npz')
   npz.write(example_weights.params(seed=1), tmp_path / 'w.npz')  # of the same sizes
   with pytest.raises(ValueError, match=OF_ANOTHER):
     weights.load(tmp_path / 'w.npz')
@@ -156,13 +156,13 @@ def test_the_record_of_another_file_is_refused(tmp_path):
 @pytest.mark.parametrize('killed', ['storage.write', 'os.replace'])
 @pytest.mark.parametrize('before', [True, False])
 def test_a_kill_while_a_file_is_saved_leaves_none_that_is_read_otherwise(tmp_path, monkeypatch, killed, before):
-  there = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
+  saved = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
   if before:
-    weights.save(there, tmp_path / 'w.npz')
+    weights.save(saved, tmp_path / 'w.npz')
   of, name = killed.split('.')
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
     patch.setattr(weights.loading, of, mock.Mock(wraps=getattr(weights.loading, of), **{f'{name}.side_effect': KeyboardInterrupt}))
-    weights.save(dataclasses.replace(there, params=example_weights.params(seed=1), class_names=None), tmp_path / 'w.npz')
+    weights.save(dataclasses.replace(saved, params=example_weights.params(seed=1), class_names=None), tmp_path / 'w.npz')
   if not before:
     assert not (tmp_path / 'w.npz').exists()
   elif killed == 'storage.write':
@@ -173,8 +173,8 @@ def test_a_kill_while_a_file_is_saved_leaves_none_that_is_read_otherwise(tmp_pat
 
 
 def test_a_record_from_before_it_had_a_hash_is_read(tmp_path):
-  there = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
-  weights.save(there, tmp_path / 'w.npz')
+  saved = weights.Weights(example_weights.params(), MODEL, 8, 'sigmoid_xent', list('abcde'), '')
+  weights.save(saved, tmp_path / 'w.npz')
   path = tmp_path / 'w.npz.json'
   path.write_text(json.dumps({field: x for field, x in json.loads(path.read_text()).items() if field != 'blake2b'}))
   assert weights.load(tmp_path / 'w.npz').class_names == list('abcde')
@@ -219,8 +219,8 @@ def test_what_is_loaded_builds_the_model_that_takes_it(tmp_path):
   loaded = weights.load(tmp_path / 'w.npz')
   images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
   logits = jax.jit(models.build(**loaded.model, platform='any').apply)({'params': loaded.params}, images)
-  wanted = jax.jit(mlp_mixer.MlpMixer(**example_weights.FIELDS).apply)({'params': example_weights.params()}, images)
-  np.testing.assert_array_equal(logits, wanted)
+  expected = jax.jit(mlp_mixer.MlpMixer(**example_weights.FIELDS).apply)({'params': example_weights.params()}, images)
+  np.testing.assert_array_equal(logits, expected)
 
 
 @pytest.mark.parametrize('folder, num_classes, loss, first', [
@@ -272,11 +272,11 @@ def test_names_that_stand_for_nothing(tmp_path):
 
 
 def test_another_suffix_is_not_written(tmp_path):
-  there = weights.Weights(example_weights.params(), MODEL, 8, 'softmax_xent', None, '')
+  saved = weights.Weights(example_weights.params(), MODEL, 8, 'softmax_xent', None, '')
   with pytest.raises(ValueError, match=r"w\.pth has the suffix '\.pth'; weights are written as \.npz or \.safetensors"):
-    weights.save(there, tmp_path / 'w.pth')
+    weights.save(saved, tmp_path / 'w.pth')
   with pytest.raises(FileNotFoundError, match=r'w\.npz cannot be written: the folder .*/none does not exist'):
-    weights.save(there, tmp_path / 'none' / 'w.npz')
+    weights.save(saved, tmp_path / 'none' / 'w.npz')
   assert not list(tmp_path.iterdir())
 
 
@@ -493,9 +493,9 @@ def test_errors_of_convert_are_one_line(run, tmp_path, monkeypatch, capsys, argu
   monkeypatch.chdir(tmp_path)
   with pytest.raises(SystemExit) as error:
     convert.main([str(run) if argument == 'IN' else argument for argument in arguments])
-  told = capsys.readouterr().err if code == 2 else f'{error.value.code}\n'
+  printed = capsys.readouterr().err if code == 2 else f'{error.value.code}\n'
   assert error.value.code == 2 if code == 2 else isinstance(error.value.code, str)
-  assert message in told and told.count('\n') == 1
+  assert message in printed and printed.count('\n') == 1
   assert not list(tmp_path.iterdir())
 
 
