@@ -94,7 +94,7 @@ def main():
   with tempfile.TemporaryDirectory() as folder:
     results = {**saving(f'{folder}/saving'), **resuming(f'{folder}/resuming')}
   results |= {'machine': f'{os.cpu_count()} x {platform.processor() or platform.machine()}', 'jax': jax.__version__,
-            'devices': str(jax.devices()[0].device_kind)}
+              'devices': str(jax.devices()[0].device_kind)}
   (ROOT / 'benchmarks' / 'checkpoints.json').write_text(json.dumps(results, indent=2) + '\n')
   step = results['step_s']
   print(f"""

@@ -38,7 +38,7 @@ def ours(devices, images: int):
                                          total_steps=100_000, clip_norm=1.)
   init = functools.partial(train_step.init, model, optimizer, (RESOLUTION, RESOLUTION, 3), 0)
   update = train_step.make_train_step(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0,
-                               loss='softmax_xent', devices=devices)
+                                      loss='softmax_xent', devices=devices)
   return update.lower(jax.eval_shape(init), _batch(len(devices), images, 'uint8'))
 
 

@@ -131,7 +131,7 @@ def describe(path: str, config: ml_collections.ConfigDict) -> str:
         addable.append((f'{full(name)}={default}', field.type, field.meaning))
   if 'start_from' not in config:
     addable += [(f'--config.start_from.{name}={"required" if field.default is REQUIRED else field.default}', field.type,
-              field.meaning) for name, field in START.items()]
+                 field.meaning) for name, field in START.items()]
   return '\n\n'.join([_docstring(path), f'Fields of {path}, with their values:', _columns(present),
                       'Fields that can be added, with their defaults:', _columns(addable),
                       'A field x_steps can also be set as x_epochs. python train.py --help lists the flags of the program.'])

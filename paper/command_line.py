@@ -19,7 +19,7 @@ def parse(description: str, arguments: list[str] | None, weights: bool = False):
   """(flags, the records of the arguments and of paper/ours). Prints what is skipped."""
   command = parser(description)
   command.add_argument('--out', type=storage.path_of, default=storage.path_of('runs/paper'),
-                     help='a folder; default: runs/paper')
+                       help='a folder; default: runs/paper')
   if weights:
     command.add_argument('--weights-pictures', type=pathlib.Path, help='the folder written by tools.show_weights; '
                          'default: weights in --out')

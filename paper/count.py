@@ -47,7 +47,7 @@ def count(name: str, variant: str, resolution: int, tiles: int) -> records.Count
 def main(arguments: list[str] | None = None):
   command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   command.add_argument('--out', type=storage.path_of, default=storage.path_of('paper/ours/table1.jsonl'),
-                     help='the file; default: paper/ours/table1.jsonl')
+                       help='the file; default: paper/ours/table1.jsonl')
   flags = command.parse_args(arguments)
   counted = [count(*which) for which in MODELS]
   storage.write(flags.out, ''.join(json.dumps(records.to_object(one)) + '\n' for one in counted))

@@ -192,7 +192,7 @@ def figure2_right(collection: reading.Collection) -> list[Figure]:
              f'seeds; stopped early where the config keeps the best checkpoint. {tables.NO_CURVES}')
   results = _of_studies('figure2_right', 'Figure 2, right,', caption, studies.data_scale(collection.runs), _data_scale)
   return results or [_nothing('figure2_right', 'Figure 2, right: data scale', 'The runs are not of several parts of '
-                           'their data.')]
+                              'their data.')]
 
 
 def _data_scale(axes, these: Sequence[studies.Study]):

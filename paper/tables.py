@@ -135,7 +135,7 @@ def table4(collection: reading.Collection) -> Table:
       if row['data'] == 'jft300m' and column == 'randaugment_layers':
         values = {name: None for name in values}  # without a magnitude, RandAugment is off
       ours = [Value('none' if value is None else f'{value:g}', tuple(f'config-{name}' for name, other in values.items()
-                                                                      if other == value))
+                                                                     if other == value))
               for value in dict.fromkeys(values.values())]
       line.append(Cell(row[column], tuple(ours)))
     rows.append([row['model'], NAMES[row['data']], *line])

@@ -80,7 +80,7 @@ def main(arguments: list[str]):
       text = '{} units of {} x {} patches'.format(*maps.shape)
       path = flags.out / f'token_mixing_{block}.png'
       plots.tiles(maps, f'{source}: token mixing of block {block}, {text}, by frequency, each before its nearest '
-                     'inverse', path)
+                  'inverse', path)
       tell(path, f'{text}; the median cosine with the nearest inverse is {np.median(cosines):.2f}')
 
 

@@ -103,7 +103,7 @@ def train(config: str, workdir: pathlib.Path, fields: dict[str, str]) -> dict[st
   line, kept = shlex.join([part for part in arguments if not part.startswith('--workdir=')]), workdir / 'command.txt'
   if kept.exists() and kept.read_text() != line:
     raise ValueError(f'{workdir} holds the run of another command:\n  {kept.read_text()}\n  instead of\n  {line}\n'
-                         'Choose another --workdir, or pass the same flags')
+                     'Choose another --workdir, or pass the same flags')
   workdir.mkdir(parents=True, exist_ok=True)
   kept.write_text(line)
   if result(workdir) is None:

@@ -43,7 +43,7 @@ class FolderSource(RandomAccessSource):
   classes: np.ndarray
   order: str = 'by index: a new permutation each epoch'
   fix: str = ('Repair the file or put a good image under its name, and the same command resumes; without the '
-               'file it would be another run. python -m tools.check_data --decode names all bad files at once')
+              'file it would be another run. python -m tools.check_data --decode names all bad files at once')
 
   @classmethod
   def open(cls, root, split: str, class_names: Sequence[str] | None = None, training: bool = False):

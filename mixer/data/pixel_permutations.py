@@ -32,10 +32,10 @@ def draw(kind: str | None, resolution: int, patch_size: int | None, seed: int) -
     raise arguments.ArgumentError(f'permutation is {kind!r}; it must be {", ".join(map(repr, KINDS))} or None')
   if kind == 'patches' and (not patch_size or resolution % patch_size):
     raise arguments.ArgumentError(f'permutation_patch is {patch_size}; the patches to permute must tile the '
-                     f'{resolution} x {resolution} pixels: set it to model.patch_size')
+                                  f'{resolution} x {resolution} pixels: set it to model.patch_size')
   if kind != 'patches' and patch_size is not None:
     raise arguments.ArgumentError(f"permutation_patch is {patch_size}, and permutation is {kind!r}; drop it, or set "
-                     "permutation to 'patches'")
+                                  "permutation to 'patches'")
   rng = np.random.default_rng(seed)
   if kind == 'patches':
     return of_patches(rng.permutation((resolution // patch_size)**2), rng.permutation(patch_size**2))

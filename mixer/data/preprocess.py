@@ -171,7 +171,7 @@ def _kept_shape(image, shorter):
 def _no_strip(image):
   shape = tf.shape(image)[:2]
   return sure(image, tf.reduce_max(shape) <= MAX_RATIO * tf.reduce_min(shape), shape[1], 'x', shape[0],
-               f'pixels; the limit of a crop that keeps the shape is sides of {MAX_RATIO} to 1')
+              f'pixels; the limit of a crop that keeps the shape is sides of {MAX_RATIO} to 1')
 
 
 def _centre(image, size):

@@ -46,10 +46,10 @@ class Subset(RandomAccessSource):
     """
     if not 0 < fraction <= 1 or not round(fraction * source.num_examples):
       raise arguments.ArgumentError(f'fraction is {fraction}; it must be above 0, at most 1, and leave some of the '
-                       f'{source.num_examples:,} examples of {source.name}')
+                                    f'{source.num_examples:,} examples of {source.name}')
     if not source.random_access:
       raise arguments.ArgumentError(f'fraction is {fraction}, and {source.name} cannot be read by index. Rewrite it '
-                       'with\n  python -m tools.prepare DIRECTORY --out=NEW')
+                                    'with\n  python -m tools.prepare DIRECTORY --out=NEW')
     number = round(fraction * source.num_examples)
     order = np.argsort(content_hashes(source), kind='stable')
     return cls(source, np.sort(order[:number]), f'{fraction:.3g} of {source.name}', number,

@@ -48,7 +48,7 @@ class Evaluators:
         self.samples[name] = self.scorer.sample
     for name, (train, test) in self._probes.items():
       yield _prefixed(name, self._probe[name](params, self._prefetch(train), self._prefetch(test),
-                                           num_train=train.source.num_examples, num_test=test.source.num_examples))
+                                              num_train=train.source.num_examples, num_test=test.source.num_examples))
 
 
 def _prefixed(name, values):

@@ -59,7 +59,7 @@ class Scorer:
               'loss': jnp.vdot(classified if several else batch['mask'], loss_function(logits, targets)),
               **{name: jnp.vdot(classified, hit) for name, hit in hits.items()}}
       outputs = {'hit': next(iter(hits.values())), 'classified': classified, 'guess': logits.argmax(-1),
-              'probability': probabilities(logits).max(-1)}
+                 'probability': probabilities(logits).max(-1)}
       return jax.lax.psum(sums, 'batch'), outputs
 
     self._score = jax.pmap(score, axis_name='batch', in_axes=(None, 0), out_axes=(None, 0))

@@ -78,7 +78,7 @@ class Sampler:
       gathered = {name: multihost_utils.process_allgather(np.frombuffer(x.tobytes(), np.uint8))
                   for name, x in whole.items()}
       candidates = {name: np.frombuffer(np.asarray(gathered[name]).tobytes(), x.dtype).reshape(-1, *x.shape[1:])
-               for name, x in whole.items()}
+                    for name, x in whole.items()}
       self._keep({name: x[candidates['order'] < NONE] for name, x in candidates.items()})
     shown = np.lexsort((self._kept['place'], self._kept['hit']))
     kept = {name: x[shown] for name, x in self._kept.items()}

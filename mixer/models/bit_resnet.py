@@ -50,7 +50,7 @@ def variant_fields(variant: str) -> dict:
   match = re.fullmatch(r'R(\d+)x([1-9]\d*)', variant)
   if not match or int(match[1]) not in UNITS:
     raise arguments.ArgumentError(f"variant is {variant!r}; it must be R, one of the numbers of layers "
-                     f"{', '.join(map(str, UNITS))}, an x and the factor of the width: 'R50x1'")
+                                  f"{', '.join(map(str, UNITS))}, an x and the factor of the width: 'R50x1'")
   return dict(units=UNITS[int(match[1])], width_factor=int(match[2]))
 
 

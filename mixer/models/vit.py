@@ -45,7 +45,7 @@ def variant_fields(variant: str) -> dict:
   size, _, patch_size = variant.partition('/')
   if size not in SIZES or not patch_size.isdecimal() or int(patch_size) == 0:
     raise arguments.ArgumentError(f"variant is {variant!r}; of a ViT it must be one of the sizes {', '.join(SIZES)}, a "
-                     "slash and the patch size in pixels: 'B/16'")
+                                  "slash and the patch size in pixels: 'B/16'")
   return dict(SIZES[size], patch_size=int(patch_size))
 
 

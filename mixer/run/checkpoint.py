@@ -31,7 +31,6 @@ from mixer import storage
 from mixer import trees
 
 
-
 def initialize_workdir(workdir, resolved: dict, class_names: Sequence[str] | None = None):
   """Creates and locks `workdir`, and writes the resolved config (config.json) and the class names (classes.txt) to it.
 
@@ -313,7 +312,7 @@ class Checkpoints:
       raise ValueError('it holds no arrays')
     if differences := trees.compare(shapes, trees.shapes(state), 'checkpoint', 'config'):
       raise _ShapeMismatch(f'the checkpoint {path} does not fit the model of this config:{differences}\n'
-                        'Use the config it was made with, or another --workdir')
+                           'Use the config it was made with, or another --workdir')
     restore_args = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), state)
     restored = manager.restore(step, args=ocp.args.PyTreeRestore(state, restore_args=restore_args))
     checkpoint_integrity.check(restored, path)

@@ -13,7 +13,7 @@ import numpy as np
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of mallopt(3)
 # Packages by which JAX uses accelerators, and the device files of a machine that has one.
 DEVICE_FILES = {'libtpu': ('/dev/accel*', '/dev/vfio/[0-9]*'),
-           'jax_plugins': ('/dev/nvidia[0-9]*', '/dev/nvidiactl', '/dev/dxg', '/dev/kfd')}
+                'jax_plugins': ('/dev/nvidia[0-9]*', '/dev/nvidiactl', '/dev/dxg', '/dev/kfd')}
 # Values of JAX_PLATFORMS, and the package that provides each.
 PLATFORMS = {'cpu': 'jax', 'cuda': 'jax[cuda13]', 'gpu': 'jax[cuda13]', 'tpu': 'jax[tpu]'}
 

@@ -33,7 +33,7 @@ def warnings(records: Sequence[dict], results: dict, samples: dict, *, loss: str
                        LOWER_RATE))
     elif loss == 'softmax_xent' and num_classes > 1 and ended >= uniform:
       problems.append((f'The training loss is {ended:,.4g} at the end, and equal probabilities for all {num_classes:,} '
-                    f'classes would give {uniform:,.4g}.', LOWER_RATE if ended > NOISE * uniform else CHECK_DATA))
+                       f'classes would give {uniform:,.4g}.', LOWER_RATE if ended > NOISE * uniform else CHECK_DATA))
   for name, sample in samples.items():
     score = next((results[f'{name}/{key}'] for key in ('top1', 'precision_at_1') if f'{name}/{key}' in results), None)
     chance = sample.most_frequent / sample.classified

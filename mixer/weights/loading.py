@@ -200,8 +200,8 @@ def _of_run(workdir, step=None, folder=None) -> Weights:
   config, what = safe_io.read_json_object(path), 'the config of a run of this version'
   try:
     metadata = {'model': config['model'], 'resolution': config['data']['resolution'], 'loss': config['step']['loss'],
-            'permutation': config['data'].get('permutation'), 'class_names': None,
-            **_eval_crop(config['evals'], config['data']['resolution'])}
+                'permutation': config['data'].get('permutation'), 'class_names': None,
+                **_eval_crop(config['evals'], config['data']['resolution'])}
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f'{path} is not {what}: {error!r}') from error
   expected = _check_metadata(metadata, path, what)
