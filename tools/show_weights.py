@@ -58,7 +58,7 @@ def main(arguments: list[str]):
   parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the folder for the pictures')
-  parser.add_argument('--blocks', help=f'of a Mixer, from 0: 0,1,2; default: the first {SHOWN}')
+  parser.add_argument('--blocks', help=f'of a model that mixes tokens, from 0: 0,1,2; default: the first {SHOWN}')
   flags = parser.parse_args(arguments)
   weights = weights_lib.load(flags.weights)
   blocks = chosen(flags.blocks, weights)

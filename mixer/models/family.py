@@ -39,6 +39,7 @@ class TimmNames:
     pattern: of a name that only the arrays of this family have in timm.
     names: number of blocks -> {our name: timm's} of the arrays that correspond one to one.
     first_conv: the module of the first layer.
+    block_pattern: of the beginning of names of a block's arrays, with its number as a group.
     architecture: our variant -> timm's name of the model, or None.
     from_timm: (timm's arrays, the file's metadata) -> arrays with timm's names and shapes, or with ours.
     to_timm: our arrays -> (arrays with our names, or with timm's names and shapes; metadata of the file).
@@ -48,6 +49,7 @@ class TimmNames:
   names: Callable[[int], dict[str, str]]
   first_conv: str
   architecture: Callable[[str], str | None]
+  block_pattern: str = r'blocks\.(\d+)\.'
   from_timm: Callable[[dict, dict], dict] = lambda arrays, metadata: arrays
   to_timm: Callable[[dict], tuple[dict, dict]] = lambda arrays: (arrays, {})
   pixels: dict[str, dict] = dataclasses.field(default_factory=dict)

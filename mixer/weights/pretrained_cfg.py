@@ -1,7 +1,7 @@
 """Preprocessing of timm's weights: its pretrained_cfg, from the config.json next to a file, or by the file's name.
 
 Our models take pixels z in [-1, 1]; timm's take x = (p - mean) / std of p = (z + 1) / 2 in [0, 1], of each channel. The
-first layer of a Mixer or a ViT is linear and pads nothing, so `fold` puts that into it, up to the rounding of float32:
+first layer of a Mixer, a ViT or a ResMLP is linear and pads nothing, so `fold` puts that into it, up to the rounding of float32:
 
   W x + b = W' z + b',  W' = W / (2 std),  b' = b + sum_W (0.5 - mean) / std
 
