@@ -203,7 +203,7 @@ class TfdsByIndex(_Tfds, RandomAccessSource):
 class TfdsStream(_Tfds, StreamSource):
   """Of tfrecord files: shuffled files in turns, then a buffer of records, by (seed, epoch) alone."""
   order: str = ('a stream: tfrecord files cannot be read by index. Files are shuffled each epoch, and records in a '
-                f'buffer of {SHUFFLE_BUFFER:,}; a run that goes on first passes over what it has seen')
+                f'buffer of {SHUFFLE_BUFFER:,}; a resumed run first skips what it has seen')
 
   def stream(self, seed: int, start: int):
     first_epoch, seen = divmod(start, self.num_examples)
