@@ -325,7 +325,7 @@ def long(name_size, kind=tarfile.GNUTYPE_LONGNAME):
 
 PAX = tarfile.XHDTYPE
 BAD_MEMBERS = {
-    'of exabytes': (header('a.JPEG', 2**62), r"'a\.JPEG' claims 4,611,686,018,427,387,904 bytes; 0 to 68,719"),
+    'of exabytes': (header('a.JPEG', 2**62), r"'a\.JPEG' claims 4,611,686,018,427,387,904 bytes; the limit is 68,719"),
     'below zero': (header('a.JPEG', -512), r"'a\.JPEG' claims -512 bytes"),
     'a name of a gigabyte': (long(2**30), r'claims 1,073,741,824 bytes; the limit is 16,384'),
     'names of names': (long(600) * 2_000, r'a damaged header'),

@@ -230,7 +230,7 @@ def test_a_strip_is_named_by_an_evaluation_that_keeps_its_shape(tmp_path):
   fields = dict(dataset=str(tmp_path), split='test', batch_size=2, resolution=8,
                 shard=ProcessShard(0, 1, 1))
   assert len(list(input_pipeline.eval_batches(**fields))) == 1
-  with pytest.raises(ValueError, match=r'cannot decode .*/strip.png: 51 x 1 pixels; sides of at most 50 to 1'):
+  with pytest.raises(ValueError, match=r'cannot decode .*/strip.png: 51 x 1 pixels; the limit of a crop that keeps the shape is sides of 50 to 1'):
     list(input_pipeline.eval_batches(**fields, crop='paper_crop'))
 
 
