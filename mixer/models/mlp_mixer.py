@@ -169,34 +169,19 @@ class MlpMixer(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     rates = drop_rates(self.stochastic_depth_rule, self.stochastic_depth, self.num_blocks)
 
-    if self.platform == 'cpu' and not self._records:
+    if self.platform == 'cpu' and not scan_blocks.modules_must_run(self):
       features = mlp_mixer_cpu.features(self, self.variables['params'], images, keys, rates)
     else:
       x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='stem', **dtypes)(images)
       x = x.reshape(x.shape[0], -1, self.hidden_dim)
-      x = self._blocks(x, keys, rates, dtypes)
+      sizes = (self.tiles**2 * self.tokens_mlp_dim, self.channels_mlp_dim, self.dropout_rate, self.rescales)
+      x = scan_blocks.apply(self, MixerBlock, sizes, x, keys, rates, 'MixerBlock')
       x = nn.LayerNorm(name='pre_head_layer_norm', **dtypes)(x)
       features = jnp.mean(x, axis=1, dtype=jnp.float32)
     if self.num_classes is None:
       return features
     return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name='head', param_dtype=self.param_dtype,
                     bias_init=nn.initializers.constant(self.head_bias_init), dtype=jnp.float32)(features)
-
-  def _blocks(self, x, keys, rates, dtypes):
-    sizes = (self.tiles**2 * self.tokens_mlp_dim, self.channels_mlp_dim, self.dropout_rate, self.rescales)
-    if self.scan and not self._records:
-      one = MixerBlock(*sizes, **dtypes, parent=None)
-      block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
-      return scan_blocks.scan(block, self.blocks_of(self.variables['params']), x, rates, self.remat == 'block')
-    block = MixerBlock if self.remat == 'none' else nn.remat(MixerBlock, static_argnums=3)  # of (self, x, keys, rates)
-    for i in range(self.num_blocks):
-      x = block(*sizes, **dtypes, name=f'MixerBlock_{i}')(x, stochastic.fold(keys, i), rates[i])
-    return x
-
-  @property
-  def _records(self) -> bool:
-    """Whether the submodules themselves must run: to make parameters, or to record their intermediates."""
-    return self.is_initializing() or self.is_mutable_collection('intermediates')
 
   @property
   def rescales(self) -> bool:

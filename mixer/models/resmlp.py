@@ -145,25 +145,13 @@ class ResMlp(nn.Module):
     validation.patches_tile(self, *images.shape[1:3])
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='stem', **dtypes)(images)
-    x = self._blocks(x.reshape(x.shape[0], -1, self.hidden_dim), keys, dtypes)
+    sizes, rates = (self.layer_scale_init, self.dropout_rate), [(self.stochastic_depth,) * 2] * self.num_blocks
+    x = scan_blocks.apply(self, Block, sizes, x.reshape(x.shape[0], -1, self.hidden_dim), keys, rates, 'ResBlock')
     features = jnp.mean(Affine(name='affine', **dtypes)(x), axis=1, dtype=jnp.float32)
     if self.num_classes is None:
       return features
     return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name='head', param_dtype=self.param_dtype,
                     bias_init=nn.initializers.constant(self.head_bias_init), dtype=jnp.float32)(features)
-
-  def _blocks(self, x, keys, dtypes):
-    sizes, rates = (self.layer_scale_init, self.dropout_rate), (self.stochastic_depth,) * 2
-    # To record intermediates, the modules themselves must run.
-    if self.scan and not self.is_initializing() and not self.is_mutable_collection('intermediates'):
-      one = Block(*sizes, **dtypes, parent=None)
-      block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
-      params = [self.variables['params'][f'ResBlock_{i}'] for i in range(self.num_blocks)]
-      return scan_blocks.scan(block, params, x, [rates] * self.num_blocks, self.remat == 'block')
-    block = Block if self.remat == 'none' else nn.remat(Block, static_argnums=3)  # of (self, x, keys, rates)
-    for i in range(self.num_blocks):
-      x = block(*sizes, **dtypes, name=f'ResBlock_{i}')(x, stochastic.fold(keys, i), rates)
-    return x
 
   def activations(self, resolution: int) -> list[tuple[int, int]]:
     """(numbers in its input, numbers kept for the backward pass) of each block, for one square image.

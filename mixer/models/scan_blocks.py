@@ -1,10 +1,41 @@
-"""The blocks of a model as one loop: the step compiles once for all of them."""
+"""The blocks of a model, one after the other or as one loop, with which the step compiles once for all of them."""
 
 from collections.abc import Callable, Sequence
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from mixer.models import stochastic
+
+
+def modules_must_run(model: nn.Module) -> bool:
+  """Whether the modules themselves must run: to make parameters, or to record their intermediates."""
+  return model.is_initializing() or model.is_mutable_collection('intermediates')
+
+
+def apply(model: nn.Module, block: type[nn.Module], attributes: tuple, x, keys, rates: Sequence[tuple], name: str):
+  """Applies blocks, submodules called `name`_0, `name`_1, ..., in the compact method of a model. -> like x.
+
+  Args:
+    model: has `scan`, `remat`, `dtype` and `param_dtype`.
+    block: the class of a module that is called as block(x, keys, its rates).
+    attributes: the first attributes of each block; `dtype` and `param_dtype` are the model's.
+    keys: [B] keys, or None.
+    rates: of each block.
+  """
+  dtypes = dict(dtype=model.dtype, param_dtype=model.param_dtype)
+  names = [f'{name}_{i}' for i in range(len(rates))]
+  if model.scan and not modules_must_run(model):
+    one = block(*attributes, **dtypes, parent=None)
+    apply_one = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
+    params = [model.variables['params'][name] for name in names]
+    return scan(apply_one, params, x, rates, model.remat == 'block')
+  block = block if model.remat == 'none' else nn.remat(block, static_argnums=3)  # of (self, x, keys, rates)
+  for i, name in enumerate(names):
+    x = block(*attributes, **dtypes, name=name)(x, stochastic.fold(keys, i), rates[i])
+  return x
 
 
 def scan(block: Callable, params: Sequence[dict], x, rates: Sequence[tuple], remat: bool):

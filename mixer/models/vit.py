@@ -128,21 +128,10 @@ class Encoder(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = PositionEmbeddings(self.param_dtype, name='posembed_input')(x)
     x = stochastic.dropout(x, self.dropout_rate, stochastic.fold(keys, self.num_blocks))
-    x = self._blocks(x, keys, drop_rates(self.stochastic_depth, self.num_blocks), dtypes)
-    return nn.LayerNorm(name='encoder_norm', **dtypes)(x)
-
-  def _blocks(self, x, keys, rates, dtypes):
     sizes = (self.mlp_dim, self.num_heads, self.dropout_rate)
-    # To record intermediates, the modules themselves must run.
-    if self.scan and not self.is_initializing() and not self.is_mutable_collection('intermediates'):
-      one = EncoderBlock(*sizes, **dtypes, parent=None)
-      block = lambda params, x, i, rates: one.apply({'params': params}, x, stochastic.fold(keys, i), rates)
-      params = [self.variables['params'][f'encoderblock_{i}'] for i in range(self.num_blocks)]
-      return scan_blocks.scan(block, params, x, rates, self.remat == 'block')
-    block = EncoderBlock if self.remat == 'none' else nn.remat(EncoderBlock, static_argnums=3)  # (self, x, keys, rates)
-    for i in range(self.num_blocks):
-      x = block(*sizes, **dtypes, name=f'encoderblock_{i}')(x, stochastic.fold(keys, i), rates[i])
-    return x
+    rates = drop_rates(self.stochastic_depth, self.num_blocks)
+    x = scan_blocks.apply(self, EncoderBlock, sizes, x, keys, rates, 'encoderblock')
+    return nn.LayerNorm(name='encoder_norm', **dtypes)(x)
 
 
 class VisionTransformer(nn.Module):
