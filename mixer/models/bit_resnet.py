@@ -29,8 +29,9 @@ import jax.numpy as jnp
 
 from mixer import arguments
 from mixer.models import bit_resnet_names
-from mixer.models import validation
+from mixer.models import family
 from mixer.models.family import ModelFamily
+from mixer.models import validation
 from mixer import trees
 
 FloatType = typing.Literal['float32', 'bfloat16']
@@ -196,7 +197,7 @@ def fields_from_params(params) -> dict:
   """The fields of the `BitResNet` that a tree of arrays belongs to, read off the names and shapes.
 
   Raises:
-    ValueError: with the arrays that are missing, superfluous or of another shape, next to the nearest BiT-ResNet's.
+    ValueError: with the arrays that are missing, unexpected or of another shape, next to the nearest BiT-ResNet's.
   """
   shapes = trees.shapes(params)
   kernel = shapes.get('root_block/kernel', ())
@@ -218,8 +219,7 @@ def fields_from_params(params) -> dict:
   for i, number in enumerate(units):
     block = expected[f'block{i + 1}']
     block |= {f'unit{j:02d}': block['unit02'] for j in range(3, number + 1)}
-  if unlike := trees.compare(shapes, trees.shapes(expected), 'loaded', 'a BiT-ResNet'):
-    raise ValueError(f'the arrays are not those of a BiT-ResNet:{unlike}')
+  family.check_shapes(shapes, trees.shapes(expected), 'BiT-ResNet')
   return fields
 
 

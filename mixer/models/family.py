@@ -6,8 +6,13 @@ in families.py.
 
 from collections.abc import Callable
 import dataclasses
+import math
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mixer import trees
 
 # Fields that only training reads, or that the parameters themselves imply.
 TRAINING_ONLY_FIELDS = ('variant', 'dropout_rate', 'stochastic_depth', 'head_bias_init', 'param_dtype', 'scan', 'remat',
@@ -60,6 +65,36 @@ def timm_names(norms: dict[str, str], layers: dict[str, str]) -> dict[str, str]:
   arrays = {f'{ours}/scale': f'{timms}.weight' for ours, timms in norms.items()}
   arrays |= {f'{ours}/kernel': f'{timms}.weight' for ours, timms in layers.items()}
   return arrays | {f'{ours}/bias': f'{timms}.bias' for ours, timms in (norms | layers).items()}
+
+
+def size_in(shapes: dict) -> Callable:
+  """(name, axis, default) -> the size of an array's axis in {name: shape}, or the default if it has none."""
+  return lambda name, axis, default: shapes[name][axis] or default if len(shapes.get(name, ())) > axis else default
+
+
+def check_shapes(shapes: dict, expected: dict, title: str):
+  """Raises a ValueError with the arrays of {name: shape} that are missing, unexpected or of another shape, if any are."""
+  if unlike := trees.compare(shapes, expected, 'loaded', f'a {title}'):
+    raise ValueError(f'the arrays are not those of a {title}:{unlike}')
+
+
+def shapes_of(model: type[nn.Module], fields: dict, patches: int, block: str) -> dict:
+  """{name: shape} of the parameters of a model of patches, whose blocks, named block0/, block1/, ..., are all alike."""
+  # So one is traced. A row of patches has any number of them.
+  image = jax.ShapeDtypeStruct((1, fields['patch_size'], fields['patch_size'] * patches, 3), jnp.float32)
+  one = trees.shapes(jax.eval_shape(model(**{**fields, 'num_blocks': 1}).init, jax.random.key(0), image)['params'])
+  of_block = {name: shape for name, shape in one.items() if name.startswith(f'{block}0/')}
+  return {name: shape for name, shape in one.items() if name not in of_block} | {
+      f'{block}{i}/{name.removeprefix(f"{block}0/")}': shape
+      for i in range(fields['num_blocks']) for name, shape in of_block.items()}
+
+
+def side_of_grid(patches: int, takes: str) -> int:
+  """The square root of a number of patches, or a ValueError that begins with what takes them."""
+  side = math.isqrt(patches)
+  if side**2 != patches:
+    raise ValueError(f'{takes}, which is not a square number; only models of square images are supported')
+  return side
 
 
 def no_resize(params: dict, like: dict, method: str | None) -> dict:

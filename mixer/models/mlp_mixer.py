@@ -12,23 +12,22 @@ Shapes: B images, H x W pixels, P x P patches, S = HW/P^2 tokens, C hidden_dim, 
 D_C channels_mlp_dim, K classes.
 """
 
-import math
 import re
 import typing
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from mixer import arguments
+from mixer.models import family
+from mixer.models.family import ModelFamily
+from mixer.models.family import TRAINING_ONLY_FIELDS
 from mixer.models import mlp_mixer_cpu
 from mixer.models import mlp_mixer_names
 from mixer.models import scan_blocks
 from mixer.models import stochastic
 from mixer.models import token_mixing_resize
 from mixer.models import validation
-from mixer.models.family import ModelFamily
-from mixer.models.family import TRAINING_ONLY_FIELDS
 from mixer import trees
 
 FloatType = typing.Literal['float32', 'bfloat16']
@@ -209,10 +208,10 @@ def fields_from_params(params) -> dict:
   Token-mixing MLPs that were widened for another resolution give the tokens_mlp_dim of the arrays, for `tiles` 1.
 
   Raises:
-    ValueError: with the arrays that are missing, superfluous or of another shape, next to those of the nearest Mixer.
+    ValueError: with the arrays that are missing, unexpected or of another shape, next to those of the nearest Mixer.
   """
   shapes = trees.shapes(params)
-  size = lambda name, axis, other: shapes[name][axis] or other if len(shapes.get(name, ())) > axis else other
+  size = family.size_in(shapes)
   b16 = variant_fields('B/16')  # the sizes to compare with where the arrays do not show them
   tokens = size('MixerBlock_0/token_mixing/Dense_0/kernel', 0, 196)
   fields = dict(
@@ -223,13 +222,7 @@ def fields_from_params(params) -> dict:
       tokens_mlp_dim=size('MixerBlock_0/token_mixing/Dense_0/kernel', 1, b16['tokens_mlp_dim']),
       channels_mlp_dim=size('MixerBlock_0/channel_mixing/Dense_0/kernel', 1, b16['channels_mlp_dim']))
 
-  # All blocks are alike, so one is traced. A row of patches has any number of tokens.
-  image = jax.ShapeDtypeStruct((1, fields['patch_size'], fields['patch_size'] * tokens, 3), jnp.float32)
-  expected = jax.eval_shape(MlpMixer(**{**fields, 'num_blocks': 1}).init, jax.random.key(0), image)['params']
-  block = expected.pop('MixerBlock_0')
-  expected |= {f'MixerBlock_{i}': block for i in range(fields['num_blocks'])}
-  if unlike := trees.compare(shapes, trees.shapes(expected), 'loaded', 'a Mixer'):
-    raise ValueError(f"the arrays are not those of a Mixer:{unlike}")
+  family.check_shapes(shapes, family.shapes_of(MlpMixer, fields, tokens, 'MixerBlock_'), 'Mixer')
   return fields
 
 
@@ -249,11 +242,7 @@ def resolution_of(params) -> int:
     ValueError: if the number of tokens is no square.
   """
   tokens = params['MixerBlock_0']['token_mixing']['Dense_0']['kernel'].shape[0]
-  grid = math.isqrt(tokens)
-  if grid**2 != tokens:
-    raise ValueError(f'the token-mixing MLPs take {tokens} tokens, which is not a square number; only models of square '
-                     'images are supported')
-  return grid * params['stem']['kernel'].shape[0]
+  return family.side_of_grid(tokens, f'the token-mixing MLPs take {tokens} tokens') * params['stem']['kernel'].shape[0]
 
 
 def fields_for_resolution(resolution: int) -> dict:

@@ -13,23 +13,21 @@ Shapes: B images, H x W pixels, P x P patches, S = HW/P^2 tokens, C hidden_dim, 
 """
 
 import functools
-import math
 import re
 import typing
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mixer import arguments
 from mixer.models import family
+from mixer.models.family import ModelFamily
+from mixer.models.family import TRAINING_ONLY_FIELDS
 from mixer.models import scan_blocks
 from mixer.models import stochastic
 from mixer.models import token_mixing_resize
 from mixer.models import validation
-from mixer.models.family import ModelFamily
-from mixer.models.family import TRAINING_ONLY_FIELDS
 from mixer import trees
 
 FloatType = typing.Literal['float32', 'bfloat16']
@@ -170,22 +168,16 @@ def fields_from_params(params) -> dict:
   """The fields of the `ResMlp` that a tree of arrays belongs to, read off the shapes.
 
   Raises:
-    ValueError: with the arrays that are missing, superfluous or of another shape, next to those of the nearest ResMLP.
+    ValueError: with the arrays that are missing, unexpected or of another shape, next to those of the nearest ResMLP.
   """
   shapes = trees.shapes(params)
-  size = lambda name, axis, other: shapes[name][axis] or other if len(shapes.get(name, ())) > axis else other
+  size = family.size_in(shapes)
   fields = dict(
       num_classes=size('head/kernel', 1, size('head/bias', 0, None)), patch_size=size('stem/kernel', 0, 16),
       num_blocks=len({m[1] for name in shapes if (m := re.match(r'ResBlock_(\d+)/', name))}) or 12,
       hidden_dim=size('stem/kernel', 3, 384))
-  # All blocks are alike, so one is traced. A row of patches has any number of tokens.
   tokens = size('ResBlock_0/token_mixing/kernel', 0, 196)
-  image = jax.ShapeDtypeStruct((1, fields['patch_size'], fields['patch_size'] * tokens, 3), jnp.float32)
-  expected = jax.eval_shape(ResMlp(**{**fields, 'num_blocks': 1}).init, jax.random.key(0), image)['params']
-  block = expected.pop('ResBlock_0')
-  expected |= {f'ResBlock_{i}': block for i in range(fields['num_blocks'])}
-  if unlike := trees.compare(shapes, trees.shapes(expected), 'loaded', 'a ResMLP'):
-    raise ValueError(f'the arrays are not those of a ResMLP:{unlike}')
+  family.check_shapes(shapes, family.shapes_of(ResMlp, fields, tokens, 'ResBlock_'), 'ResMLP')
   return fields
 
 
@@ -201,10 +193,7 @@ def resolution_of(params) -> int:
     ValueError: if the number of tokens is no square.
   """
   tokens = params['ResBlock_0']['token_mixing']['kernel'].shape[0]
-  if math.isqrt(tokens)**2 != tokens:
-    raise ValueError(f'token mixing takes {tokens} tokens, which is not a square number; only models of square images '
-                     'are supported')
-  return math.isqrt(tokens) * params['stem']['kernel'].shape[0]
+  return family.side_of_grid(tokens, f'token mixing takes {tokens} tokens') * params['stem']['kernel'].shape[0]
 
 
 def resize(params: dict, like: dict, method: str | None) -> dict:

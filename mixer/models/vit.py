@@ -14,21 +14,20 @@ Shapes: B images, H x W pixels, P x P patches, N tokens (HW/P^2 and the class to
 F features (representation_size, or else C), K classes.
 """
 
-import math
 import re
 import typing
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from mixer import arguments
+from mixer.models import family
+from mixer.models.family import ModelFamily
 from mixer.models import position_embeddings
 from mixer.models import scan_blocks
 from mixer.models import stochastic
 from mixer.models import validation
 from mixer.models import vit_names
-from mixer.models.family import ModelFamily
 from mixer import trees
 
 FloatType = typing.Literal['float32', 'bfloat16']
@@ -217,10 +216,10 @@ def fields_from_params(params) -> dict:
   """The fields of the `VisionTransformer` that a tree of arrays belongs to, read off the shapes.
 
   Raises:
-    ValueError: with the arrays that are missing, superfluous or of another shape, next to those of the nearest ViT.
+    ValueError: with the arrays that are missing, unexpected or of another shape, next to those of the nearest ViT.
   """
   shapes = trees.shapes(params)
-  size = lambda name, axis, other: shapes[name][axis] or other if len(shapes.get(name, ())) > axis else other
+  size = family.size_in(shapes)
   b16 = variant_fields('B/16')  # the sizes to compare with where the arrays do not show them
   block = 'Transformer/encoderblock_0/'
   fields = dict(
@@ -237,15 +236,9 @@ def fields_from_params(params) -> dict:
     raise ValueError(f'the arrays are not those of a ViT: they have {fields["num_heads"]} heads, which do not divide '
                      f'{fields["hidden_dim"]} channels')
 
-  # All blocks are alike, so one is traced. A row of patches has any number of tokens.
   tokens = size('Transformer/posembed_input/pos_embedding', 1, 196 + (fields['pool'] == 'token'))
   patches = max(tokens - (fields['pool'] == 'token'), 1)
-  image = jax.ShapeDtypeStruct((1, fields['patch_size'], fields['patch_size'] * patches, 3), jnp.float32)
-  expected = jax.eval_shape(VisionTransformer(**{**fields, 'num_blocks': 1}).init, jax.random.key(0), image)['params']
-  one = expected['Transformer'].pop('encoderblock_0')
-  expected['Transformer'] |= {f'encoderblock_{i}': one for i in range(fields['num_blocks'])}
-  if unlike := trees.compare(shapes, trees.shapes(expected), 'loaded', 'a ViT'):
-    raise ValueError(f'the arrays are not those of a ViT:{unlike}')
+  family.check_shapes(shapes, family.shapes_of(VisionTransformer, fields, patches, 'Transformer/encoderblock_'), 'ViT')
   return fields
 
 
@@ -264,11 +257,7 @@ def resolution_of(params) -> int:
     ValueError: if the number of patches is no square.
   """
   patches = params['Transformer']['posembed_input']['pos_embedding'].shape[1] - ('cls' in params)
-  grid = math.isqrt(patches)
-  if grid**2 != patches:
-    raise ValueError(f'the position embeddings are of {patches} patches, which is not a square number; only models of '
-                     'square images are supported')
-  return grid * params['embedding']['kernel'].shape[0]
+  return family.side_of_grid(patches, f'the position embeddings are of {patches} patches') * params['embedding']['kernel'].shape[0]
 
 
 def any_resolution(name: str, shape: tuple):
