@@ -10,6 +10,7 @@ code.
 """
 
 import argparse
+import contextlib
 import csv
 import itertools
 import os
@@ -196,16 +197,23 @@ def _assignment(text):
   return field, value
 
 
-@user_errors.in_one_line
-def main(arguments: list[str]):
-  flags = parse(arguments)
+@contextlib.contextmanager
+def exit_if_stopped():
+  """Ends the program with the exit code of a run that was stopped, or with an error if a run failed."""
   try:
-    sweep(flags)
+    yield
   except Stopped as stopped:
     print(stopped, file=sys.stderr)
     sys.exit(stopped.code)
   except subprocess.CalledProcessError as error:
     sys.exit(f'error: {error}')
+
+
+@user_errors.in_one_line
+def main(arguments: list[str]):
+  flags = parse(arguments)
+  with exit_if_stopped():
+    sweep(flags)
 
 
 if __name__ == '__main__':

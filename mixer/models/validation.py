@@ -22,8 +22,7 @@ def finite(model, *fields: str):
 
 def one_of(model, field: str, values: Iterable[str]):
   """Whether the value of a field is one of these."""
-  if getattr(model, field) not in values:
-    raise arguments.ArgumentError(f'{field} is {getattr(model, field)!r}; it must be one of {", ".join(map(repr, values))}')
+  arguments.check_choice(field, getattr(model, field), values)
 
 
 def patches_tile(model, height: int, width: int):

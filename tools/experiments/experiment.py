@@ -19,8 +19,6 @@ import os
 import pathlib
 import shlex
 import statistics
-import subprocess
-import sys
 
 from matplotlib import figure
 from matplotlib import ticker
@@ -248,13 +246,8 @@ def main(arguments: list[str]):
     for run in plan(flags.name, flags.dataset, flags.seeds, root):
       print(shlex.join(sweep.command(run.config, run.workdir, {'seed': str(run.seed)})))
     return
-  try:
+  with sweep.exit_if_stopped():
     train_all(flags.name, flags.dataset, flags.seeds, root)
-  except sweep.Stopped as stopped:
-    print(stopped, file=sys.stderr)
-    sys.exit(stopped.code)
-  except subprocess.CalledProcessError as error:
-    sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':
