@@ -71,7 +71,7 @@ TRAIN = [
 ]
 VALIDATION = [row('good.jpg', ['dog'])]
 # {original file: {class: weight}}, as they must come out.
-WANTED = {GOOD: {0: 0.125, 1: 1, 2: 1}, CMYK: {0: 1, 2: 1}, EMBEDDED: {0: 1, 4: 0}, GREY: {}, ALPHA: {1: 1},
+EXPECTED = {GOOD: {0: 0.125, 1: 1, 2: 1}, CMYK: {0: 1, 2: 1}, EMBEDDED: {0: 1, 4: 0}, GREY: {}, ALPHA: {1: 1},
           TINY: {1: 0.5}}
 
 
@@ -144,10 +144,10 @@ def prepared(folder):
 def test_examples_are_those_of_the_manifest_each_content_once(prepared):
   """In TFDS's order of their keys, the content hashes of the original files."""
   place = tfds.core.hashing.Hasher('train').hash_key
-  expected = sorted(WANTED, key=lambda data: place(image_files.content_hash(data)))
+  expected = sorted(EXPECTED, key=lambda data: place(image_files.content_hash(data)))
   got = examples(prepared)
   assert [dict(zip(example['label'].tolist(), example['weight'].tolist())) for example in got] == [
-      WANTED[data] for data in expected]
+      EXPECTED[data] for data in expected]
   assert all(sorted(example['label']) == list(example['label']) for example in got)
   assert {example['weight'].dtype for example in got} == {np.dtype('float32')}
   assert [example['image'] == data for example, data in zip(got, expected)] == [

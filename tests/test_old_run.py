@@ -1,4 +1,4 @@
-"""A run that commit 8244917 began goes on: its config, checkpoints and records are still read.
+"""A run that commit 8244917 began resumes: its config, checkpoints and records are still read.
 
 old_run.tar.xz is the work directory of test_train.config, six steps of which that commit took four and was interrupted.
 """

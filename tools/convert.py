@@ -5,7 +5,7 @@
   python -m tools.convert --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 deit.safetensors deit.npz
 
 Class names, what the logits mean and how images are prepared come along: in the metadata of a .safetensors file, and
-beside OUT.npz in OUT.npz.json. Named model.safetensors, the file gets a config.json beside it, with which
+next to OUT.npz in OUT.npz.json. Named model.safetensors, the file gets a config.json next to it, with which
 timm.create_model('local-dir:FOLDER') loads it. All of them take pixels in [-1, 1], mean 0.5 and std 0.5.
 
 Exit code 1 for files that cannot be read or written, 2 for wrong flags.

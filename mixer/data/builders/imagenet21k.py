@@ -80,7 +80,7 @@ class Imagenet21k(tfds.core.GeneratorBasedBuilder):
       for config in (FALL11, WINTER21, WINTER21_P)]
   MANUAL_DOWNLOAD_INSTRUCTIONS = """
   Download fall11_whole.tar, winter21_whole.tar.gz or imagenet21k_resized.tar.gz from image-net.org, which wants you to
-  ask for access. For classes with names put words.txt beside it (a WordNet id, a tab and its words in each line). Then
+  ask for access. For classes with names put words.txt next to it (a WordNet id, a tab and its words in each line). Then
     python -m tools.prepare imagenet21k/fall11 --manual_dir=DIR
   """
 
