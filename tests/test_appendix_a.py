@@ -118,6 +118,7 @@ def test_untied_parameters_start_as_those_of_a_channel_each():
   assert np.abs(np.corrcoef(np.reshape(kernel, (8, -1))) - np.eye(8)).max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
 def test_an_examples_noise_is_its_own_and_without_keys_or_rate_there_is_none(name):
   model, params = small(name, stochastic_depth=0.9)

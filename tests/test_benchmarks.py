@@ -261,6 +261,7 @@ def test_the_speed_of_a_run_is_that_of_its_steady_part():
   assert loop.steady_speed(rows) == pytest.approx(jax.device_count() * 2 / (1 / 10 + 1 / 40))
 
 
+@pytest.mark.slow
 def test_the_whole_command(monkeypatch, tmp_path, capsys):
   group = turns.Group('small', (('listing', 'training', *SIZE), ('ours', 'training', '--no_such_flag')), 2)
   monkeypatch.setattr(bench, 'PARTS', {'training': (group,)})
@@ -277,6 +278,7 @@ def test_the_whole_command(monkeypatch, tmp_path, capsys):
   assert 'unrecognized arguments: --no_such_flag' in output
 
 
+@pytest.mark.slow
 def test_parts_are_measured_one_by_one(monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(bench, 'PARTS', {part: (turns.Group(part, (('listing', 'training', *SIZE), ('timm', 'none')), 1),)
                                        for part in ('training', 'loop')})

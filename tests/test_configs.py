@@ -85,6 +85,7 @@ def test_every_field_of_an_evaluation_is_read(name):
     reads(input_pipeline.eval_batches, f'evals.{evaluation}', fields, shard=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', mixer_finetune.MODELS)
 def test_every_published_model_can_be_fine_tuned_at_both_resolutions(model):
   name = mixer_finetune.MODELS[model][1]

@@ -111,6 +111,7 @@ runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
 DIGITS = '--config=configs/mixer_digits.py'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('program', [
     ('train', DIGITS), ('train', DIGITS, '--coordinator=localhost:1', '--num_processes=2', '--process_id=0'),
     ('tools.evaluate', DIGITS, '--weights=no_such'), ('tools.predict', '--weights=no_such', 'no_such.png'),

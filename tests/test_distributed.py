@@ -205,6 +205,7 @@ def test_a_second_notice_leaves_at_once_whatever_the_main_thread_does():
     assert 'Second SIGTERM: exiting immediately' in process.stderr.read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stderr', ['full', 'closed', 'absent'])
 def test_a_notice_is_heeded_and_a_second_one_leaves_at_once_though_stderr_is_blocked(stderr, tmp_path):
   # The first one is seen by the file that `check` has written, since the message cannot be printed.
@@ -310,6 +311,7 @@ def test_variables_that_are_empty_say_nothing(monkeypatch):
   distributed.initialize_distributed(False)
 
 
+@pytest.mark.slow
 def test_a_machine_of_no_cluster_says_what_to_set(tmp_path, data_dir):
   with Fleet(tmp_path / 'run', data_dir, number=1, flags=lambda index: ['--distributed']) as fleet:
     assert fleet.codes() == [1]

@@ -104,6 +104,7 @@ def test_weights_without_a_head_are_refused(monkeypatch, tmp_path):
     export.main(['--weights=any', f'--out={tmp_path / "model.stablehlo"}'])
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_probabilities_of_the_weights():
   pytest.importorskip('jax2onnx', reason='jax2onnx is an extra: requirements-onnx.txt')
   onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is an extra: requirements-onnx.txt')

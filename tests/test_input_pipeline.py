@@ -208,6 +208,7 @@ def test_a_broken_file_is_named(tmp_path, content):
     list(input_pipeline.eval_batches(**fields))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', example_images.KINDS)
 def test_an_image_that_claims_too_many_pixels_is_named(tmp_path, kind):
   for k in range(4):

@@ -149,6 +149,7 @@ def test_same_weights_same_logits(form):
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', FORMS[1:], ids=FORM_NAMES[1:])
 def test_all_forms_show_what_their_modules_compute(form):
   plain, params, images = small_model(**FORMS[0])
@@ -293,6 +294,7 @@ def plain_results(variant, dtype):
   return logits_and_gradients(mlp_mixer.MlpMixer(**fields, dtype=dtype), params, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', ONE_DAILY)
 def test_all_variants_are_the_same_on_a_cpu(variant):
   fields, params, images = variant_case(variant)
@@ -300,6 +302,7 @@ def test_all_variants_are_the_same_on_a_cpu(variant):
   assert_near(got, plain_results(variant, 'float32'), 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', ONE_DAILY)
 def test_all_variants_are_no_less_exact_in_bfloat16_on_a_cpu(variant):
   fields, params, images = variant_case(variant)
@@ -310,6 +313,7 @@ def test_all_variants_are_no_less_exact_in_bfloat16_on_a_cpu(variant):
     assert error(got) <= 1.5 * error(plain) + 1e-3 * np.linalg.norm(exact[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', [
     pytest.param(form, marks=[] if form in DAILY_FORMS else [pytest.mark.slow]) for form in FORMS[1:]], ids=FORM_NAMES[1:])
 def test_all_forms_have_the_same_noise_and_gradients(form):
@@ -344,6 +348,7 @@ def xla_takes_bfloat16() -> bool:
   return 'convert' not in product.lower(*[jnp.ones((8, 8), 'bfloat16')] * 2).compile().as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('noise', [{}, NOISE], ids=['', 'noise'])
 @pytest.mark.parametrize('form', [
     pytest.param(form, marks=[] if form in DAILY_FORMS else [pytest.mark.slow]) for form in FORMS[4:]], ids=FORM_NAMES[4:])

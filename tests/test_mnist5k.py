@@ -33,6 +33,7 @@ def examples(name, split, data_dir):
   return [(int(image[0, 0, 0]) * 256 + int(image[0, 1, 0]), int(label)) for image, label in decoded]
 
 
+@pytest.mark.slow
 def test_the_splits_have_each_class_alike_and_hold_every_image_once(package, tmp_path):
   train, test = (examples('mnist5k', split, tmp_path) for split in ('train', 'test'))
   assert sorted(number for number, _ in train + test) == list(range(5000))
@@ -41,6 +42,7 @@ def test_the_splits_have_each_class_alike_and_hold_every_image_once(package, tmp
   assert np.bincount([label for _, label in test]).tolist() == [100] * 10
 
 
+@pytest.mark.slow
 def test_the_halves_of_the_classes_are_parts_of_the_same_splits(package, tmp_path):
   test, few, other = (dict(examples(name, 'test', tmp_path)) for name in ('mnist5k', 'few_mnist5k', 'other_mnist5k'))
   assert few == {number: label for number, label in test.items() if label < 5}

@@ -189,6 +189,7 @@ def test_a_model_whose_weights_no_tool_reads_has_no_commands_that_need_them(argu
   assert f'{name} S/32, 12 parameters' in text and list(commands_of(text)) == ['train']
 
 
+@pytest.mark.slow
 def test_a_run_that_has_not_learned_says_so_on_its_card_and_in_its_last_lines(data_dir, tmp_path, capsys):
   fields = {**SMALL, 'log_every_steps': 1, 'optimizer.learning_rate': 30., 'step.mixup': 0.}
   arguments = ['--config=configs/mixer_digits.py', *(f'--config.{field}={value}' for field, value in fields.items()),

@@ -26,6 +26,7 @@ def workdir(tmp_path):
   return tmp_path / 'run'
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_goes_on(workdir, data_dir):
   before = json.loads((workdir / 'config.json').read_text())
   # Of the copy of the digits that this process prepares, whose records may be written in another order than then.

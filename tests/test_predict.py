@@ -57,6 +57,7 @@ def rows(text):
   return list(csv.DictReader(io.StringIO(text)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('crop', ['paper_resize', 'paper_crop', 'antialiased', 'timm'])
 def test_csv_has_the_best_classes_of_each_image_in_order(folder, capsys, crop):
   images = [folder / f'images/{name}' for name in ('4.png', 'inner/1.PNG', '0.png', '4.png', 'inner/3.webp')]

@@ -249,6 +249,7 @@ def test_timm_loads_a_folder_that_was_written_for_it(timms, tmp_path):  # noqa: 
   assert weights.load(tmp_path).class_names == ['a', 'b', 'c']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind, variant, architecture', [
     ('mlp_mixer', 'B/16', 'mixer_b16_224'), ('mlp_mixer', 'L/32', 'mixer_l32_224'), ('mlp_mixer', 'H/14', None),
     ('mlp_mixer', 'S/8', None), ('vit', 'B/16', 'vit_base_patch16_224'), ('vit', 'H/14', 'vit_huge_patch14_224'),

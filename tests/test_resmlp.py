@@ -168,6 +168,7 @@ def test_layer_scale_starts_where_the_paper_has_it_and_affine_as_the_identity():
         np.testing.assert_array_equal(leaf, np.full(8, expected, np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fields', [dict(scan=True), dict(remat='block'), dict(scan=True, remat='block')])
 def test_forms_are_the_same_with_noise(fields):
   model, params = small(stochastic_depth=0.3, dropout_rate=0.2)

@@ -103,12 +103,14 @@ def check_with_gcloud(commands, folder):
   assert [(verdict['command_string'], verdict['error_message']) for verdict in verdicts if not verdict['success']] == []
 
 
+@pytest.mark.slow
 def test_the_real_gcloud_takes_the_commands_when_pasted(paste, tmp_path):
   commands = paste(''.join(dry_run(title) for title in DRY_RUNS))
   assert len(commands) > 15
   check_with_gcloud(commands, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_can_be_pasted(paste, tmp_path):
   page = (ROOT / 'docs' / 'tpu.md').read_text()
   blocks = re.findall(r'^```sh\n(.*?)^```', page, re.M | re.S)
@@ -379,6 +381,7 @@ def kill(cloud, files, number):
     os.kill(int(pid.read_text()), number)
 
 
+@pytest.mark.slow
 @needs_flock
 def test_the_watch_resumes_after_a_preemption(cloud, meanwhile):
   (cloud.folder / 'broken').write_text('1')

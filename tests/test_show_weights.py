@@ -80,6 +80,7 @@ def colours_of(path, title_height=40):
   return {tuple(map(int, pixel)) for pixel in pixels.reshape(-1, 3)}
 
 
+@pytest.mark.slow
 def test_each_map_is_scaled_on_its_own(tmp_path):
   signed = np.array([[[-1., 0], [0, 1]], [[-1e-3, 0], [0, 1e-3]]])
   plots.tiles(signed, 'two', tmp_path / 'signed.png', columns=2)

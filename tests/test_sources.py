@@ -156,6 +156,7 @@ def test_copies_that_do_not_fit_are_refused(tmp_path, file_format, text):
     sources.open_split(str(builder.data_path), 'train', label='label' if file_format == 'array_record' else 'image')
 
 
+@pytest.mark.slow
 def test_the_command_that_rewrites_a_copy_for_reading_by_index(tmp_path):
   digits.Digits(data_dir=tmp_path, file_format='tfrecord').download_and_prepare()
   directory, new = tmp_path / 'digits/1.0.0', tmp_path / 'new'

@@ -135,6 +135,7 @@ def test_a_sweep_that_stops_has_the_exit_code_of_its_run(monkeypatch, capsys):
   assert 'the run in runs/x ended with exit code 75; run the same command to resume it and the sweep' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_notice_to_the_sweep_reaches_the_run_which_may_take_its_time(tmp_path, number):
   ready = tmp_path / 'ready'

@@ -319,6 +319,7 @@ def from_one(tmp_path_factory):
   return directories
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('label, said', [('label', 4), ('negative', -1), ('several', 4), ('large', 2**31 - 1)])
 @pytest.mark.parametrize('file_format, where', [('array_record', r'example \d+'), ('tfrecord', r'an example')])
 def test_a_label_that_is_none_of_the_classes_is_an_error(from_one, file_format, where, label, said):

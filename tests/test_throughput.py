@@ -107,6 +107,7 @@ def test_gmacs_are_those_of_the_models():
   assert gmacs('mlp_mixer:B/16', 448, 'bfloat16') == (4 * tokens * width * 768 + 12 * block + width * 1000) / 1e9
 
 
+@pytest.mark.slow
 def test_a_tiny_sweep_adds_a_line_for_each_model(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(provenance, 'commit', lambda: '0123abc')  # that of the checkout may change meanwhile
   out = tmp_path / 'speeds.jsonl'

@@ -47,6 +47,7 @@ def token_mlps(params):
 # The model for K times the resolution
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', AT_448)
 def test_sizes_at_448(variant):
   model = models.build(name='mlp_mixer', variant=variant, tiles=2, num_classes=None)

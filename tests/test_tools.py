@@ -62,6 +62,7 @@ def test_show_batch_draws_the_images_as_the_model_sees_them(demo, tmp_path):
   assert not np.array_equal(picture, np.asarray(PIL.Image.open(tmp_path / 'plain.png').convert('L')))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fields', [['--config.model.num_classes=7'],
                                     ['--config.data.dataset=fake', '--config.model.num_classes=None']])
 def test_a_batch_is_drawn_whether_or_not_the_model_fits_it(demo, tmp_path, fields):
@@ -81,6 +82,7 @@ def test_a_tool_without_a_config_says_how(capsys):
   assert '--config is missing: --config=configs/mixer_digits.py' in run('check_data', code=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arguments, first', [
     (['-c', 'from mixer.data.builders import digits\nimport tensorflow as tf\nprint(tf.constant(1).dtype)'], "<dtype: 'int32'>"),
     (['-c', 'import jax\nimport input_pipeline\nimport os\nprint(os.environ["TF_CPP_MIN_LOG_LEVEL"])'], '2'),
@@ -170,6 +172,7 @@ def test_help_says_which_crops_there_are_and_from_which_side(tool, capsys):
   assert [crop_sizes.resize_for(224, None, crop) for crop in ('paper_resize', 'antialiased')] == [256, 224]
 
 
+@pytest.mark.slow
 def test_check_data_decodes_everything_and_names_all_bad_files(tmp_path):
   for k in range(12):
     path = tmp_path / f'{"test" if k > 7 else "train"}/{"ab"[k % 2]}/{k}.png'
@@ -202,6 +205,7 @@ def test_evaluate_compares_the_classes_of_the_weights_and_of_the_images(tmp_path
   assert next(iter(score(['zebra', 'red'])))['label'].tolist() == [[1, 0]]
 
 
+@pytest.mark.slow
 def test_evaluate_helps_without_weights_and_asks_for_them_otherwise():
   assert '--weights' in run('evaluate', '--help')
   assert 'error: --weights is missing: a published name, a file' in run('evaluate', code=1)

@@ -73,6 +73,7 @@ def pngs(tmp_path_factory, data_dir):
   return folder, batch['label'][0]
 
 
+@pytest.mark.slow
 def test_it_starts_from_the_pretrained_weights_and_learns_faster_than_from_nothing(runs):
   root, tuned, nothing = runs
   assert tuned['test/examples'] == nothing['test/examples'] == 360

@@ -240,6 +240,7 @@ def logits_and_gradients(**form):
   return {'logits': logits, **flax.traverse_util.flatten_dict(gradients, sep='/')}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', [
     pytest.param(form, marks=[pytest.mark.slow] if form['remat'] == 'block' else []) for form in FORMS[1:]],
                          ids=lambda form: ' '.join(map(str, form.values())))
