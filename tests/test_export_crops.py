@@ -25,6 +25,7 @@ def test_the_names_are_those_of_the_input_pipeline():
 TOLERANCE = 2e-3  # the share of values that may differ, by one level: where float32's last bit decides
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', export_crops.CROPS)
 def test_one_program_for_all_sizes_gives_the_pixels_of_the_input_pipeline(name):
   whole = jax.jit(lambda images: export_crops.CROPS[name](images, 37, 32))

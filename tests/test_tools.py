@@ -52,6 +52,7 @@ def test_check_data_lists_what_is_missing_and_how_to_get_it(data_dir):
   assert f'  python -m tools.prepare imagenet2012 --data_dir={data_dir}' in output
 
 
+@pytest.mark.slow
 def test_show_batch_draws_the_images_as_the_model_sees_them(demo, tmp_path):
   output = run('show_batch', *demo, '--step=7', '--images=9', f'--out={tmp_path / "batch.png"}')
   assert f'9 of the 128 images of step 7: {tmp_path / "batch.png"}' in output

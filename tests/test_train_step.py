@@ -247,6 +247,7 @@ def test_the_new_state_is_written_over_the_old():
   assert memory.alias_size_in_bytes > 3 * params  # AdamW's moments, too
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_take_less_memory():
   whole, parts = (planned(accumulate, patch_size=1, hidden_dim=16, channels_mlp_dim=64)[0] for accumulate in (1, 8))
   assert parts.temp_size_in_bytes < 0.5 * whole.temp_size_in_bytes

@@ -84,6 +84,7 @@ def test_it_starts_from_the_pretrained_weights_and_learns_faster_than_from_nothi
   assert after.class_names == [str(k) for k in range(10)]
 
 
+@pytest.mark.slow
 def test_the_probe_is_told_with_the_evaluations(runs):
   _, tuned, nothing = runs
   for results in (tuned, nothing):
@@ -137,6 +138,7 @@ def test_a_run_that_goes_on_does_not_start_from_the_weights_again(runs, data_dir
   assert again == tuned
 
 
+@pytest.mark.slow
 def test_weights_of_another_resolution_name_the_two_ways(runs, data_dir, tmp_path):
   root, _, _ = runs
   config = transfer(data_dir, 'weights', weights=str(root / 'pretrain'), token_mixing=None)

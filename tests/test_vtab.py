@@ -181,6 +181,7 @@ def pixels_and_labels(source):
   return [(int(preprocess.decode(image)[0, 0, 0]), int(labels['label'])) for image, labels in parsed]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
 def test_a_split_made_of_parts_is_its_parts_one_after_the_other(clevr, file_format):
   read = lambda split: pixels_and_labels(sources.open_split(clevr[file_format], split, label='clevr_count'))
@@ -203,6 +204,7 @@ def test_an_epoch_of_a_stream_of_parts_holds_each_example_once(clevr):
   assert sorted(seen) == sorted(by_index.parse(record, -1)[0].numpy() for record in by_index.read(np.arange(77)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
 @pytest.mark.parametrize('label, expected', [
     ('clevr_count', lambda objects: len(objects) - 3), ('clevr_distance', clevr_distance)])
