@@ -7,7 +7,7 @@ The numbers of groups and of tokens are ours; the paper names none.
 
 Paper: untied "no noticeable improvement"; grouped less than 1 to 2 points of 5-shot ImageNet top-1; views 3 to 4 points
 of ImageNet top-5 for S/32, none at larger scales; pyramid faster on JFT-300M at little loss, not so on ImageNet.
-Ours: the README, on digits; not yet run on ImageNet or JFT-like data.
+Ours: docs/reproducing.md, on digits; not yet run on ImageNet or JFT-like data.
 Cost: half a minute on two cores; on JFT-like data about 10 TPUv3 core-days (Table 3, S/32).
 Run: python -m tools.experiment appendix_a --dataset=mnist5k
      python train.py --config=configs/appendix_a.py:views,imagenet --workdir=WORKDIR

@@ -6,7 +6,7 @@ mixer, mixer_l, vit or bit. The score is the linear 5-shot top-1 where the upstr
 
 Paper: figure only. On the smallest part all Mixers overfit strongly; BiT plateaus; L/16 gains most from more data, and
 comes nearer to ViT-L/16.
-Ours: the README, on mnist5k; not yet run on JFT-like data.
+Ours: docs/reproducing.md, on mnist5k; not yet run on JFT-like data.
 Cost: half a minute on two cores; on JFT-like data 50 to 230 TPUv3 core-days of the Mixers (Table 3, which has no others
 of 7 epochs).
 Run: python -m tools.experiment data_scale --dataset=mnist5k

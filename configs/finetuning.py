@@ -1,6 +1,6 @@
 """The fine-tuning recipes that the configs of all models share: the paper's (section 3, App. C) and BiT-HyperRule.
 
-What the papers leave open, and what stands here for it: the README's list of deviations.
+What the papers leave open, and what stands here for it: docs/deviations.md.
 """
 
 import ml_collections

@@ -6,7 +6,7 @@ paper, and ViT-B/16. The permutation is that of the seed.
 
 Paper: linear 5-shot ImageNet top-1, figure only. The Mixer's curves of original and patches "match perfectly", and
 R50x1 falls; with pixels the Mixer loses some 45 %, R50x1 some 75 %.
-Ours: the README, on mnist5k; not yet run on JFT-like data.
+Ours: docs/reproducing.md, on mnist5k; not yet run on JFT-like data.
 Cost: half a minute on two cores; on JFT-like data 80 TPUv3 core-days (Table 3, which has no ViT-B/16 on JFT).
 Run: python -m tools.experiment permutations --dataset=mnist5k
      python train.py --config=configs/permutations.py:mixer,jft,patches --workdir=WORKDIR

@@ -1,6 +1,6 @@
 """The paper's pre-training recipes (section 3, App. B, Table 4), shared by the configs of its models.
 
-What the paper leaves open, and what stands here for it: the README's list of deviations.
+What the paper leaves open, and what stands here for it: docs/deviations.md.
 """
 
 import ml_collections

@@ -1,1 +1,1 @@
-"""What makes the tables and data of the README: python -m tools.NAME --help."""
+"""What makes the tables and data of README.md and docs/: python -m tools.NAME --help."""
