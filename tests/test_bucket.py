@@ -12,7 +12,7 @@ from conftest import ROOT
 from mixer.run import checkpoint_integrity
 from mixer.run import records
 
-bucket_server = pytest.importorskip('bucket_server', reason='needs trustme: requirements-test.txt')
+bucket_server = pytest.importorskip('bucket_server', reason='needs trustme: the extra test')
 
 FLAGS = ['--config=configs/mixer_digits.py', '--config.total_steps=6', '--config.log_every_steps=2',
          '--config.eval_every_steps=3', '--config.checkpoint.every_steps=2',

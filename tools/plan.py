@@ -6,7 +6,7 @@
   python -m tools.plan --all --compile --out=docs/tpu_plans.md                  # the page of all pre-training configs
 
 --compile has XLA compile the whole training step, as train.py builds it, for the slice, and reports XLA's analysis.
-It needs requirements-tpu.txt and minutes of two cores. tpu_plans.jsonl, next to the page, keeps the results: to resume,
+It needs the extra tpu and minutes of two cores. tpu_plans.jsonl, next to the page, keeps the results: to resume,
 repeat the command, which compiles again only what has changed; without --compile the page is made from these results.
 """
 

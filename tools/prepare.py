@@ -86,7 +86,7 @@ def _folder(folder):
 
 
 def _beam_options(text):
-  from apache_beam.options import pipeline_options  # an extra: requirements-beam.txt
+  from apache_beam.options import pipeline_options  # the extra beam
   return pipeline_options.PipelineOptions([f'--{option}' for option in text.split(',')])
 
 

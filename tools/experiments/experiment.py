@@ -227,7 +227,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('name', choices=EXPERIMENTS)
   parser.add_argument('--dataset', choices=('digits', 'mnist5k'), default='digits', help='mnist5k needs '
-                      'requirements-mnist.txt; default: digits')
+                      'the extra mnist; default: digits')
   parser.add_argument('--seeds', type=int, default=3, help='the number of runs of each arm; default: 3')
   parser.add_argument('--workdir', type=pathlib.Path, help='the parent of the folders of the runs; default: '
                       'runs/experiments/NAME_DATASET')

@@ -42,7 +42,7 @@ def devices_of(slice_: accelerators.Slice) -> list:
   """
   if importlib.util.find_spec('libtpu') is None:
     raise ValueError('--compile needs libtpu, the compiler for TPUs, which is not installed here:\n'
-                     '  pip install -r requirements-tpu.txt -c requirements.lock')
+                     "  pip install -e '.[tpu]' -c requirements.lock")
   os.environ.update(
       TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost',  # or it asks a server of Google's for both
       TPU_ACCELERATOR_TYPE=slice_.name,

@@ -130,7 +130,7 @@ def _lines(file):
 
 
 def _parquet_rows(path, file):
-  import pyarrow.parquet  # requirements-beam.txt
+  import pyarrow.parquet  # the extra beam
   number = 0
   try:
     table = pyarrow.parquet.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False)

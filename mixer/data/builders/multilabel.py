@@ -7,7 +7,7 @@ and counts the rest.
   python -m tools.prepare multilabel --manual_dir=WITH_THE_MANIFESTS
 
 One process reads every image twice, first for its hash, and keeps 32 bytes of each. With `beam_options` or a
-`beam_runner` in TFDS's DownloadConfig an Apache Beam pipeline makes the same examples (requirements-beam.txt).
+`beam_runner` in TFDS's DownloadConfig an Apache Beam pipeline makes the same examples (the extra beam).
 """
 
 import collections
