@@ -1,4 +1,5 @@
 # make demo: train on the embedded digits.   make test: run the tests of daily work.   make test-all: run all tests.
+# make lint: check style and types, in seconds.
 # Each installs what it needs into .venv.
 # make bench: measure this repository beside the paper's listing, and with EXTRAS=1 beside timm.
 # make paper: the paper's tables and figures, ours beside them, in runs/paper; RUNS="..." names runs to read.
@@ -10,13 +11,17 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 # NAME==VERSION of an extra's package, from pyproject.toml.
 pin = $(shell sed -n "s/^  '\($(1)==[^' ]*\).*/\1/p" pyproject.toml)
 
-.PHONY: demo test test-all bench paper audit lock clean
+.PHONY: demo lint test test-all bench paper audit lock clean
 
 demo: .venv/run
 	.venv/bin/python train.py --config=configs/mixer_digits.py --workdir=runs/digits
 
 # A file's tests share what it trains, so that a worker takes whole files. A worker may take 3 GB.
 PYTEST := .venv/bin/python -m pytest -n auto --maxprocesses=8 --dist=loadfile --durations=10
+
+lint: .venv/test
+	.venv/bin/ruff check .
+	.venv/bin/mypy
 
 test: .venv/test $(if $(EXTRAS),.venv/extras)
 	TEST_FAST_COMPILE=1 $(PYTEST) -m 'not slow' tests

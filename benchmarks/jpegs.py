@@ -51,7 +51,7 @@ def encoded(photograph, rng) -> bytes:
   top, left = (int(rng.integers(side - size + 1)) for side, size in zip(photograph.shape, (height, width)))
   part = cv2.resize(photograph[top:top + height, left:left + width], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
   part = np.clip(part + rng.normal(0, NOISE, (HEIGHT, WIDTH, 1)), 0, 255).astype(np.uint8)
-  done, array = cv2.imencode('.jpg', part[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+  _, array = cv2.imencode('.jpg', part[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
   return array.tobytes()
 
 

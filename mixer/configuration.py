@@ -134,7 +134,7 @@ def _check_type(path, value, annotation):
       _check_type(f'{path}[{k}]', element, typing.get_args(sequences[0])[0])
   elif all(kind in (int, float, str, bool, type(None)) or kind in sequences for kind in kinds):
     accepted = tuple(kind for kind in kinds if kind not in sequences) + (int,) * (float in kinds)
-    if not isinstance(value, accepted) or isinstance(value, bool) and bool not in kinds:
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
       expected = ' or '.join('None' if kind is type(None) else 'a sequence' if kind in sequences else kind.__name__
                              for kind in kinds)
       raise ValueError(f'{path} is {value!r}, of type {type(value).__name__}; it must be {expected}')
@@ -349,7 +349,7 @@ def _same_images(old: dict, new: dict) -> bool:
     return True
   samples = old.get('contents_sample'), new.get('contents_sample')
   is_folder = ' files, ' in str(old['contents'])  # the format of `folder_source.FolderSource.contents`
-  if None in samples or is_folder and samples[0] != samples[1]:
+  if None in samples or (is_folder and samples[0] != samples[1]):
     return absolute(old) == absolute(new)
   return samples[0] == samples[1]
 

@@ -41,7 +41,7 @@ def count(name: str, variant: str, resolution: int, tiles: int) -> records.Count
       params_1000_classes=trees.count(params), gmacs=flops.macs(model.apply, {'params': params}, image) / 1e9,
       fields={**sizes, 'tokens': (resolution // sizes['patch_size'])**2}, commit=provenance.commit(),
       versions=provenance.versions(('jax', 'flax')),
-      time=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'))
+      time=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'))
 
 
 def main(arguments: list[str] | None = None):

@@ -155,7 +155,7 @@ def of_object(value: dict, place: str):
     if missing and required:
       raise Unreadable(f'{place}: {name!r} is missing')
     kinds = tuple(TYPES[kind] for kind in str(_name(field.type)).split(' | ') if kind != 'None')
-    absent = missing or values[name] is None and 'None' in str(field.type)
+    absent = missing or (values[name] is None and 'None' in str(field.type))
     if not absent and not isinstance(values[name], kinds[0]):
       raise Unreadable(f'{place}: {name!r} is {safe_io.show(values[name])}; it must be {_name(field.type)}')
   if kind in ('run', 'evaluation'):

@@ -8,7 +8,6 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors
 import safetensors.numpy
 
 import example_weights

@@ -35,7 +35,7 @@ def test_a_run_tells_its_start_and_its_end(tmp_path, monkeypatch):
   first, last = map(json.loads, (tmp_path / 'history.jsonl').read_text().splitlines())
   times = [datetime.datetime.fromisoformat(event.pop('time')) for event in (first, last)]
   assert all(time.utcoffset() == datetime.timedelta(0) for time in times)
-  assert abs(datetime.datetime.now(datetime.timezone.utc) - times[0]) < datetime.timedelta(minutes=5)
+  assert abs(datetime.datetime.now(datetime.UTC) - times[0]) < datetime.timedelta(minutes=5)
   common = dict(format=1, commit='0123abc', versions=provenance.versions(), device='cpu', devices=8, hosts=1,
                 machine=provenance.machine())
   assert first == {**common, 'event': 'start', 'step': 0}

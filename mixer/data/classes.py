@@ -69,7 +69,7 @@ def _alike(missing, extra):
   """Names that people take for the same."""
   folded = lambda name: unicodedata.normalize('NFKC', name).casefold().strip()
   by_fold = {folded(name): name for name in missing}
-  pairs = [f'{ascii(by_fold[folded(name)])} and {ascii(name)}' for name in extra if folded(name) in by_fold]
+  pairs = [f'{by_fold[folded(name)]!a} and {name!a}' for name in extra if folded(name) in by_fold]
   return f' They differ in case, spaces or accents alone: {", ".join(pairs[:SHOWN])}.' if pairs else ''
 
 

@@ -148,4 +148,4 @@ def _first_bmp(data):
 def _first_webp(data):
   kind, bits = data[12:16], data[20:25]
   hidden = {b'VP8X': 0x1a, b'VP8L': 0x10}  # where what is set: alpha, EXIF data, frames; alpha
-  return First(_webp(data), kind == b'VP8 ' or kind in hidden and not bits[0 if kind == b'VP8X' else 4] & hidden[kind])
+  return First(_webp(data), kind == b'VP8 ' or (kind in hidden and not bits[0 if kind == b'VP8X' else 4] & hidden[kind]))

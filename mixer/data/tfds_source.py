@@ -118,7 +118,7 @@ def open_copy(path, spec: SplitSpec):
       name=f'{name}, split {split}', num_examples=part.num_examples,
       contents=f'{info.full_name}, {part.num_examples} examples', folder=builder.data_path, split=split,
       label=label, made=made, max_labels=number, restore=vtab_labels.IMAGES.get(builder.name),
-      class_names=(made.class_names if made else label == 'label' and metadata.get('class_names')
+      class_names=(made.class_names if made else (label == 'label' and metadata.get('class_names'))
                    or getattr(feature, 'names', None)),
       features=vtab_labels.select(info.features, features))
   if info.file_format == tfds.core.FileFormat.ARRAY_RECORD:

@@ -44,6 +44,7 @@ def config_from_params(params: dict) -> dict:
     ValueError: if they belong to none of LOADABLE, with a table of them and of the nearest model of the nearest family.
   """
   family = family_of(trees.flat(params))
+  assert family.fields_from_params, f'{family.name} is LOADABLE'
   return {'name': family.name, **family.fields_from_params(params)}
 
 

@@ -27,7 +27,7 @@ def drop_path(x, rate, keys, rescale: bool):
 
   With `rescale`, kept branches are divided by 1 - rate, so that their expectation stays. `rate` may be traced.
   """
-  if keys is None or isinstance(rate, float) and rate == 0:
+  if keys is None or (isinstance(rate, float) and rate == 0):
     return x
   kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, (1,) * (x.ndim - 1)))(keys)
   scaled = (x / (1 - rate)).astype(x.dtype) if rescale else x  # a traced rate is a float32

@@ -47,7 +47,7 @@ def commit() -> str:
 
 def now() -> str:
   """The time, in UTC and whole seconds: '2025-01-31T12:00:00+00:00'."""
-  return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
 
 
 def digest(fields: dict) -> str:

@@ -7,4 +7,4 @@ from mixer.weights.loading import save
 from mixer.weights.loading import Weights
 from mixer.weights.start_from import start
 
-__all__ = ['check_can_save', 'files_of', 'load', 'save', 'start', 'Weights']
+__all__ = ['Weights', 'check_can_save', 'files_of', 'load', 'save', 'start']

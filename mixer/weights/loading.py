@@ -220,14 +220,14 @@ def _check_metadata(metadata, place, what) -> dict:
     configuration.lookup('step', 'loss', metadata['loss'], losses.LOSSES)
     configuration.lookup('evals', 'crop', metadata['crop'], export_crops.CROPS)
     for field in ('resolution', 'resize'):
-      if not (isinstance(metadata[field], int) and metadata[field] > 0 or field == 'resize' and metadata[field] is None):
+      if not ((isinstance(metadata[field], int) and metadata[field] > 0) or (field == 'resize' and metadata[field] is None)):
         raise ValueError(f'{field} is {safe_io.show(metadata[field])}; it must be a number of pixels')
     crop_sizes.resize_for(metadata['resolution'], metadata['resize'], metadata['crop'])
     if metadata['permutation'] not in (None, *pixel_permutations.KINDS):
       raise ValueError(f'permutation is {safe_io.show(metadata["permutation"])}; it must be one of '
                        f'{pixel_permutations.KINDS}, or null')
     names = metadata['class_names']
-    if not (names is None or isinstance(names, list) and all(isinstance(name, str) for name in names)):
+    if not (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))):
       raise ValueError(f'class_names is {safe_io.show(names)}; it must be a list of strings, or null')
     # The model is not traced: with a config that claims a million blocks, that would take forever.
     expected = models.expected_config(metadata['model'])
@@ -301,7 +301,7 @@ def save(weights: Weights, path) -> list:
   try:
     if path.suffix == '.npz':
       npz.write(weights.params, partial)
-      storage.write(*sidecars, record.text(weights, partial))  # first, as w.npz alone would be read without it
+      storage.write(sidecars[0], record.text(weights, partial))  # first, as w.npz alone would be read without it
       os.replace(partial, path)
     else:
       config = pretrained_cfg.of_weights(weights.with_crop())

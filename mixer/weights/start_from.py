@@ -67,4 +67,3 @@ def _check_classes(params, fresh_params):
   if loaded_classes != num_classes:
     raise ValueError(f'the head of the weights has {loaded_classes} classes, and config.model.num_classes is {num_classes}; '
                      f"set config.start_from.head='fresh' for a new one, or config.model.num_classes={loaded_classes}")
-

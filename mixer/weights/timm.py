@@ -16,8 +16,8 @@ from mixer import models
 from mixer import trees
 from mixer.weights import arrays
 
-FAMILIES = [family for family in models.LOADABLE.values() if family.timm]
-FIRST_LAYER = rf"({'|'.join(sorted({re.escape(family.timm.first_conv) for family in FAMILIES}))})\.weight"
+NAMES = [family.timm for family in models.LOADABLE.values() if family.timm]
+FIRST_LAYER = rf"({'|'.join(sorted({re.escape(names.first_conv) for names in NAMES}))})\.weight"
 
 
 def metadata(path) -> dict[str, str]:
@@ -38,10 +38,10 @@ def read(path) -> dict:
   tensors = lambda file: {name: file.get_tensor(name) for name in file.keys()}
   loaded, metadata = _open(path, lambda file: (tensors(file), file.metadata() or {}))
   loaded = arrays.float32(arrays.without_prefix(loaded, FIRST_LAYER, path), path)
-  family = max(FAMILIES, key=lambda family: any(re.match(family.timm.pattern, name) for name in loaded))
+  names = max(NAMES, key=lambda names: any(re.match(names.pattern, name) for name in loaded))
   try:
-    loaded = family.timm.from_timm(loaded, metadata)
-    ours = {timms: name for name, timms in family.timm.names(_count(loaded, family.timm.block_pattern)).items()}
+    loaded = names.from_timm(loaded, metadata)
+    ours = {timms: name for name, timms in names.names(_count(loaded, names.block_pattern)).items()}
     return trees.nested({ours.get(name, name): _transposed(ours[name], array, (2, 3, 1, 0)) if name in ours else array
                          for name, array in loaded.items()})
   except ValueError as error:

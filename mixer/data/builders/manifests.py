@@ -136,7 +136,8 @@ def _parquet_rows(path, file):
     table = pyarrow.parquet.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False)
     columns = [name for name in ('image', 'bytes', 'labels', 'weights') if name in table.schema_arrow.names]
     for batch in table.iter_batches(batch_size=ROWS, columns=columns):
-      for number, row in enumerate(batch.to_pylist(), number + 1):
+      for row in batch.to_pylist():
+        number += 1
         yield f'{path}, row {number}', row
   except (pyarrow.ArrowException, OSError, ValueError) as error:
     raise ValueError(f'{path}: not Parquet, or damaged after row {number}, {error}') from error
