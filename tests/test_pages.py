@@ -11,7 +11,7 @@ from mixer import configuration
 from mixer.run import config_flags
 
 MADE = ('config.md', 'tpu_plans.md')  # tests/test_config_fields.py and tests/test_plan.py hold these
-PAGES = {str(path.relative_to(ROOT)): path for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))}
+PAGES = {str(path.relative_to(ROOT)): path for path in (ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md')))}
 WRITTEN = {name: path for name, path in PAGES.items() if path.name not in MADE}
 BLOCK = re.compile(r'^```sh\n(.*?)^```', re.MULTILINE | re.DOTALL)
 PROGRAM = re.compile(r'(?:^|[\s(])python (-m [\w.]+|\w+\.py)((?: [^`)#\n]*)?)')
