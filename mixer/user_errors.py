@@ -40,7 +40,9 @@ class ArgumentParser(argparse.ArgumentParser):
   """A parser whose errors are one line, and which reports misspelt flags before missing ones."""
 
   def __init__(self, description: str):
-    super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    module = getattr(sys.modules['__main__'], '__spec__', None)  # as Python 3.14 does
+    prog = f'python -m {module.name}' if module and module.name.startswith('tools.') else None
+    super().__init__(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     self.add_argument(DEBUG, action='store_true', help='show the traceback of an error')  # handled by in_one_line
 
   def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:

@@ -27,8 +27,8 @@ def swept(speeds, max_batch=4096, error=throughput.NoMemory()):
 
 
 @pytest.mark.parametrize('speeds, max_batch, ended', [
-    ([22.9, 22.8, 84.4, 80], 8, '--max-batch=8'),  # the best is past one that is no faster than the one before
-    ([10, 20, 40, 80], 15, '--max-batch=15'),
+    ([22.9, 22.8, 84.4, 80], 8, '--max_batch=8'),  # the best is past one that is no faster than the one before
+    ([10, 20, 40, 80], 15, '--max_batch=15'),
     ([10, 20], 4096, 'no memory for batch 4'),
     ([], 4096, 'no memory for batch 1'),
 ])
@@ -113,7 +113,7 @@ def test_a_tiny_sweep_adds_a_line_for_each_model(tmp_path, capsys, monkeypatch):
   out = tmp_path / 'speeds.jsonl'
   out.write_text('{"kind": "older"}\n')
   assert throughput.main(['--models=mlp_mixer:S/32', '--resolutions=32', '--dtypes=float32', f'--out={out}',
-                          '--seconds=0.01', '--max-batch=2']) == 0
+                          '--seconds=0.01', '--max_batch=2']) == 0
   older, first = map(json.loads, out.read_text().splitlines())
   assert older == {'kind': 'older'} and [size for size, _ in first['sweep']] == [1, 2]
   best = max(speed for _, speed in first['sweep'])
@@ -136,9 +136,9 @@ def test_a_model_whose_first_batch_does_not_fit_has_no_line_and_the_others_have(
     raise throughput.NoMemory
   monkeypatch.setattr(throughput, 'timer', timer)
   out = tmp_path / 'speeds.jsonl'
-  assert throughput.main(['--models=mlp_mixer:S/32', '--resolutions=96,64', f'--out={out}', '--max-batch=4']) == 1
+  assert throughput.main(['--models=mlp_mixer:S/32', '--resolutions=96,64', f'--out={out}', '--max_batch=4']) == 1
   line, = map(json.loads, out.read_text().splitlines())
-  assert line['resolution'] == 64 and line['ended'] == '--max-batch=4'
+  assert line['resolution'] == 64 and line['ended'] == '--max_batch=4'
   assert line['batch_size'] == 2 and line['images_per_s_per_core'] == 30
   assert ('S/32 at 96 in bfloat16: nothing was measured, and no line written: no memory for batch 1'
           in capsys.readouterr().err)
@@ -157,7 +157,7 @@ def test_a_wrong_variant_of_any_model_is_named(name):
     ('--resolutions=0', "--resolutions has '0'"),
     ('--resolutions=100', 'mlp_mixer:S/32 at 100: patch_size is 32; patches of 32 x 32 pixels must tile'),
     ('--dtypes=float16', "--dtypes has 'float16'; it must be one of bfloat16, float32"),
-    ('--max-batch=0', '--max-batch is 0; it must be at least 1'),
+    ('--max_batch=0', '--max_batch is 0; it must be at least 1'),
     ('--seconds=nan', '--seconds is nan; it must be at least 0.001'),
     ('--out=nowhere/x.jsonl', '--out is nowhere/x.jsonl; it must be a file in an existing folder'),
 ])

@@ -206,6 +206,13 @@ def test_evaluate_compares_the_classes_of_the_weights_and_of_the_images(tmp_path
   assert next(iter(score(['zebra', 'red'])))['label'].tolist() == [[1, 0]]
 
 
+def test_help_names_the_command_as_it_is_typed(monkeypatch):
+  main = types.ModuleType('__main__')
+  main.__spec__ = types.SimpleNamespace(name='tools.predict')
+  monkeypatch.setitem(sys.modules, '__main__', main)
+  assert user_errors.ArgumentParser('').format_usage().startswith('usage: python -m tools.predict ')
+
+
 @pytest.mark.slow
 def test_evaluate_helps_without_weights_and_asks_for_them_otherwise():
   assert '--weights' in run('evaluate', '--help')

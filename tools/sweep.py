@@ -1,8 +1,10 @@
 """Tries values of a config's fields on the dev split, then trains with the best ones on the whole training set.
 
 The paper chooses each fine-tuning's learning rate so (section 3):
-  python -m tools.sweep --config=configs/mixer_finetune.py:b16_i21k,cifar10 --workdir=runs/sweep \
+
+  python -m tools.sweep --config=configs/mixer_finetune.py:b16_i21k,cifar10 --workdir=runs/sweep \\
     --over=optimizer.learning_rate=0.003,0.01,0.03,0.06
+
 --config.FIELD=VALUE sets a field in all runs. Several --over make a grid. Each run has its own folder in the work
 directory: to resume an interrupted sweep, repeat the command; finished runs are skipped. The table is sweep.csv in the
 work directory. SIGTERM and Ctrl-C stop the current run as they stop train.py, and then the sweep with the same exit

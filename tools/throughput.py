@@ -4,7 +4,7 @@
     --out=runs/throughput.jsonl
 
 For each model the batch size is swept, and the best speed is reported, as in the paper: all powers of two up to
---max-batch, or until memory is exhausted. Only the forward pass is timed, to the logits of 1,000 classes, on random
+--max_batch, or until memory is exhausted. Only the forward pass is timed, to the logits of 1,000 classes, on random
 images on the devices, with float32 parameters; compilation and a first pass are not. Each figure is a median of 5
 repeats, or of up to 15 while their middle half spreads by more than 5 %. Mixers at a multiple of 224 pixels have
 token-mixing MLPs that are widened as in App. C.
@@ -146,7 +146,7 @@ def sweep(measure, max_batch: int, report=lambda batch_size, speed: None) -> tup
       return speeds, f'batch {batch_size}: {storage.first_line(error)}'
     report(batch_size, speed)
     speeds.append((batch_size, speed))
-  return speeds, f'--max-batch={max_batch}'
+  return speeds, f'--max_batch={max_batch}'
 
 
 def record(plan: dict, speeds, ended: str, about: dict) -> dict:
@@ -182,14 +182,15 @@ def parse(arguments) -> argparse.Namespace:
   parser.add_argument('--resolutions', default=str(TRAINED_AT), help='in pixels, default: %(default)s')
   parser.add_argument('--dtypes', default=DTYPES[0], help=f'to compute in: {", ".join(DTYPES)}; default: %(default)s')
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the JSON lines file to append to')
-  parser.add_argument('--max-batch', type=int, default=MAX_BATCH_OF_CPU if devices.computes_on_cpu() else MAX_BATCH,
+  parser.add_argument('--max_batch', '--max-batch', type=int,
+                      default=MAX_BATCH_OF_CPU if devices.computes_on_cpu() else MAX_BATCH,
                       help='of a device; default: %(default)s here')
   parser.add_argument('--seconds', type=float, default=3., help='for the first 5 repeats of each batch size; default: '
                       '%(default)s')
   flags = parser.parse_args(arguments)
   for name, least in (('max_batch', 1), ('seconds', 1e-3)):
     if not getattr(flags, name) >= least:
-      parser.error(f'--{name.replace("_", "-")} is {getattr(flags, name)}; it must be at least {least}')
+      parser.error(f'--{name} is {getattr(flags, name)}; it must be at least {least}')
   flags.models, flags.dtypes, resolutions = (x.split(',') for x in (flags.models, flags.dtypes, flags.resolutions))
   for dtype in flags.dtypes:
     if dtype not in DTYPES:
