@@ -12,7 +12,6 @@ import os
 import mixer  # before TensorFlow: it sets how much that prints  # noqa: F401
 
 import numpy as np
-import tensorflow as tf
 
 from mixer import arguments
 from mixer import configuration
@@ -20,6 +19,7 @@ from mixer.data.batches import EvalBatches
 from mixer.data.batches import TrainBatches
 from mixer.data import classes
 from mixer.data import crop_sizes
+from mixer.data.lazy import tf
 from mixer.data import pixel_permutations
 from mixer.data import preprocess
 from mixer.data.process_shard import ProcessShard

@@ -100,9 +100,10 @@ def test_nothing_is_printed_before_the_first_line_of_our_own(data_dir, arguments
 
 
 @pytest.mark.parametrize('path', [ROOT / 'input_pipeline.py', ROOT / 'tools/prepare.py'], ids=lambda path: path.name)
-def test_programs_that_import_tensorflow_themselves_import_mixer_before(path):
+def test_programs_import_tensorflow_after_mixer_and_at_its_first_use(path):
   text = path.read_text()
-  assert 0 < text.index('\nimport mixer ') < text.index('\nimport tensorflow ')
+  assert 0 < text.index('\nimport mixer ') < text.index('\nfrom mixer.data.lazy import tf\n')
+  assert '\nimport tensorflow' not in text
 
 
 def test_the_tools_are_listed_with_a_line_each(capsys):

@@ -15,15 +15,14 @@ import mixer  # before TensorFlow: it sets how much that prints  # noqa: F401
 
 from array_record.python import array_record_module
 from etils import epath
-import tensorflow as tf
-import tensorflow_datasets as tfds
 import tqdm
 
+from mixer.data.lazy import tf
+from mixer.data.lazy import tfds
 from mixer.data import tfds_builders
 from mixer.data import tfds_source
 from mixer import safe_io
 from mixer import user_errors
-
 
 # Files without which TFDS would go on, and leave a copy that looks complete.
 NEEDED = {'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),

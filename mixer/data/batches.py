@@ -14,10 +14,10 @@ import itertools
 
 import jax
 import numpy as np
-import tensorflow as tf
 
 from mixer.data import classes
 from mixer.data import epoch_shuffle
+from mixer.data.lazy import tf
 from mixer.data import preprocess
 from mixer.data.process_shard import ProcessShard
 from mixer.data import read_errors
@@ -75,7 +75,7 @@ class TrainBatches:
     """The examples at some positions, of a source that is read by index. [n] -> [n] int64."""
     return epoch_shuffle.indices(positions, self.seed, self.source.num_examples)
 
-  def records(self, step: int) -> tf.data.Dataset:
+  def records(self, step: int) -> 'tf.data.Dataset':
     """(position, index, record) of each example of this process from batch `step` on; the index is -1 in a stream."""
     return self.source.examples(step * self.batch_size, self.seed, self.batch_size, self.shard)
 
@@ -140,6 +140,6 @@ def _parse(batches, index, record):
   return encoded, classes.within(labels, batches.num_classes)
 
 
-def batch_and_prefetch(examples: tf.data.Dataset, number: int) -> tf.data.Dataset:
+def batch_and_prefetch(examples: 'tf.data.Dataset', number: int) -> 'tf.data.Dataset':
   """Batches of `number` examples in their order, two of them ready ahead."""
   return tf_reading.untuned(examples.batch(number, drop_remainder=True).prefetch(2))

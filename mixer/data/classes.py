@@ -4,8 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import unicodedata
 
-import tensorflow as tf
-
+from mixer.data.lazy import tf
 from mixer import safe_io
 
 SHOWN = 8  # names of a list, in a message

@@ -1,6 +1,6 @@
 """The order of examples that can be read by index: a permutation of each epoch, computed for one position at a time."""
 
-import tensorflow as tf
+from mixer.data.lazy import tf
 
 
 def indices(positions, seed: int, num_examples: int):

@@ -15,11 +15,11 @@ from typing import Any
 from absl import logging
 from etils import epath
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from mixer.data import classes
 from mixer.data import image_files
+from mixer.data.lazy import tf
+from mixer.data.lazy import tfds
 from mixer.data.source_protocol import RandomAccessSource
 from mixer.data.source_protocol import SplitSpec
 from mixer.data import subset

@@ -9,9 +9,9 @@ import io
 
 import numpy as np
 import PIL.Image
-import tensorflow as tf
 
 from mixer.data import image_headers
+from mixer.data.lazy import tf
 from mixer.data import preprocess
 
 MAX_BYTES = 2**27  # of a file

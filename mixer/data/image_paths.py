@@ -5,9 +5,9 @@ import itertools
 import os
 
 import numpy as np
-import tensorflow as tf
 
 from mixer.data import image_files
+from mixer.data.lazy import tf
 from mixer.data import preprocess
 from mixer.data import read_errors
 

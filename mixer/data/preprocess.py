@@ -6,9 +6,9 @@ Every random choice is a function of the seed that is passed in, so an example l
 import re
 
 import numpy as np
-import tensorflow as tf
 
 from mixer.data import image_headers
+from mixer.data.lazy import tf
 
 MAX_PIXELS = 80_000_000  # of an image; larger ones are no photographs for training, and would take gigabytes to decode
 # Numbers: TensorFlow resizes floats in half the time, to the same numbers, but large images would take gigabytes so.
@@ -57,7 +57,7 @@ def decode(encoded):
   return tf.ensure_shape(image, [None, None, 3])
 
 
-def reason(error: tf.errors.OpError) -> str:
+def reason(error: 'tf.errors.OpError') -> str:
   """What TensorFlow says of a file that it cannot decode, without the names of its operations."""
   said = error.message.split(' [Op:')[0].split('}} ')[-1].split('\n\t [[')[0]
   said = re.sub(r'\AError in user-defined function .*? iterator: \S+: ', '', said)

@@ -6,9 +6,9 @@ import dataclasses
 import weakref
 
 import numpy as np
-import tensorflow as tf
 
 from mixer.data import classes
+from mixer.data.lazy import tf
 from mixer.data import preprocess
 from mixer.data.source_protocol import Source
 from mixer.data import tf_reading
@@ -67,7 +67,7 @@ def bad_examples(source: Source, prepare: Callable, threads: int) -> Iterator[tu
     yield _complaint(source, index, error) if error else None
 
 
-def try_each(examples: tf.data.Dataset, number: int, prepare: Callable, again: Callable, threads: int,
+def try_each(examples: 'tf.data.Dataset', number: int, prepare: Callable, again: Callable, threads: int,
              ahead: int = tf_reading.READ_AT_ONCE) -> Iterator[tuple]:
   """Prepares each example in order. Yields (index, result, error): a bad one has the result None, and why.
 
@@ -103,7 +103,7 @@ def _complaint(source, index, error: Exception) -> tuple[str, str]:
   return _bad(source, source.locate(index), error)
 
 
-def _bad(source, place, error: tf.errors.OpError) -> tuple[str, str]:
+def _bad(source, place, error: 'tf.errors.OpError') -> tuple[str, str]:
   reason = preprocess.reason(error)
   if reason.startswith(classes.LABEL):
     return f'cannot use {place}: {reason}.', NUMBERED_FROM_0

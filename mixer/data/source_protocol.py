@@ -9,9 +9,9 @@ import dataclasses
 import typing
 
 import numpy as np
-import tensorflow as tf
 
 from mixer.data import epoch_shuffle
+from mixer.data.lazy import tf
 from mixer.data.process_shard import ProcessShard
 from mixer.data import tf_reading
 
@@ -57,13 +57,13 @@ class Source(typing.Protocol):
   is_synthetic: bool
   canonical: Callable | None
 
-  def examples(self, start: int, seed: int, batch_size: int, shard: ProcessShard) -> tf.data.Dataset:
+  def examples(self, start: int, seed: int, batch_size: int, shard: ProcessShard) -> 'tf.data.Dataset':
     """(position, index, record) from position `start` on, a multiple of the batch size, without end.
 
     Those that `shard` owns alone, in the order of their positions. The order depends on (seed, epoch) alone.
     """
 
-  def in_order(self, batch_size: int = 1, shard: ProcessShard = WHOLE) -> tf.data.Dataset:
+  def in_order(self, batch_size: int = 1, shard: ProcessShard = WHOLE) -> 'tf.data.Dataset':
     """(index, record) of each example once; the last batch is filled up with repetitions. Those that `shard` owns alone."""
 
   def example(self, index: int):

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 import hashlib
 
-import tensorflow as tf
-
 from mixer.data import fake_source
 from mixer.data import folder_source
+from mixer.data.lazy import tf
 from mixer.data.source_protocol import Source
 from mixer.data.source_protocol import SplitSpec
 from mixer.data import tfds_builders

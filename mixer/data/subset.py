@@ -11,10 +11,10 @@ import uuid
 from absl import logging
 from etils import epath
 import numpy as np
-import tensorflow as tf
 import tqdm
 
 from mixer import arguments
+from mixer.data.lazy import tf
 from mixer.data.source_protocol import RandomAccessSource
 from mixer.data import tf_reading
 from mixer import safe_io

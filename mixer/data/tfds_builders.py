@@ -4,18 +4,23 @@ import os
 import re
 
 from etils import epath
-import tensorflow_datasets as tfds
+from etils import epy
 
-from mixer.data.builders import digits
-from mixer.data.builders import imagenet21k
-from mixer.data.builders import mnist5k
-from mixer.data.builders import multilabel
+with epy.lazy_imports():
+  from mixer.data.builders import digits
+  from mixer.data.builders import imagenet21k
+  from mixer.data.builders import mnist5k
+  from mixer.data.builders import multilabel
+
+from mixer.data.lazy import tfds
 from mixer.data.source_protocol import SplitSpec
 from mixer.data import tfds_source
 
-SELF_PREPARING = {'digits': digits.Digits, 'few_digits': digits.FewDigits, 'other_digits': digits.OtherDigits,
-                  'mnist5k': mnist5k.Mnist5k, 'few_mnist5k': mnist5k.FewMnist5k, 'other_mnist5k': mnist5k.OtherMnist5k}
-BUILDERS = {**SELF_PREPARING, 'imagenet21k': imagenet21k.Imagenet21k, 'multilabel': multilabel.Multilabel}
+# Functions that return the classes, whose modules import TFDS.
+SELF_PREPARING = {'digits': lambda: digits.Digits, 'few_digits': lambda: digits.FewDigits,
+                  'other_digits': lambda: digits.OtherDigits, 'mnist5k': lambda: mnist5k.Mnist5k,
+                  'few_mnist5k': lambda: mnist5k.FewMnist5k, 'other_mnist5k': lambda: mnist5k.OtherMnist5k}
+BUILDERS = {**SELF_PREPARING, 'imagenet21k': lambda: imagenet21k.Imagenet21k, 'multilabel': lambda: multilabel.Multilabel}
 
 # TFDS also takes namespaces, whose code comes from elsewhere, and keywords, such as another data_dir.
 NAME = re.compile(rf'[a-z]\w*(/{tfds_source.CONFIG.pattern})?(:(\d+|\*)(\.(\d+|\*)){{2}})?', re.ASCII | re.IGNORECASE)
@@ -33,7 +38,7 @@ def builder(name: str, data_dir: str | None = None, **options):
   parsed, variant = tfds.core.naming.parse_builder_name_kwargs(name)  # of CamelCase, too
   own = str(parsed)
   if own in BUILDERS:
-    make = lambda **stored: BUILDERS[own](**{'config': None, **variant}, data_dir=data_dir, **options, **stored)
+    make = lambda **stored: BUILDERS[own]()(**{'config': None, **variant}, data_dir=data_dir, **options, **stored)
   else:
     tfds_source.check_features(epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / own)
     make = lambda **stored: tfds.builder(name, data_dir=data_dir, try_gcs=False, **stored)

@@ -13,9 +13,9 @@ from array_record.python import array_record_data_source
 from etils import epath
 from google.protobuf import message
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
+from mixer.data.lazy import tf
+from mixer.data.lazy import tfds
 from mixer.data.source_protocol import RandomAccessSource
 from mixer.data.source_protocol import SplitSpec
 from mixer.data.source_protocol import StreamSource

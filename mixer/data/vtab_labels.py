@@ -7,9 +7,8 @@ github.com/google-research/task_adaptation.
 from collections.abc import Callable
 import dataclasses
 
-import tensorflow as tf
-import tensorflow_datasets as tfds
-
+from mixer.data.lazy import tf
+from mixer.data.lazy import tfds
 from mixer.data import preprocess
 
 

@@ -4,7 +4,6 @@ import math
 import sys
 import time
 
-from clu import metric_writers
 import jax
 import tqdm
 
@@ -41,6 +40,7 @@ class TensorBoardWriter:
 
   def __init__(self, folder):
     self._staging = storage.StagingDir(folder)
+    from clu import metric_writers  # here, for it imports TensorFlow
     self._writer = metric_writers.create_default_writer(str(self._staging.path))
 
   def write(self, step: int, values: dict[str, float]):
