@@ -130,10 +130,10 @@ def main(arguments):
       print(f'{path:<32} {line}')
     return
   config = config_flags.config(arguments)
+  workdir = WORKDIR.value or config_flags.default_workdir()
   devices.initialize(lambda: distributed.initialize_distributed(
       DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, join_timeout=JOIN_TIMEOUT.value,
-      lost_timeout=LOST_TIMEOUT.value))
-  workdir = WORKDIR.value or config_flags.default_workdir()
+      lost_timeout=LOST_TIMEOUT.value), cache=config_flags.CACHE.value, workdir=workdir)
   try:
     described = metric_logger.describe(results := train(config, workdir))
   except preemption.Preempted:

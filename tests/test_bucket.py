@@ -124,3 +124,27 @@ def test_a_run_that_is_killed_in_a_save_ends_in_a_bucket_bit_for_bit_as_on_a_dis
   assert {path.name for path in workdir.iterdir()} - {path.name for path in on_disk.iterdir()} <= {'interrupted'}
   for name in ('learning_curves.png', 'predictions_test.png'):
     assert (workdir / name).read_bytes()[:4] == b'\x89PNG'
+
+
+COMPILES = """
+import jax
+from mixer.run import devices
+jax.config.update('jax_compilation_cache_dir', None)
+devices.initialize(workdir='gs://bucket/cached')
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.monitoring.register_event_listener(lambda name, **_: print(name))
+print(jax.jit(lambda x: 2 * x)(21.))
+"""
+
+
+def test_compiled_programs_are_kept_in_the_work_directory(python, server):
+  first = ended(python('-c', COMPILES))
+  assert '42.0' in first and 'cache_misses' in first and 'cache_hits' not in first
+  name, = (name for name in server.bucket.blobs if name.startswith('cached/xla/'))
+  assert name.endswith('.xla')
+  second = ended(python('-c', COMPILES))
+  assert '42.0' in second and 'cache_hits' in second and 'cache_misses' not in second
+  server.refuse = lambda method, path: 403
+  refused = ended(python('-c', COMPILES))
+  assert '42.0' in refused and 'cache_hits' not in refused
+  assert 'xla cannot be read (' in refused or 'compiled programs cannot be kept in gs://bucket/cached/xla' in refused

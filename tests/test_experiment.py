@@ -35,8 +35,6 @@ def command(tmp_path, monkeypatch):
     return fake.code if ends else 0
 
   monkeypatch.setattr(sweep, 'exit_code', fake)
-  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'kept')
-  monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '1')
 
   draw = experiment.draw
 

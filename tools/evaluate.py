@@ -107,7 +107,7 @@ def main(arguments):
     raise app.UsageError(f'--config is missing, and --weights={WEIGHTS.value} is not a run with a config.json: '
                          '--config=configs/evaluate_imagenet.py')
   config = config_flags.config(arguments)
-  devices.initialize()
+  devices.initialize(cache=config_flags.CACHE.value)
   loaded = weights.load(WEIGHTS.value, MEAN.value, STD.value)
   print(loaded.describe())
   loaded.check_head(WEIGHTS.value)

@@ -1,4 +1,4 @@
-"""The flags --config, --config.FIELD=VALUE and --debug, as train.py and the tools take them."""
+"""The flags --config, --config.FIELD=VALUE, --compilation_cache and --debug, as train.py and the tools take them."""
 
 import difflib
 import importlib.machinery
@@ -33,6 +33,8 @@ def define(values: flags.FlagValues = flags.FLAGS) -> tuple[flags.FlagHolder, fl
 
 
 CONFIG, FIELDS = define()
+CACHE = flags.DEFINE_bool('compilation_cache', True, 'Keep compiled programs for the next start: in ~/.cache/mixer/xla or '
+                          'JAX_COMPILATION_CACHE_DIR; of a run in a bucket, or of several processes, in its work directory.')
 flags.DEFINE_bool('debug', False, "Show the traceback of an error of the user's, too.")
 
 
@@ -88,7 +90,7 @@ def _help(describe, takes_config, full) -> str:
   if takes_config and CONFIG.value and describe:
     return describe(CONFIG.value, chosen())
   lines = [sys.modules['__main__'].__doc__ or '', 'flags:\n']
-  for name in ('config', 'debug') if takes_config else ('debug',):
+  for name in ('config', 'compilation_cache', 'debug') if takes_config else ('debug',):
     lines.append(flags.text_wrap(f'--{name}: {flags.FLAGS[name].help}', indent='    ', firstline_indent='  '))
   return '\n'.join([*lines, flags.FLAGS.get_help() if full else flags.FLAGS.main_module_help()])
 

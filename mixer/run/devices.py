@@ -10,6 +10,8 @@ import sys
 import jax
 import numpy as np
 
+from mixer.run import compilation_cache
+
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of mallopt(3)
 # Packages by which JAX uses accelerators, and the device files of a machine that has one.
 DEVICE_FILES = {'libtpu': ('/dev/accel*', '/dev/vfio/[0-9]*'),
@@ -18,8 +20,13 @@ DEVICE_FILES = {'libtpu': ('/dev/accel*', '/dev/vfio/[0-9]*'),
 PLATFORMS = {'cpu': 'jax', 'cuda': 'jax[cuda13]', 'gpu': 'jax[cuda13]', 'tpu': 'jax[tpu]'}
 
 
-def initialize(connect: Callable[[], None] = lambda: None):
+def initialize(connect: Callable[[], None] = lambda: None, *, cache: bool = True, workdir=None):
   """Initializes JAX's devices, after `tune_glibc_malloc` and `connect`, which connects to other processes.
+
+  Args:
+    connect: see above.
+    cache: whether to load and keep compiled programs: `compilation_cache.enable`.
+    workdir: of a run, for the same.
 
   Raises:
     SystemExit: in one line, if JAX cannot use the platforms in JAX_PLATFORMS.
@@ -32,6 +39,10 @@ def initialize(connect: Callable[[], None] = lambda: None):
     if jax.distributed.is_initialized():
       raise  # the excepthook exits without waiting for the other processes
     raise SystemExit(_no_devices(jax.config.jax_platforms or '', str(error))) from error
+  if cache:
+    compilation_cache.enable(workdir)
+  else:
+    jax.config.update('jax_enable_compilation_cache', False)
 
 
 def _no_devices(platforms: str, error: str) -> str:

@@ -15,7 +15,6 @@ import dataclasses
 import io
 import itertools
 import json
-import os
 import pathlib
 import shlex
 import statistics
@@ -212,9 +211,6 @@ def train_all(name: str, dataset: str, seeds: int, root: pathlib.Path):
   """
   runs = plan(name, dataset, seeds, root)
   root.mkdir(parents=True, exist_ok=True)
-  # The runs of a model and seed have one step, which is compiled once.
-  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(root.absolute() / 'compiled'))
-  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
   for run in tqdm.tqdm(runs, unit='run', desc=name, smoothing=0, dynamic_ncols=True):
     new = sweep.result(run.workdir) is None
     sweep.train(run.config, run.workdir, {'seed': str(run.seed)})
