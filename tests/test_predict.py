@@ -70,7 +70,8 @@ def test_csv_has_the_best_classes_of_each_image_in_order(folder, capsys, crop):
     of_image, probabilities = got[3 * k:3 * k + 3], expected_of(image, crop, resize=16 if crop == 'antialiased' else 18)
     best = np.argsort(-probabilities)[:3]
     assert [int(row['class']) for row in of_image] == best.tolist()
-    np.testing.assert_allclose([float(row['probability']) for row in of_image], probabilities[best], rtol=1e-4)
+    # Of two in a thousand values, float32's last bit decides on a level: tests/test_crops.py.
+    np.testing.assert_allclose([float(row['probability']) for row in of_image], probabilities[best], rtol=1e-3)
   assert 'tiny.npz' in output.err and '10 classes' in output.err
 
 

@@ -16,7 +16,7 @@ from conftest import ROOT
 import example_runs
 import input_pipeline
 from mixer.data import crop_sizes
-from mixer.data import export_crops
+from mixer.data import crops
 from mixer.data import process_shard
 from mixer import user_errors
 from tools import evaluate
@@ -168,7 +168,7 @@ def test_help_says_which_crops_there_are_and_from_which_side(tool, capsys):
       tool.main(['--help'])
     text = capsys.readouterr().out
   text = ' '.join(text.split())
-  for crop in export_crops.CROPS:
+  for crop in crops.CROPS:
     assert re.search(rf'--preprocessing.* {crop} .*--resize', text)
   assert '8/7 of what the model takes, as in 256 for 224, and of antialiased what it takes' in text
   assert [crop_sizes.resize_for(224, None, crop) for crop in ('paper_resize', 'antialiased')] == [256, 224]

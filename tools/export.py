@@ -21,7 +21,7 @@ from jax import export
 import numpy as np
 
 from mixer.data import class_names as class_names_lib
-from mixer.data import export_crops
+from mixer.data import crops
 from mixer.data import image_files
 from mixer.data import image_headers
 from mixer.data import normalize
@@ -56,7 +56,7 @@ for k in probabilities.argsort()[::-1][:5]:
 
 def program(weights, preprocessing: str, resize: int) -> export.Exported:
   """Images of one size to probabilities, with the parameters inside. [b, h, w, 3] uint8 -> [b, K] float32."""
-  crop = lambda images: export_crops.CROPS[preprocessing](images, resize, weights.resolution)
+  crop = lambda images: crops.CROPS[preprocessing](images, resize, weights.resolution)
   images = jax.ShapeDtypeStruct(export.symbolic_shape('b, h, w, 3'), np.uint8)
   return export.export(jax.jit(_probabilities(weights, crop)), platforms=PLATFORMS)(images)
 

@@ -4,7 +4,7 @@ import argparse
 
 from absl import flags as absl_flags
 
-from mixer.data import export_crops
+from mixer.data import crops
 from mixer import weights
 
 
@@ -50,7 +50,7 @@ SIDES = '8/7 of what the model takes, as in 256 for 224, and of antialiased what
 
 def add_crop(parser: argparse.ArgumentParser):
   """Adds --preprocessing and --resize, for `weights.Weights.with_crop`."""
-  parser.add_argument('--preprocessing', choices=export_crops.CROPS,
+  parser.add_argument('--preprocessing', choices=crops.CROPS,
                       help=f"{CROPS}; default: that of the weights' run; of files without it paper_resize at 224, 384 "
                       'and 448 pixels, else antialiased')
   parser.add_argument('--resize', type=positive, metavar='PIXELS',

@@ -9,6 +9,7 @@ import io
 
 import numpy as np
 import PIL.Image
+import simplejpeg
 
 from mixer.data import image_headers
 from mixer.data.lazy import tf
@@ -61,9 +62,34 @@ def as_jpeg(data: bytes, upright: bool = True) -> bytes:
     if image.format == 'JPEG' and image.mode == 'RGB' and not turned:
       # By TensorFlow, as in training: it refuses some files that Pillow takes. An eighth of the size reads all the
       # data, so that any damage shows, in a third of the time.
-      tf.io.decode_jpeg(data, channels=3, ratio=8)
+      try:
+        tf.io.decode_jpeg(data, channels=3, ratio=8)
+      except tf.errors.OpError as error:
+        raise Unreadable(preprocess.reason(error)) from error
       return data
     return _saved(_decoded(image, upright), 'JPEG', quality=QUALITY)
+
+
+def decode(data: bytes) -> np.ndarray:
+  """A file's pixels as training sees them, `preprocess.decode` of `normalize`, without TensorFlow. -> [H, W, 3] uint8.
+
+  Raises:
+    Unreadable: if it cannot be decoded, or has more than MAX_BYTES or more pixels than preprocess.py takes.
+  """
+  if len(data) > MAX_BYTES:
+    raise Unreadable(f'more than {MAX_BYTES:,} bytes')
+  first = image_headers.first(data)
+  with _as_unreadable():
+    if first and first.plain and data.startswith(b'\xff\xd8'):
+      _check(first.pixels)
+      # With TensorFlow's faster, less exact cosine transform.
+      return simplejpeg.decode_jpeg(data, 'RGB', fastdct=True, fastupsample=False)
+    return np.asarray(_decoded(_open(data, image_headers.FORMATS.split(', ')), upright=True))
+
+
+def upright(image: PIL.Image.Image) -> np.ndarray:
+  """The pixels of Pillow's image as people see it: `rgb`. -> [H, W, 3] uint8."""
+  return np.asarray(rgb(image, image_headers.orientation(image.info.get('exif', b''))))
 
 
 def normalize(data):
@@ -132,8 +158,6 @@ def _as_unreadable():
     yield
   except Unreadable:
     raise
-  except tf.errors.OpError as error:
-    raise Unreadable(preprocess.reason(error)) from error
   except Exception as error:  # Pillow raises many kinds for damaged files.
     raise Unreadable(str(error) or type(error).__name__) from error
 

@@ -1,15 +1,15 @@
-"""Batches of images in files, for predictions."""
+"""Batches of images in files, for predictions: read and decoded by threads, without TensorFlow."""
 
 from collections.abc import Callable, Iterator, Sequence
 import itertools
 import os
 
+from etils import epath
 import numpy as np
 
+from mixer.data import crops
 from mixer.data import image_files
-from mixer.data.lazy import tf
-from mixer.data import preprocess
-from mixer.data import read_errors
+from mixer.data import thread_map
 
 
 def path_batches(paths: Sequence[str], *, batch_size: int, resolution: int, resize: int, crop: str,
@@ -23,17 +23,16 @@ def path_batches(paths: Sequence[str], *, batch_size: int, resolution: int, resi
     resize, crop: as in `input_pipeline.eval_batches`.
     failed: is called with the index of each file that is left out, and the reason.
   """
-  names = tf.constant([os.fsencode(path) for path in paths])
-
-  def prepare(index):
-    image = preprocess.decode(image_files.normalize(tf.io.read_file(names[index])))
-    return preprocess.EVALUATION_CROPS[crop](image, resize, resolution)
+  def prepare(path):
+    try:
+      return crops.crop(image_files.decode(image_files.read(epath.Path(path))), crop, resize, resolution)
+    except (OSError, ValueError) as error:
+      return error
 
   def good():
-    tried = read_errors.try_each(tf.data.Dataset.range(len(paths)), len(paths), prepare, prepare, os.cpu_count(), batch_size)
-    for index, image, error in tried:
-      if image is None:
-        failed(index, preprocess.reason(error) if error else 'it could only be read on a second try')
+    for index, image in enumerate(thread_map.map_in_order(prepare, paths, os.cpu_count())):
+      if isinstance(image, Exception):
+        failed(index, str(image))
       else:
         yield index, image
 

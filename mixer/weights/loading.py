@@ -13,7 +13,7 @@ from etils import epath
 from mixer import configuration
 from mixer.data import class_names as class_names_lib
 from mixer.data import crop_sizes
-from mixer.data import export_crops
+from mixer.data import crops
 from mixer.data import pixel_permutations
 from mixer import models
 from mixer.run import checkpoint_integrity
@@ -218,7 +218,7 @@ def _check_metadata(metadata, place, what) -> dict:
   """Checks the metadata of a run or a file. -> the `model` section that its arrays must have."""
   try:
     configuration.lookup('step', 'loss', metadata['loss'], losses.LOSSES)
-    configuration.lookup('evals', 'crop', metadata['crop'], export_crops.CROPS)
+    configuration.lookup('evals', 'crop', metadata['crop'], crops.CROPS)
     for field in ('resolution', 'resize'):
       if not ((isinstance(metadata[field], int) and metadata[field] > 0) or (field == 'resize' and metadata[field] is None)):
         raise ValueError(f'{field} is {safe_io.show(metadata[field])}; it must be a number of pixels')

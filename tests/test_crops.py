@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from mixer.data import crop_sizes
-from mixer.data import export_crops
+from mixer.data import crops
 from mixer.data import preprocess
 
 # Landscape, portrait and square; smaller and larger than what they become; a line.
@@ -19,16 +19,16 @@ def noise(shape):
 
 
 def test_the_names_are_those_of_the_input_pipeline():
-  assert list(export_crops.CROPS) == list(preprocess.EVALUATION_CROPS)
+  assert list(crops.CROPS) == list(preprocess.EVALUATION_CROPS)
 
 
 TOLERANCE = 2e-3  # the share of values that may differ, by one level: where float32's last bit decides
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', export_crops.CROPS)
+@pytest.mark.parametrize('name', crops.CROPS)
 def test_one_program_for_all_sizes_gives_the_pixels_of_the_input_pipeline(name):
-  whole = jax.jit(lambda images: export_crops.CROPS[name](images, 37, 32))
+  whole = jax.jit(lambda images: crops.CROPS[name](images, 37, 32))
   images = jax.ShapeDtypeStruct(export.symbolic_shape('b, h, w, 3'), np.uint8)
   program = export.export(whole)(images)
   for shape in SHAPES:
@@ -40,21 +40,21 @@ def test_one_program_for_all_sizes_gives_the_pixels_of_the_input_pipeline(name):
       assert error.max() <= 1 and error.mean() <= TOLERANCE, shape
 
 
-@pytest.mark.parametrize('name', export_crops.CROPS)
+@pytest.mark.parametrize('name', crops.CROPS)
 def test_an_even_image_stays_even_to_its_edges(name):
   for shape in ((50, 97), (21, 15)):
     white = np.full((*shape, 3), 255, np.uint8)
-    got = np.asarray(jax.jit(export_crops.CROPS[name], static_argnums=(1, 2))(white, 32, 32))
+    got = np.asarray(jax.jit(crops.CROPS[name], static_argnums=(1, 2))(white, 32, 32))
     np.testing.assert_array_equal(got, preprocess.EVALUATION_CROPS[name](tf.constant(white), 32, 32), str(shape))
     # By area, weights that add up to 0.99999 make 254 of white, in the authors' code as here.
     assert got.min() >= (254 if name == 'paper_crop' else 255), shape
 
 
-@pytest.mark.parametrize('name', export_crops.CROPS)
+@pytest.mark.parametrize('name', crops.CROPS)
 @pytest.mark.parametrize('side', [7, 32, 49])  # 49 / 49 is not 1 where it is computed as 49 * (1 / 49)
 def test_an_image_of_the_expected_size_stays_as_it_is(name, side):
   pixels = noise((side, side))
-  got = jax.jit(export_crops.CROPS[name], static_argnums=(1, 2))(pixels, side, side)
+  got = jax.jit(crops.CROPS[name], static_argnums=(1, 2))(pixels, side, side)
   np.testing.assert_array_equal(got, pixels)
 
 
