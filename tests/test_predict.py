@@ -16,6 +16,7 @@ import tensorflow as tf
 from conftest import ROOT
 import example_images
 from mixer.data import class_names
+from mixer.data import image_paths
 from mixer.data import normalize
 from mixer.data import preprocess
 from mixer import models
@@ -109,7 +110,7 @@ def test_the_batch_size_changes_nothing(folder, capsys):
 
 
 def test_one_program_is_compiled_whatever_the_last_batch(folder):
-  batches = list(predict.image_paths.path_batches(
+  batches = list(image_paths.path_batches(
       [str(folder / 'images/0.png')] * 5, batch_size=3, resolution=16, resize=18, crop='timm', failed=None))
   assert [batch['image'].shape for batch in batches] == [(3, 16, 16, 3)] * 2
   assert [batch['index'].tolist() for batch in batches] == [[0, 1, 2], [3, 4]]
@@ -190,7 +191,7 @@ def test_a_picture_that_cannot_be_drawn_is_refused_beforehand(folder, tmp_path, 
 def test_errors_on_the_way_end_in_one_line(folder, monkeypatch, raised, code):
   def fails(*arguments, **fields):
     raise raised
-  monkeypatch.setattr(predict, 'predictions', fails)
+  monkeypatch.setattr(predict.inference.Inference, 'predict_paths', fails)
   with pytest.raises(SystemExit) as error:
     run(folder, folder / 'images')
   assert error.value.code == code

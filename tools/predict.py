@@ -17,19 +17,15 @@ import pathlib
 import re
 import sys
 
-import jax
 import numpy as np
 import tqdm
 
 from mixer.data import class_names
 from mixer.data import folder_source
-from mixer.data import image_paths
-from mixer.data import normalize
-from mixer import models
 from mixer.run import devices
 from mixer.run import plots
-from mixer.training import losses
 from mixer import user_errors
+from mixer.weights import inference
 from tools import weights_flags
 
 DRAWN = 96  # the most images in the picture
@@ -88,25 +84,6 @@ def read_class_names(path: str, num_classes: int) -> list[str]:
   return names
 
 
-def predictions(weights, paths, *, batch_size: int, failed):
-  """Yields (index of the path, [R, R, 3] uint8 as the model sees it, [K] probabilities) of each image, in their order.
-
-  Calls failed(index, reason) for each file that cannot be decoded.
-  """
-  model = models.build(**weights.model)
-  params = jax.device_put(weights.params)
-
-  @jax.jit
-  def predict(params, images):
-    return losses.PROBABILITIES[weights.loss](model.apply({'params': params}, normalize.normalize_images(images)))
-
-  batches = image_paths.path_batches(
-      paths, batch_size=batch_size, resolution=weights.resolution, resize=weights.resize, crop=weights.crop, failed=failed)
-  under_way = ((batch['index'], batch['image'], predict(params, batch['image'])) for batch in batches)
-  for index, images, probabilities in devices.dispatch_ahead(under_way):
-    yield from zip(index, images, np.asarray(probabilities))
-
-
 class Table:
   """Aligned columns: a line for each class, the path on the first."""
 
@@ -118,8 +95,8 @@ class Table:
     return f'{"image":<{self._path}}  {"class":<{self._name}}  probability\n'
 
   def lines(self, path, best):
-    return ''.join(f'{path if place == 0 else "":<{self._path}}  {class_names.label(name):<{self._name}}  '
-                   f'{probability:>11.2%}\n' for place, (_, name, probability) in enumerate(best))
+    return ''.join(f'{path if place == 0 else "":<{self._path}}  {class_names.label(each.id):<{self._name}}  '
+                   f'{each.probability:>11.2%}\n' for place, each in enumerate(best))
 
 
 class Csv:
@@ -134,8 +111,7 @@ class Csv:
   def lines(self, path, best):
     rows = io.StringIO()
     csv.writer(rows, lineterminator='\n').writerows(
-        (path, rank, number, name, class_names.words(name), f'{probability:.6g}')
-        for rank, (number, name, probability) in enumerate(best, 1))
+        (path, rank, each.index, each.id, each.name, f'{each.probability:.6g}') for rank, each in enumerate(best, 1))
     return rows.getvalue()
 
 
@@ -149,8 +125,7 @@ class Jsonl:
     return ''
 
   def lines(self, path, best):
-    predictions = [{'class': number, 'id': name, 'name': class_names.words(name), 'probability': probability}
-                   for number, name, probability in best]
+    predictions = [{'class': each.index, 'id': each.id, 'name': each.name, 'probability': each.probability} for each in best]
     return json.dumps({'image': path, 'predictions': predictions}) + '\n'
 
 
@@ -163,11 +138,11 @@ def write(predicted, paths, names, kind: str, top: int, out) -> list[tuple]:
   out.write(layout.header())
   drawn = []
   for index, image, probabilities in predicted:
-    best = [(int(k), str(names[k]), float(probabilities[k])) for k in np.argsort(-probabilities, kind='stable')[:top]]
+    best = inference.best(probabilities, names, top)
     with tqdm.tqdm.external_write_mode(file=out):  # a progress bar on the same terminal makes room
       out.write(layout.lines(paths[index], best))
     if len(drawn) < DRAWN:
-      drawn.append((image, '\n'.join(f'{probability:.0%} {class_names.words(name)}' for _, name, probability in best[:2])))
+      drawn.append((image, '\n'.join(f'{each.probability:.0%} {each.name}' for each in best[:2])))
   return drawn
 
 
@@ -208,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'cannot decode {paths[index]}: {reason}', file=sys.stderr)
 
     def counted():
-      for prediction in predictions(weights, paths, batch_size=flags.batch_size, failed=failed):
+      for prediction in weights.inference.predict_paths(paths, batch_size=flags.batch_size, failed=failed):
         bar.update()
         yield prediction
 

@@ -129,6 +129,7 @@ class ModelFamily:
     stem: the module of the first layer.
     stem_is_linear: whether the first layer pads nothing, so that it can take pixels of another scale.
     head: the modules of the head.
+    tokens: the module whose outputs [B, S, C] the features are pooled from; '' where there are no tokens.
     any_resolution: (name, shape) of an array -> the shape without what depends on the resolution.
     resize: (params, params of the shapes to fit, method) -> params for images of another resolution.
     resize_methods: the methods that `resize` takes, other than None: config.start_from.token_mixing.
@@ -155,6 +156,7 @@ class ModelFamily:
   stem: str = 'stem'
   stem_is_linear: bool = True
   head: tuple[str, ...] = ('head',)
+  tokens: str = ''
   any_resolution: Callable[[str, tuple], object] = lambda name, shape: shape
   resize: Callable[[dict, dict, str | None], dict] = no_resize
   resize_methods: tuple[str, ...] = ()

@@ -262,6 +262,7 @@ FAMILY = ModelFamily(
     fields_from_params=fields_from_params, sizes=('patch_size', *SIZES['B']),
     fields_in_params=lambda model: dict(tokens_mlp_dim=model.tokens_mlp_dim * model.tiles**2),
     array_pattern=r'(stem|MixerBlock_\d+|pre_head_layer_norm)/', block_pattern=r'MixerBlock_(\d+)/',
+    tokens='pre_head_layer_norm',
     variant_of=variant_of, resolution_of=resolution_of,
     any_resolution=lambda name, shape: '(any)' if '/token_mixing/' in name else shape,
     resize=token_mixing_resize.fit, resize_methods=('block_diagonal', 'interpolated'), token_filters=token_filters,

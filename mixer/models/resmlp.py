@@ -257,6 +257,7 @@ FAMILY = ModelFamily(
     fields_from_params=fields_from_params, sizes=SIZES, array_pattern=r'(stem|ResBlock_\d+|affine)/',
     block_pattern=r'ResBlock_(\d+)/', variant_of=variant_of, resolution_of=resolution_of,
     any_resolution=lambda name, shape: '(any)' if '/token_mixing/' in name else shape,
+    tokens='affine',
     resize=resize, resize_methods=('interpolated',),
     token_filters=lambda params, block: params[f'ResBlock_{block}']['token_mixing']['kernel'].T,
     timm=family.TimmNames(

@@ -269,6 +269,7 @@ FAMILY = ModelFamily(
     name='vit', title='ViT', model=VisionTransformer, variant_fields=variant_fields,
     fields_from_params=fields_from_params, sizes=('patch_size', *SIZES['B'], 'pool', 'representation_size'),
     array_pattern=r'(embedding|Transformer|pre_logits)/|cls$', block_pattern=r'Transformer/encoderblock_(\d+)/',
+    tokens='encoder_norm',
     variant_of=variant_of, resolution_of=resolution_of, stem='embedding',
     head=('pre_logits', 'head'),  # the first one is used in pre-training alone
     any_resolution=any_resolution, resize=lambda params, like, method: position_embeddings.fit(params, like),

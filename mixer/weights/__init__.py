@@ -1,5 +1,6 @@
 """Weights of any origin, read and written: `from mixer import weights`, then `weights.load(...)`."""
 
+from mixer.weights.inference import Prediction
 from mixer.weights.loading import check_can_save
 from mixer.weights.loading import files_of
 from mixer.weights.loading import load
@@ -7,4 +8,4 @@ from mixer.weights.loading import save
 from mixer.weights.loading import Weights
 from mixer.weights.start_from import start
 
-__all__ = ['Weights', 'check_can_save', 'files_of', 'load', 'save', 'start']
+__all__ = ['Prediction', 'Weights', 'check_can_save', 'files_of', 'load', 'save', 'start']

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import pathlib
 import uuid
 
 from etils import epath
+import flax.linen as nn
 
 from mixer import configuration
 from mixer.data import class_names as class_names_lib
@@ -22,6 +24,7 @@ from mixer import storage
 from mixer.training import losses
 from mixer import trees
 from mixer.weights import arrays
+from mixer.weights import inference
 from mixer.weights import npz
 from mixer.weights import pretrained_cfg
 from mixer.weights import published
@@ -67,6 +70,50 @@ class Weights:
     crop = crop or self.crop
     return dataclasses.replace(self, crop=crop, resize=crop_sizes.resize_for(self.resolution, resize or self.resize, crop))
 
+  def build(self) -> tuple[nn.Module, dict]:
+    """The Flax module and its parameters: model.apply({'params': params}, images), images [B, H, W, 3] in [-1, 1]."""
+    return models.build(**self.model), self.params
+
+  def predict(self, images, top: int = 5) -> list[list[inference.Prediction]]:
+    """The `top` classes of each image, most probable first.
+
+    Args:
+      images: a path, an image of Pillow or a uint8 array [H, W, 3], of any size, or a sequence of them, [B, H, W, 3]; or
+        floats as of `logits`. They are prepared as by `tools.predict`: upright, resized and cropped by `crop`.
+      top: how many classes.
+
+    Raises:
+      OSError, ValueError: naming the file, or the place in the sequence, of what cannot be read; and for weights without
+        a head or of permuted pixels.
+    """
+    self.check_head(self.source)
+    self.check_images(self.source)
+    return self.inference.predict(images, top)
+
+  def logits(self, images):
+    """The head's outputs. [B, R, R, 3] uint8, or floats in [-1, 1], R of `resolution` -> [B, K] float32 of NumPy.
+
+    Raises:
+      ValueError: for images of another shape, type or range, and for weights without a head.
+    """
+    self.check_head(self.source)
+    return self.inference.logits(images)
+
+  def features(self, images, tokens: bool = False):
+    """What the head is applied to, [B, C], or with `tokens` what it is the mean of: [B, S, C]. Images as of `logits`.
+
+    The tokens are those after the last normalization, of S patches row by row; a ViT's class token comes first.
+
+    Raises:
+      ValueError: as `logits`, and for tokens of a model that has none, a BiT-ResNet.
+    """
+    return self.inference.features(images, tokens)
+
+  @functools.cached_property
+  def inference(self) -> inference.Inference:
+    """The model at work, its parameters on the device."""
+    return inference.Inference(self)
+
   def check_head(self, name: str):
     """Raises a ValueError unless the model has a head; `name` is what was loaded, for the message."""
     if self.model['num_classes'] is None:
@@ -79,7 +126,8 @@ class Weights:
                        'takes no ordinary images; tools.evaluate scores it with the config of its run')
 
 
-def load(name: str, mean: Sequence[float] | float | None = None, std: Sequence[float] | float | None = None) -> Weights:
+def load(name: str | os.PathLike, mean: Sequence[float] | float | None = None,
+         std: Sequence[float] | float | None = None) -> Weights:
   """Loads the weights of a name or a path.
 
   For files, the number of classes decides what the logits mean: with the 21,843 of ImageNet-21k a sigmoid gives the

@@ -1,0 +1,40 @@
+"""What `import mixer` offers: weights of any origin, and models without weights."""
+
+import os
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mixer import models
+from mixer.weights import loading
+
+
+def load(name: str | os.PathLike, *, mean: Sequence[float] | float | None = None,
+         std: Sequence[float] | float | None = None) -> loading.Weights:
+  """Loads the weights of a name or a path, for inference: see `mixer.weights.load`."""
+  return loading.load(name, mean, std)
+
+
+def create(name: str, *, variant: str | None = None, num_classes: int | None = None, resolution: int = 224, seed: int = 0,
+           **fields) -> tuple[nn.Module, dict]:
+  """A model without trained weights: the Flax module, and its parameters as a run's start draws them.
+
+  >>> model, params = mixer.create('mlp_mixer', variant='B/16', num_classes=10)
+  >>> logits = model.apply({'params': params}, images)  # [B, 224, 224, 3] in [-1, 1] -> [B, 10]
+
+  Args:
+    name: 'mlp_mixer', 'vit', 'bit_resnet', 'resmlp' or another of `models.FAMILIES`.
+    variant: 'B/16' and the like; without it, `fields` give the sizes.
+    num_classes: of the head, or None for the features before it.
+    resolution: the side of the images in pixels; the parameters of a Mixer depend on it.
+    seed: of the random parameters.
+    **fields: other attributes of the model's class.
+
+  Raises:
+    ValueError: naming the field that is unknown, missing or out of range.
+  """
+  model = models.build(name=name, variant=variant, num_classes=num_classes, **fields)
+  images = jnp.zeros((1, resolution, resolution, 3))
+  return model, jax.jit(model.init)(jax.random.key(seed), images)['params']
