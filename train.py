@@ -53,7 +53,7 @@ LOST_TIMEOUT = flags.DEFINE_integer('lost_timeout', 60, 'Seconds after which a s
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Trains to the last step and returns the final metrics, {'test/top1': ...}. Raises Preempted if asked to stop."""
-  configuration.check(config)
+  config_fields.check(config)
   data, evals, probes = input_pipeline.build_datasets(config, ProcessShard.current())
   config = configuration.with_classes(config, data.source.class_names)
   steps_per_epoch = data.source.num_examples / data.batch_size

@@ -12,6 +12,7 @@ import docstring_parser
 import ml_collections
 
 import input_pipeline
+from mixer import configuration
 from mixer.data import sources
 from mixer.evaluators import fewshot
 from mixer import models
@@ -26,11 +27,12 @@ REQUIRED = inspect.Parameter.empty
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """A field that a section may have: its type as text, its default or REQUIRED, and a sentence of what it means."""
+  """A field that a section may have: its type, also as text, its default or REQUIRED, and a sentence of what it means."""
   name: str
   type: str
   default: typing.Any
   meaning: str
+  annotation: typing.Any = REQUIRED
 
 
 def run(*, seed: int, total_steps: int, log_every_steps: int, eval_every_steps: int):
@@ -47,7 +49,7 @@ def run(*, seed: int, total_steps: int, log_every_steps: int, eval_every_steps: 
 def fields_of(function: Callable, *docs: Callable, hidden=()) -> dict[str, Field]:
   """The fields of a section that is `function`'s keywords. `docs` say what they mean, the last one that does."""
   meanings = {name: text for source in docs or (function,) for name, text in _arguments(source).items()}
-  return {name: Field(name, _type(p.annotation), p.default, meanings.get(name, ''))
+  return {name: Field(name, _type(p.annotation), p.default, meanings.get(name, ''), p.annotation)
           for name, p in inspect.signature(function).parameters.items() if p.kind is not p.VAR_KEYWORD and name not in hidden}
 
 
@@ -68,7 +70,8 @@ def _type(annotation) -> str:
 def of_model(name: str, variant: str | None = None) -> dict[str, Field]:
   """Those of a model; without the sizes that its variant has."""
   family = models.FAMILIES[name]
-  sizes = family.variant_fields(variant) if variant else ()
+  with configuration.named('config.model'):
+    sizes = family.variant_fields(variant) if variant else ()
   bases = [base for base in reversed(family.model.__mro__) if base.__module__.startswith('mixer.')]
   fields = fields_of(family.model, *family.documented_by, *bases, hidden=('parent', 'name', 'platform', *sizes))
   return {**fields_of(models.build), **fields}
@@ -83,7 +86,7 @@ def of_schedule(name: str) -> dict[str, Field]:
   return {'name': named, **fields_of(schedules.SCHEDULES[name], hidden=('peak', 'total_steps'))}
 
 
-DATA = fields_of(input_pipeline.train_batches, input_pipeline.train_batches, sources.open_split, hidden=('seed', 'shard'))
+DATA = fields_of(input_pipeline.train_batches, input_pipeline.train_batches, sources.open_split, hidden=('seed', 'shard', 'num_classes'))
 EVALUATION = fields_of(input_pipeline.eval_batches, input_pipeline.eval_batches, sources.open_split,
                        hidden=('shard', 'model_classes'))
 STEP = fields_of(train_step.make_train_step, hidden=('model', 'optimizer', 'learning_rate', 'seed', 'devices'))
@@ -105,7 +108,8 @@ def sections(config: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collec
       yield path, section, of_model(name_in(section, models.FAMILIES), section.get('variant'))
     elif path == 'optimizer':
       yield path, section, of_optimizer(name_in(section, optim.ALGORITHMS))
-      yield f'{path}.schedule', section.schedule, of_schedule(name_in(section.schedule, schedules.SCHEDULES))
+      if hasattr(schedule := section.get('schedule'), 'items'):
+        yield f'{path}.schedule', schedule, of_schedule(name_in(schedule, schedules.SCHEDULES))
     else:
       yield path, section, {'data': DATA, 'step': STEP, 'checkpoint': CHECKPOINT, 'start_from': START}[path]
   for name, section in config.get('evals', {}).items():
@@ -113,7 +117,30 @@ def sections(config: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collec
   for name, section in (config.get('probes') or {}).items():
     yield f'probes.{name}', section, PROBE
     for part in ('train', 'test'):
-      yield f'probes.{name}.{part}', section[part], EVALUATION
+      if hasattr(section.get(part), 'items'):
+        yield f'probes.{name}.{part}', section[part], EVALUATION
+
+
+def check(config: ml_collections.ConfigDict):
+  """Raises a ValueError unless a config has what a run needs, and all fields are known and of their types.
+
+  It reads no data. Values are checked where the sections are used, most of them with the data at hand.
+  """
+  configuration.check(config)
+  tables = {'model': models.FAMILIES, 'optimizer': optim.ALGORITHMS, 'optimizer.schedule': schedules.SCHEDULES}
+  for path, values, fields in sections(config):
+    if path in tables:
+      if 'name' not in values:
+        continue  # the fields depend on it
+      configuration.lookup(path, 'name', values.name, tables[path])
+    if path:
+      known = of_model(values.name) if path == 'model' else fields
+      plain = {name: value for name, value in values.items()
+               if not isinstance(value, ml_collections.ConfigDict) and not _in_epochs(fields, name)}
+      configuration.check_names(path, plain, known)
+      for name, value in plain.items():
+        if not name.endswith('_steps'):  # epochs_to_steps checks durations
+          configuration.check_type(f'config.{path}.{name}', value, known[name].annotation)
 
 
 def describe(path: str, config: ml_collections.ConfigDict) -> str:

@@ -53,11 +53,11 @@ def check(config: ml_collections.ConfigDict):
       raise ValueError(f'config.{field}{also} is missing')
   for field, in_epochs in DURATIONS.items():
     if in_epochs in config:
-      _check_type(f'config.{in_epochs}', config[in_epochs], float)
+      check_type(f'config.{in_epochs}', config[in_epochs], float)
     if field in config:
-      _check_type(f'config.{field}', config[field], int | float)
+      check_type(f'config.{field}', config[field], int | float)
       _steps(f'config.{field}', config[field], 1)
-  _check_type('config.seed', config.seed, int)
+  check_type('config.seed', config.seed, int)
   with named('config'):
     arguments.check(dict(seed=config.seed), at_least=0, below=2**31)
   if 'num_classes' not in config.model:
@@ -109,7 +109,7 @@ def instantiate(function, section: str, fields, hidden=(), **keywords):
     if p.default is p.empty and p.kind is not p.VAR_KEYWORD and name not in fields:
       raise ValueError(f'config.{section}.{name} is missing; set it in the config or by --config.{section}.{name}=')
     if name in fields:
-      _check_type(f'config.{section}.{name}', fields[name], p.annotation)
+      check_type(f'config.{section}.{name}', fields[name], p.annotation)
   with named(f'config.{section}'):
     return function(**fields, **keywords)
 
@@ -123,7 +123,8 @@ def named(path: str):
     raise ValueError(f'{path}.{error}') from error
 
 
-def _check_type(path, value, annotation):
+def check_type(path: str, value, annotation):
+  """Raises a ValueError unless the value of a field is of the type of a function's parameter."""
   origin = typing.get_origin(annotation)
   kinds = typing.get_args(annotation) if origin in (typing.Literal, typing.Union, types.UnionType) else (annotation,)
   if origin is typing.Literal and value not in kinds:
@@ -131,7 +132,7 @@ def _check_type(path, value, annotation):
   sequences = [kind for kind in kinds if typing.get_origin(kind) in (tuple, collections.abc.Sequence)]
   if sequences and isinstance(value, tuple | list):
     for k, element in enumerate(value):
-      _check_type(f'{path}[{k}]', element, typing.get_args(sequences[0])[0])
+      check_type(f'{path}[{k}]', element, typing.get_args(sequences[0])[0])
   elif all(kind in (int, float, str, bool, type(None)) or kind in sequences for kind in kinds):
     accepted = tuple(kind for kind in kinds if kind not in sequences) + (int,) * (float in kinds)
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
@@ -217,7 +218,7 @@ def _steps(path, value, steps_per_unit) -> int | None:
     return None
   unit = path.rpartition('_')[2]
   value = int(value) if unit == 'steps' and isinstance(value, float) and value.is_integer() else value
-  _check_type(path, value, int if unit == 'steps' else float)
+  check_type(path, value, int if unit == 'steps' else float)
   if not -math.inf < value < math.inf:
     raise ValueError(f'{path} is {value}; it must be a finite number')
   # The small slack keeps 0.1 epochs of 1,000 steps at 100, whatever the binary fractions.

@@ -59,7 +59,10 @@ def test_the_docstring_comes_first():
 
 @pytest.mark.parametrize('stem', [pathlib.Path(path).stem for path, _ in configuration.describe_all(str(ROOT / 'configs'))])
 def test_every_config_is_described(stem):
-  text = config_fields.describe(f'{ROOT}/configs/{stem}.py', importlib.import_module(f'configs.{stem}').get_config())
+  config = importlib.import_module(f'configs.{stem}').get_config()
+  text = config_fields.describe(f'{ROOT}/configs/{stem}.py', config)
+  if set(config) - {'evals', 'probes'}:
+    config_fields.check(config)
   assert 'unknown field' not in text and 'config.evals' in text
 
 
@@ -96,3 +99,50 @@ def test_the_page_is_up_to_date(tmp_path):
   config_page.main([f'--out={tmp_path / "config.md"}'])
   assert (ROOT / 'docs/config.md').read_text() == (tmp_path / 'config.md').read_text(), (
       f'{config_page.COMMAND} makes it anew')
+
+
+@pytest.mark.parametrize('path, value, text', [
+    ('model.dept', 8, r'unknown field config\.model\.dept\. Valid fields: channels_mlp_dim, .*variant$'),
+    ('model.name', 'mixer', r"config\.model\.name is 'mixer'; it must be one of 'mlp_mixer'"),
+    ('model.variant', 'B', r"config\.model\.variant is 'B'; it must be one of the sizes S"),
+    ('model.patch_size', 'x', r"config\.model\.patch_size is 'x', of type str; it must be int"),
+    ('data.reslution', 8, r'unknown field config\.data\.reslution\. Did you mean config\.data\.resolution\?'),
+    ('data.num_classes', 8, r'unknown field config\.data\.num_classes'),
+    ('data.flip', 1, r'config\.data\.flip is 1, of type int; it must be bool'),
+    ('evals.test.crops', 'x', r'unknown field config\.evals\.test\.crops\. Did you mean config\.evals\.test\.crop\?'),
+    ('step.mixups', 1, r'unknown field config\.step\.mixups'),
+    ('optimizer.momentum', 0.9, r'unknown field config\.optimizer\.momentum'),
+    ('optimizer.name', 'adam', r"config\.optimizer\.name is 'adam'; it must be one of 'adamw'"),
+    ('optimizer.schedule.peak', 1., r'unknown field config\.optimizer\.schedule\.peak'),
+    ('optimizer.schedule.name', 'line', r"config\.optimizer\.schedule\.name is 'line'; it must be one of 'linear'"),
+    ('checkpoint.keep', 1, r'unknown field config\.checkpoint\.keep'),
+    ('start_from', {'weight': 'x'}, r'unknown field config\.start_from\.weight\. Did you mean config\.start_from\.weights\?'),
+    ('probes', {'p': {'shot': 1}}, r'unknown field config\.probes\.p\.shot\. Did you mean config\.probes\.p\.shots\?'),
+    ('probes', {'p': {'train': {'x': 1}}}, r'unknown field config\.probes\.p\.train\.x\.'),
+    ('seeds', 1, r'unknown field config\.seeds\. Did you mean config\.seed\?'),
+])
+def test_unknown_fields_and_types_are_refused_without_data(path, value, text):
+  config = mixer_digits.get_config()
+  with config.unlocked(), config.ignore_type():
+    holder, *names = [config, *path.split('.')]
+    for name in names[:-1]:
+      holder = holder[name]
+    holder[names[-1]] = value
+  with pytest.raises(ValueError, match=f'^{text}'):
+    config_fields.check(config)
+
+
+@pytest.mark.parametrize('path, value', [('optimizer.schedule.warmup_steps', 10.), ('checkpoint.every_epochs', 0.5),
+                                         ('model.variant', 'B/16'),  # models.build says which of its sizes to drop
+                                         ('model.num_classes', None), ('data.min_area', 1), ('data.threads', None)])
+def test_other_fields_pass_without_data(path, value):
+  config = mixer_digits.get_config()
+  configuration.set_fields(config, [f'{path}={value}'])
+  config_fields.check(config)
+
+
+@pytest.mark.parametrize('section', ['model', 'optimizer', 'optimizer.schedule'])
+def test_a_section_without_its_name_is_checked_where_it_is_used(section):
+  config = mixer_digits.get_config()
+  del (config.optimizer.schedule if section.endswith('schedule') else config[section])['name']
+  config_fields.check(config)

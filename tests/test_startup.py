@@ -12,6 +12,7 @@ SLOW = ('tensorflow', 'tensorflow_datasets', 'clu')
     ('train.py', '--help'),
     ('train.py', '--list'),
     ('train.py', '--config=configs/mixer_digits.py', '--nosuch=1'),
+    ('train.py', '--config=configs/mixer_digits.py', '--workdir=no_such/folder', '--config.model.depth=8'),
     ('-m', 'tools.predict', '--help'),
     ('-m', 'tools.evaluate', '--help'),
     ('-m', 'tools.convert', '--help'),
