@@ -1,6 +1,7 @@
 import pytest
 
 from configs import image_folder
+from mixer.data import sources
 
 
 def folder(root, classes=('cat', 'dog'), count=4):
@@ -34,3 +35,8 @@ def test_what_is_no_image_folder_is_refused_in_a_line(tmp_path, classes, options
   with pytest.raises(ValueError, match=message) as error:
     image_folder.get_config(f'{tmp_path}{options}')
   assert '\n' not in str(error.value)
+
+
+def test_folders_of_classes_alone_are_the_split_train(tmp_path):
+  folder(tmp_path).joinpath('train').rename(tmp_path / 'root')
+  assert sources.open_split(f'{tmp_path}/root', 'train').class_names == ['cat', 'dog']

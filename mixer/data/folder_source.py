@@ -1,5 +1,6 @@
 """An image folder, root/split/class/image.jpg, as a source of encoded images by index (sources.py).
 
+Where a root has no folder `train` and its folders hold images, root/class/image.jpg, all of it is the split train.
 Classes are folders that hold images. They are those of the training split, whatever else lies in the root.
 """
 
@@ -27,7 +28,7 @@ from mixer.data import subset
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.jfif')
 PASSED_OVER = ('.', '@', '__')  # how folders are called that systems and programs make, such as @eaDir and __MACOSX
 MADE_BY_SYSTEMS = ('lost+found', '$RECYCLE.BIN', 'System Volume Information', '#recycle', '#snapshot')
-LAYOUT = 'The layout is root/split/class/image.jpg'
+LAYOUT = 'The layout is root/split/class/image.jpg, or root/class/image.jpg for a split train alone'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,9 @@ class FolderSource(RandomAccessSource):
       ValueError: if the split is not in the root, or is empty, or has images of other classes than root/train.
     """
     folders = {path.name: path for path in _folders(root)}
+    if 'train' not in folders and split.startswith('train') and any(
+        _is_image(path) for folder in folders.values() for path in folder.iterdir()):
+      folders = {'train': root}
     images_of = functools.cache(lambda name: _images(folders[name]))
     parts = _parts(root, split, folders, images_of)
     own = sorted({label for name, _, _ in parts for label in images_of(name)})
@@ -161,7 +165,7 @@ def _images(folder) -> dict[str, list]:
   images, empty, others = {}, [], collections.Counter()
   class_folders = {path.name: path for path in _folders(folder)}
   for path in folder.iterdir():
-    if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != '.':
+    if _is_image(path):
       others['beside the class folders'] += 1
   for name, class_folder in class_folders.items():
     paths, entries = [], list(class_folder.iterdir())
@@ -187,6 +191,10 @@ def _images(folder) -> dict[str, list]:
   if empty:
     _say(f'{folder}: folders that hold no images are no classes: {classes.listed(empty)}')
   return images
+
+
+def _is_image(path) -> bool:
+  return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.')
 
 
 def _nested(folder) -> int:

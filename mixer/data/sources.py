@@ -21,7 +21,8 @@ def open_split(dataset: str, split: str, data_dir: str | None = None, label: str
 
   Args:
     dataset: 'fake'; a directory with a prepared TFDS dataset (it holds dataset_info.json) or with an image folder,
-      directory/split/class/image.jpg; or else a TFDS dataset's name, such as 'digits' or 'imagenet2012'.
+      directory/split/class/image.jpg, or directory/class/image.jpg for a split train alone; or else a TFDS dataset's
+      name, such as 'digits' or 'imagenet2012'.
     split: its name, or a part, such as 'train[:99%]'.
     data_dir: where TFDS keeps its datasets; by default its own default.
     label: the feature of a TFDS dataset that holds the class, or a list of classes; or a label made of others
