@@ -1,15 +1,17 @@
 """A Mixer from scratch on an image folder of yours: image_folder.py:PATH[,VARIANT[,RESOLUTION]].
 
-PATH: root/train/CLASS/*.jpg, scored on root/test, root/val or root/validation, or without these on 10 % of the training
-images, chosen by content. It has no comma. VARIANT: nano (by default), S, or B; RESOLUTION: a multiple of 8, in pixels,
-by default 32, 64 or 224, the largest that half of a sample of JPEG and PNG files reach (32 if none do).
+PATH, without a comma: root/train/CLASS/*.jpg, scored on each of root/val, root/validation and root/test; without these,
+or as root/CLASS/*.jpg, scored on 10 % of the images, chosen by content and not trained on, as `dev`. VARIANT: nano (by
+default), S, or B; RESOLUTION: a multiple of 8, in pixels, by default 32, 64 or 224, the largest that half of a sample of
+JPEG and PNG files reach (32 if none do).
 
-  images below   epochs   mixup   weight decay   batch
-  2,000          200      0.5     0.3            64
-  20,000         100      0.3     0.1            256
-  any            50       0.1     0.1            512
+  images below   epochs   mixup   weight decay   batch      parameters, 10 classes    32     64    224 pixels
+  2,000          200      0.5     0.3            64         nano, millions            1.1    1.2    1.4
+  20,000         100      0.3     0.1            256        S                        17.1   17.2   18.0
+  any            50       0.1     0.1            512        B                        57.3   57.5   59.1
 
-The rows are starting points, not tuned. Batches hold at most half of the images.
+The recipes are starting points, not tuned. Batches hold at most half of the images. nano has the fields with which
+omihub777/MLP-Mixer-CIFAR trains Mixer-nano; the 0.67 M parameters that it publishes are those with D_S and D_C swapped.
 Run: python train.py --config=configs/image_folder.py:PATH --workdir=WORKDIR
 """
 
@@ -24,50 +26,69 @@ VARIANTS = {'nano': dict(num_blocks=8, hidden_dim=128, tokens_mlp_dim=64, channe
             'B': dict(num_blocks=12, hidden_dim=768, tokens_mlp_dim=384, channels_mlp_dim=3072)}
 RECIPES = ((2_000, 200., 0.5, 0.3, 64), (20_000, 100., 0.3, 0.1, 256), (float('inf'), 50., 0.1, 0.1, 512))
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.jfif')  # of mixer.data.folder_source
+SCORED = ('val', 'validation', 'test')
+UNNAMED = 'PATH of --config=configs/image_folder.py:PATH'
 
 
 def get_config(which: str | None = None):
   """The config; without `which`, that of 1,000 images of 32 pixels in a folder yet to be named."""
-  path, *options = (which or 'PATH').split(',')
-  variant, side = (*options, *('nano', '')[len(options):])[:2]
-  form = f'image_folder.py:{which} is not PATH[,VARIANT[,RESOLUTION]]'
-  if len(options) > 2 or variant not in VARIANTS:
-    raise ValueError(f'{form}: PATH has no comma, VARIANT is one of {", ".join(VARIANTS)}')
-  if side and not (side.isdecimal() and int(side) and int(side) % 8 == 0):
-    raise ValueError(f'{form}: RESOLUTION is a multiple of 8, in pixels')
+  path, variant, side = _parse(which) if which else (UNNAMED, 'nano', 32)
   root = pathlib.Path(path).expanduser()
-  files, held_out = _read(root) if which else (range(1_000), None)
-  side = int(side) if side else _resolution(files) if which else 32
+  files, scored = _read(root, path) if which else (range(1_000), ())
+  side = side or _resolution(files)
   _, epochs, mixup, decay, batch = next(row for row in RECIPES if len(files) < row[0])
 
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.total_epochs = epochs
-  config.log_every_epochs = 1.
-  config.eval_every_epochs = 5.
+  config.log_every_steps = 20
+  config.eval_every_epochs = epochs / 20
   config.model = dict(name='mlp_mixer', num_classes=placeholder(int), **VARIANTS[variant],
                       patch_size=4 if side < 64 else 8 if side < 128 or side % 16 else 16)
-  config.data = dict(dataset=str(root), split='train' if held_out else 'train[:90%]', resolution=side,
+  config.data = dict(dataset=str(root), split='train' if scored else 'train[:90%]', resolution=side,
                      batch_size=min(batch, max(1, len(files) // 2)), min_area=0.25, antialias=True)
   config.step = dict(loss='softmax_xent', mixup=mixup)
   config.optimizer = dict(name='adamw', learning_rate=1e-3, weight_decay=decay, clip_norm=1.,
                           schedule=dict(name='cosine', warmup_epochs=5.))
-  config.checkpoint = dict(every_epochs=5., keep_latest=2)
-  config.evals = dict(test=dict(dataset=str(root), split=held_out or 'train[90%:]', batch_size=256, resolution=side,
-                                crop='antialiased', resize=side))
+  config.checkpoint = dict(every_epochs=epochs / 20, keep_latest=2)
+  evaluation = dict(dataset=str(root), batch_size=256, resolution=side, crop='antialiased', resize=side)
+  splits = {name: name for name in scored} or {'dev': 'train[90%:]'}
+  config.evals = {name: dict(evaluation, split=split) for name, split in splits.items()}
   return config
 
 
-def _read(root):
-  """The training images, sorted, and the name of the folder to score, if any."""
-  if not (root / 'train').is_dir():
-    raise ValueError(f'{root}/train is no folder; lay the images out as {root}/train/CLASS/*.jpg')
-  files = sorted(path for path in root.glob('train/*/*') if path.suffix.lower() in SUFFIXES and path.name[0] != '.')
-  classes = {path.parent.name for path in files}
+def _parse(which) -> tuple[str, str, int | None]:
+  """PATH, VARIANT and RESOLUTION."""
+  parts = which.split(',')
+  with_comma = [','.join(parts[:k]) for k in range(2, len(parts) + 1)]
+  if path := next((path for path in with_comma if pathlib.Path(path).expanduser().is_dir()), None):
+    raise ValueError(f"image_folder.py:{which}: the folder {path} has a comma in its name, and here a comma ends PATH; "
+                     f"rename the folder, or link to it: ln -s '{path}' photos")
+  path, variant, side = (*parts[:3], *('nano', '')[len(parts) - 1:])
+  form = f'image_folder.py:{which} is not PATH[,VARIANT[,RESOLUTION]]'
+  if len(parts) > 3 or variant not in VARIANTS:
+    raise ValueError(f'{form}: PATH has no comma, VARIANT is one of {", ".join(VARIANTS)}')
+  if side and not (side.isdecimal() and int(side) and int(side) % 8 == 0):
+    raise ValueError(f'{form}: RESOLUTION is a multiple of 8, in pixels')
+  return path, variant, int(side) if side else None
+
+
+def _read(root, path):
+  """The training images, sorted, and the names of the folders to score."""
+  layout = f'lay the images out as {path}/train/CLASS/*.jpg, or as {path}/CLASS/*.jpg'
+  if not root.is_dir():
+    raise ValueError(f'image_folder.py:{path}: {path} is no folder on this machine; {layout}')
+  flat = not (root / 'train').is_dir()
+  files = [file for file in root.glob('*/*' if flat else 'train/*/*')
+           if file.suffix.lower() in SUFFIXES and not file.name.startswith('.')]
+  # A work directory has pictures, too.
+  classes = {folder for folder in {file.parent for file in files} if not (folder / 'checkpoints').is_dir()}
   if len(classes) < 2:
-    raise ValueError(f'{root}/train has images of {len(classes)} classes, and training takes at least 2; lay them out as '
-                     f'{root}/train/CLASS/*.jpg')
-  return files, next((name for name in ('test', 'val', 'validation') if (root / name).is_dir()), None)
+    names = ', '.join(folder.name for folder in classes) or 'none'
+    raise ValueError(f'{path}{"" if flat else "/train"} has folders with images of {len(classes)} classes ({names}), and '
+                     f'training takes at least 2; {layout}')
+  scored = () if flat else tuple(name for name in SCORED if any((root / name).glob('*/*')))
+  return sorted(file for file in files if file.parent in classes), scored
 
 
 def _resolution(files):
