@@ -3,6 +3,8 @@
 What the papers leave open, and what stands here for it: docs/deviations.md.
 """
 
+import pathlib
+
 import ml_collections
 from ml_collections.config_dict import placeholder
 
@@ -21,18 +23,29 @@ TASKS = {
     'oxford_iiit_pet': _task(500, 'train[:90%]', 'train[90%:]'),
     'oxford_flowers102': _task(500, 'train[:90%]+validation[:90%]', 'train[90%:]+validation[90%:]', 'train+validation'),
 }
-FOLDER = _task(500)  # of an image folder
 
 
 def row_of(task: str) -> dict:
-  return TASKS.get(task, FOLDER)
+  """The row of one of TASKS, or else of an image folder: its folders test and, for dev, val.
+
+  Without a folder val, 10 % of the training images, chosen by content, are held out for dev; and without test, what dev
+  holds out is scored, by the name that it has as a split.
+  """
+  if task in TASKS:
+    return TASKS[task]
+  root = pathlib.Path(task).expanduser()
+  has = lambda name: not root.is_dir() or (root / name).is_dir()
+  row = _task(500) if has('val') else _task(500, 'train[:90%]', 'train[90%:]')
+  if not has('test'):
+    row.update(train=row['dev_train'], test=row['dev'], scored='val' if has('val') else 'dev')
+  return row
 
 
 def recipe(row: dict, dev: bool, resolution: int, **data):
   """The paper's fine-tuning, which is ViT's (App. B.1.1), but for the sections `model` and `start_from`.
 
   Args:
-    row: its splits 'train' and 'test', 'dev_train' and 'dev', and 'steps'.
+    row: its splits 'train' and 'test', 'dev_train' and 'dev', and 'steps'; 'scored' names 'test' in another way.
     dev: whether to train on 'dev_train' and score 'dev'.
     **data: which dataset and label.
   """
@@ -51,7 +64,8 @@ def recipe(row: dict, dev: bool, resolution: int, **data):
   # App. C, and Table 2, at more, by (i).
   evaluation = dict({field: config.data.get_ref(field) for field in shared},
                     crop='paper_crop' if resolution == 224 else 'paper_resize')
-  config.evals = dict(dev=dict(evaluation, split=row['dev'])) if dev else dict(test=dict(evaluation, split=row['test']))
+  name, split = ('dev', row['dev']) if dev else (row.get('scored', 'test'), row['test'])
+  config.evals = {name: dict(evaluation, split=split)}
   return config
 
 

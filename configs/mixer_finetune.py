@@ -1,9 +1,9 @@
 """A published Mixer fine-tuned by the paper's recipe: mixer_finetune.py:b16_i21k,cifar10.
 
 MODEL,TASK[,448][,dev]: a MODEL of the table below, a TASK of finetuning.py, or for TASK an image folder of yours
-(root/train/CLASS/*.jpg and root/test/CLASS/*.jpg; root/val for dev); 448 for twice the resolution, with block-diagonal
-token-mixing MLPs (App. C); dev to train on less and score what was left out, which is how the paper chooses its
-learning rate, among 0.003, 0.01, 0.03 and 0.06 (python -m tools.sweep).
+(root/train/CLASS/*.jpg and root/test/CLASS/*.jpg; root/val for dev; without them `finetuning.row_of` takes others); 448
+for twice the resolution, with block-diagonal token-mixing MLPs (App. C); dev to train on less and score what was left
+out, which is how the paper chooses its learning rate, among 0.003, 0.01, 0.03 and 0.06 (python -m tools.sweep).
 
 SGD with momentum, not Adam: with Adam the ImageNet-21k Mixers are unstable in transfer, and with SGD they reach the
 paper's results, as users noticed and the authors confirmed (huggingface/pytorch-image-models#651).

@@ -119,6 +119,20 @@ def test_one_override_changes_the_images_of_training_and_evaluation():
   assert configuration.with_classes(config, ['a']).evals.test.dataset == '/others'
 
 
+@pytest.mark.parametrize('folders, split, scored, dev_split, dev', [
+    ((), 'train', ('test', 'test'), 'train', 'val'),  # a folder that is not on this machine
+    (('train', 'val', 'test'), 'train', ('test', 'test'), 'train', 'val'),
+    (('train', 'test'), 'train', ('test', 'test'), 'train[:90%]', 'train[90%:]'),
+    (('train', 'val'), 'train', ('val', 'val'), 'train', 'val'),
+    (('cat', 'dog'), 'train[:90%]', ('dev', 'train[90%:]'), 'train[:90%]', 'train[90%:]')])
+def test_fine_tuning_scores_what_an_image_folder_has(tmp_path, folders, split, scored, dev_split, dev):
+  for name in folders:
+    (tmp_path / 'photos' / name).mkdir(parents=True)
+  splits = lambda config: (config.data.split, *((name, fields.split) for name, fields in config.evals.items()))
+  assert splits(mixer_finetune.get_config(f'b16_i21k,{tmp_path}/photos')) == (split, scored)
+  assert splits(mixer_finetune.get_config(f'b16_i21k,{tmp_path}/photos,dev')) == (dev_split, ('dev', dev))
+
+
 @pytest.mark.parametrize('load, model', [(mixer_vtab.get_config, 'l16_i21k'), (vit_vtab.get_config, 'l16'),
                                          (vit_vtab.get_config, 'h14'), (bit_vtab.get_config, 'r152x4'),
                                          (bit_vtab.get_config, 'r50x1')])
