@@ -5,20 +5,59 @@ import sys
 
 import pytest
 
-SLOW = ('tensorflow', 'tensorflow_datasets', 'clu')
+from conftest import ROOT
+
+OF_DATA = {'tensorflow', 'tensorflow_datasets', 'clu', 'keras', 'matplotlib'}
+OF_TRAINING = {'jax', 'flax', 'orbax', 'optax', 'scipy', 'input_pipeline'}
+DIGITS = '--config=configs/mixer_digits.py'
+
+# Runs a program, and prints which modules it has imported. -X importtime would leave out those of importlib.
+PROGRAM = """
+import atexit
+import runpy
+import sys
+atexit.register(lambda: print('MODULES', *sys.modules))
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
+"""
+
+
+def imported(*command):
+  """The top-level names of all modules that a program imports."""
+  done = subprocess.run([sys.executable, '-c', PROGRAM, *command], cwd=ROOT, capture_output=True, text=True)
+  names = done.stdout.rpartition('MODULES ')[2].split()
+  assert 'absl.flags' in names, done.stderr
+  return {name.split('.')[0] for name in names}
+
+
+@pytest.mark.parametrize('command', [('--help',), ('--helpfull',), ('--list',), (DIGITS, '--nosuch=1'), (DIGITS, '--process_id=x')],
+                         ids=' '.join)
+def test_train_py_takes_neither_jax_nor_data_for_what_flags_alone_decide(command):
+  assert not imported('train', *command) & (OF_DATA | OF_TRAINING)
 
 
 @pytest.mark.parametrize('command', [
-    ('train.py', '--help'),
-    ('train.py', '--list'),
-    ('train.py', '--config=configs/mixer_digits.py', '--nosuch=1'),
-    ('train.py', '--config=configs/mixer_digits.py', '--workdir=no_such/folder', '--config.model.depth=8'),
-    ('-m', 'tools.predict', '--help'),
-    ('-m', 'tools.evaluate', '--help'),
-    ('-m', 'tools.convert', '--help'),
+    ('train', DIGITS, '--help'),
+    ('train', DIGITS, '--workdir=no_such/folder', '--config.model.depth=8'),
+    ('tools.evaluate', '--help'),
+    ('tools.convert', '--help'),
 ], ids=' '.join)
-def test_imports_no_slow_library(command):
-  result = subprocess.run([sys.executable, '-X', 'importtime', *command], capture_output=True, text=True)
-  imported = {line.split('|')[-1].strip() for line in result.stderr.splitlines() if line.startswith('import time:')}
-  assert 'absl.flags' in imported, result.stderr
-  assert not imported.intersection(SLOW)
+def test_takes_no_library_that_only_data_need(command):
+  assert not imported(*command) & OF_DATA
+
+
+def test_predictions_take_no_tensorflow():
+  assert not imported('tools.predict', '--help') & (OF_DATA - {'matplotlib'})
+
+
+def test_what_one_config_or_the_end_of_a_run_needs_is_taken_then():
+  program = ('import sys; from mixer.run import model_card; from mixer.training import train_step; '
+             "print([name for name in ('matplotlib', 'scipy.special') if name in sys.modules])")
+  assert subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True).stdout == '[]\n'
+
+
+def test_tensorflow_comes_without_keras_which_others_still_have():
+  program = ('import sys; from mixer.data.lazy import tf, tfds; tf.constant(1); tfds.core; '
+             "print([name for name in ('keras', 'sklearn', 'pandas') if name in sys.modules]); print(tf.keras.layers.Dense.__name__)")
+  done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=True)
+  assert done.stdout == '[]\nDense\n'
