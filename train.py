@@ -10,34 +10,34 @@ import functools
 import itertools
 import sys
 
-from mixer.run import finished
-
-if __name__ == '__main__' and (done := finished.load_for_command_line(sys.argv)):
-  sys.exit(print(done))  # before the imports below, which take ten seconds
-
 from absl import flags
-import jax
+from etils import epy
 import ml_collections
 
-import input_pipeline
-from mixer import config_fields
 from mixer import configuration
 from mixer.configuration import instantiate
-from mixer.data.prefetch import prefetch_to_device
-from mixer.data.process_shard import ProcessShard
-from mixer import evaluators
-from mixer import models
-from mixer.run import checkpoint
 from mixer.run import config_flags
-from mixer.run import devices
-from mixer.run import distributed
-from mixer.run import metric_logger
-from mixer.run import model_card
-from mixer.run import preemption
-from mixer.run import summary
-from mixer.training import optim
-from mixer.training import train_step
-from mixer import weights
+
+with epy.lazy_imports():  # each at its first use, which --help, --list and a refused flag end before
+  import jax
+
+  import input_pipeline
+  from mixer import config_fields
+  from mixer.data import prefetch
+  from mixer.data import process_shard
+  from mixer import evaluators
+  from mixer import models
+  from mixer.run import checkpoint
+  from mixer.run import devices
+  from mixer.run import distributed
+  from mixer.run import finished
+  from mixer.run import metric_logger
+  from mixer.run import model_card
+  from mixer.run import preemption
+  from mixer.run import summary
+  from mixer.training import optim
+  from mixer.training import train_step
+  from mixer import weights
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'For checkpoints, records and pictures, on disk or in a bucket (gs://); '
                               'default: runs/NAME_OF_CONFIG.')
@@ -54,7 +54,7 @@ LOST_TIMEOUT = flags.DEFINE_integer('lost_timeout', 60, 'Seconds after which a s
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Trains to the last step and returns the final metrics, {'test/top1': ...}. Raises Preempted if asked to stop."""
   config_fields.check(config)
-  data, evals, probes = input_pipeline.build_datasets(config, ProcessShard.current())
+  data, evals, probes = input_pipeline.build_datasets(config, process_shard.ProcessShard.current())
   config = configuration.with_classes(config, data.source.class_names)
   steps_per_epoch = data.source.num_examples / data.batch_size
   config = configuration.epochs_to_steps(config, steps_per_epoch, distributed.print_on_main_process)
@@ -70,7 +70,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   compile_step = train_step.compile_ahead(p_train_step, jax.eval_shape(init), data.shapes)
   preemption_handler = preemption.PreemptionHandler()
   evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, configuration.probes_of(config),
-                                   lambda batches: preemption_handler.check_before_each(prefetch_to_device(batches)))
+                                   lambda batches: preemption_handler.check_before_each(prefetch.prefetch_to_device(batches)))
 
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(instantiate(
@@ -84,7 +84,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         state = state.replace(params=instantiate(weights.start, 'start_from', config.start_from, fresh_params=state.params))
     state = jax.device_put(state, devices.replicated())  # a no-op for what init_replicated has made
     first_step = int(state.step)
-    batches = prefetch_to_device(itertools.islice(data.start(first_step), total_steps - first_step))
+    batches = prefetch.prefetch_to_device(itertools.islice(data.start(first_step), total_steps - first_step))
     p_train_step, memory = compiling.result()
     # From here until the last checkpoint is complete, a signal to stop is handled.
     with preemption_handler, stack.pop_all(), metric_logger.MetricLogger(
@@ -126,9 +126,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
 
 def main(arguments):
   if LIST.value:
-    for path, line in configuration.describe_all('configs'):
-      print(f'{path:<32} {line}')
-    return
+    return print('\n'.join(f'{path:<32} {line}' for path, line in configuration.describe_all('configs')))
+  if done := finished.load_for_command_line(sys.argv):
+    return print(done)
   config = config_flags.config(arguments)
   workdir = WORKDIR.value or config_flags.default_workdir()
   devices.initialize(lambda: distributed.initialize_distributed(
@@ -147,4 +147,4 @@ def main(arguments):
 
 
 if __name__ == '__main__':
-  config_flags.run(main, describe=config_fields.describe)
+  config_flags.run(main, describe=lambda path, config: config_fields.describe(path, config))

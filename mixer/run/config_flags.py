@@ -14,12 +14,15 @@ from absl import app
 from absl import flags
 from absl import logging
 from etils import epath
+from etils import epy
 import ml_collections
 
 from mixer import configuration
-from mixer.run import distributed
 from mixer import safe_io
 from mixer import user_errors
+
+with epy.lazy_imports():  # JAX with it
+  from mixer.run import distributed
 
 HELP = ('--help', '-help', '-h', '-?', '--helpshort', '--helpfull')
 FIELD = re.compile(r'--?(?P<no>no)?config\.(?P<field>[^=]+)(?:=(?P<value>.*))?', re.DOTALL)
@@ -47,14 +50,14 @@ def run(main, describe=None, prepare=lambda arguments: arguments, config: bool =
     prepare: command line -> the command line to parse.
     config: whether the program takes a config.
   """
-  def guarded(function):
+  def guarded(function, exit_with_error):
     def call(arguments):
       try:
         return function(arguments)
       except Exception as error:
         if (line := user_errors.line_of(error)) is None:
           raise
-        distributed.exit_with_error(line)
+        exit_with_error(line)
     return call
 
   def parse_or_help(arguments):
@@ -64,7 +67,7 @@ def run(main, describe=None, prepare=lambda arguments: arguments, config: bool =
       sys.exit()
     return left
 
-  app.run(guarded(main), flags_parser=guarded(parse_or_help))
+  app.run(guarded(main, lambda line: distributed.exit_with_error(line)), flags_parser=guarded(parse_or_help, sys.exit))
 
 
 def parse(arguments: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:

@@ -6,7 +6,7 @@ finished.json in the work directory holds the config as it was requested, before
 import json
 
 from absl import flags
-import jax
+from etils import epy
 
 from mixer import configuration
 from mixer.run import config_flags
@@ -15,6 +15,9 @@ from mixer.run import sanity
 from mixer.run import workdir as workdir_lib
 from mixer import safe_io
 from mixer import storage
+
+with epy.lazy_imports():
+  import jax
 
 FILE, FORMAT = 'finished.json', 1
 

@@ -9,18 +9,21 @@ import json
 import shlex
 import sys
 
+from etils import epy
 import jax
 
 from mixer import configuration
 from mixer import models
 from mixer.run import accelerators
-from mixer.run import plots
 from mixer.run import records
 from mixer.run import run_history
 from mixer.run import sanity
 from mixer import storage
 from mixer import trees
 from mixer.wording import counted
+
+with epy.lazy_imports():  # Matplotlib with it
+  from mixer.run import plots
 
 
 def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results: dict, samples: dict):

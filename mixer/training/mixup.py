@@ -1,9 +1,12 @@
 """Mixup (Zhang et al., 2018): each example becomes a weighted mean of itself and another one, and so do its targets."""
 
+from etils import epy
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
+
+with epy.lazy_imports():  # it takes 0.3 s
+  import scipy.special
 
 
 def sample_lambda(alpha: float, key):
