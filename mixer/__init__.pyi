@@ -1,4 +1,4 @@
 from mixer.api import create as create
 from mixer.api import load as load
-from mixer.weights import Prediction as Prediction
-from mixer.weights import Weights as Weights
+from mixer.api import Prediction as Prediction
+from mixer.api import Weights as Weights

@@ -1,20 +1,15 @@
 """What `import mixer` offers: weights of any origin, and models without weights."""
 
-import os
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from mixer import models
-from mixer.weights import loading
+from mixer.weights import load
+from mixer.weights import Prediction
+from mixer.weights import Weights
 
-
-def load(name: str | os.PathLike, *, mean: Sequence[float] | float | None = None,
-         std: Sequence[float] | float | None = None) -> loading.Weights:
-  """Loads the weights of a name or a path, for inference: see `mixer.weights.load`."""
-  return loading.load(name, mean, std)
+__all__ = ['Prediction', 'Weights', 'create', 'load']
 
 
 def create(name: str, *, variant: str | None = None, num_classes: int | None = None, resolution: int = 224, seed: int = 0,
