@@ -49,7 +49,7 @@ paper: .venv/run
 
 # --no-deps: what is used of timm and mlxtend needs neither torchvision, which must fit the build of PyTorch, nor pandas.
 .venv/extras: .venv/test
-	$(PIP) install --quiet --editable '.[onnx,tpu]' $(call pin,torch) --constraint requirements.lock
+	$(PIP) install --quiet --editable '.[onnx,tpu,hub]' $(call pin,torch) --constraint requirements.lock
 	$(PIP) install --quiet --no-deps $(call pin,timm) $(call pin,mlxtend)
 	@touch $@
 

@@ -1,6 +1,7 @@
 """How timm's weights take images: read beside the file, folded into the first layer, and said."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mixer.weights import timm
 import test_convert
 import test_parity
 from test_parity import timm as timms  # a fixture  # noqa: F401
+from tools import convert
 
 IMAGENET = family.IMAGENET_PIXELS
 CFG = {**IMAGENET, 'mean': list(IMAGENET['mean']), 'std': list(IMAGENET['std']), 'tag': 'own', 'interpolation': 'bicubic',
@@ -232,21 +234,25 @@ def test_a_config_of_a_run_beside_a_file_is_no_config_of_timm(tmp_path):
 
 @pytest.mark.slow
 def test_timm_loads_a_folder_that_was_written_for_it(timms, tmp_path):  # noqa: F811
-  import timm as library
-  import torch
   fields = dict(num_classes=3, patch_size=32, num_blocks=8, hidden_dim=512, tokens_mlp_dim=256, channels_mlp_dim=2048)
   params = example_weights.params(fields, shape=(64, 64))
   saved = weights.Weights(params, dict(name='mlp_mixer', **fields), 64, 'softmax_xent', ['a', 'b', 'c'], '', 'timm', 73)
-  written = weights.save(saved, tmp_path / 'model.safetensors')
-  assert [path.name for path in written] == ['model.safetensors', 'config.json']
-  model = library.create_model(f'local-dir:{tmp_path}', pretrained=True, act_layer=lambda: torch.nn.GELU(approximate='tanh'))
+  weights.save(saved, tmp_path / 'w.npz')
+  folder = tmp_path / 'folder'
+  convert.main([str(tmp_path / 'w.npz'), str(folder), '--to=hf'])
+  assert sorted(path.name for path in folder.iterdir()) == ['README.md', 'config.json', 'model.safetensors']
+  in_jax, in_timm = re.findall('```python\n(.*?)```', (folder / 'README.md').read_text(), re.DOTALL)
+  x = test_parity.images(1, 64)
+  exec(in_jax.replace('hf-hub:OWNER/NAME', str(folder)), card := {'images': np.zeros((1, 64, 64, 3), np.uint8)})
+  np.testing.assert_allclose(card['weights'].logits(x), logits(saved.model, params, x), atol=1e-4)
+  exec(in_timm.replace('hf-hub:OWNER/NAME', f'local-dir:{folder}'), card)
+  model = card['model']
   cfg = model.pretrained_cfg
   assert (tuple(cfg['mean']), tuple(cfg['std']), cfg['interpolation']) == ((0.5,) * 3, (0.5,) * 3, 'bicubic')
   assert int(64 / cfg['crop_pct']) == 73
-  x = test_parity.images(1, 64)
   expected = logits(saved.model, params, x)
   np.testing.assert_allclose(test_parity.logits(model.eval(), x), expected, atol=1e-4 * np.abs(expected).max())
-  assert weights.load(tmp_path).class_names == ['a', 'b', 'c']
+  assert weights.load(folder).class_names == ['a', 'b', 'c']
 
 
 @pytest.mark.slow

@@ -478,6 +478,29 @@ def test_timms_config_beside_a_file_is_kept_or_replaced_with_it(run, tmp_path, m
   assert [path.name for path in weights.files_of(out)] == ['model.safetensors', 'config.json']
 
 
+def test_a_run_becomes_a_folder_for_the_hub_with_its_results_in_the_card(run, tmp_path):
+  shutil.copytree(run, tmp_path / 'run')
+  (tmp_path / 'run/finished.json').write_text('{"results": {"test/top1": 0.98, "test/loss": 0.12, "test/examples": 360}}')
+  convert.main([str(tmp_path / 'run'), str(tmp_path / 'out'), '--to=hf'])
+  card = (tmp_path / 'out/README.md').read_text()
+  for line in ('| test/top1 | 98.00% |', '| test/loss | 0.1200 |', '| test/examples | 360 |', 'pipeline_tag: image-classification'):
+    assert line in card
+  assert 'timm' not in card  # which has no name for a model of these sizes
+  assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['README.md', 'model.safetensors']
+  assert example_weights.equal(weights.load(tmp_path / 'out').params, weights.load(run).params)
+  with pytest.raises(SystemExit, match=r'model\.safetensors exists already; pass --overwrite'):
+    convert.main([str(run), str(tmp_path / 'out'), '--to=hf'])
+  convert.main([str(run), str(tmp_path / 'out'), '--to=hf', '--overwrite'])
+  assert 'test/top1' not in (tmp_path / 'out/README.md').read_text()  # that run is not complete
+
+
+@pytest.mark.parametrize('out', ['none/out', 'out.npz'])
+def test_a_folder_for_the_hub_is_no_file_and_in_a_folder_that_exists(run, tmp_path, out):
+  with pytest.raises(SystemExit, match='--to=hf writes a folder, whose parent must exist; pass NAME, without .npz or'):
+    convert.main([str(run), str(tmp_path / out), '--to=hf'])
+  assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('arguments, code, message', [
     (['IN'], 2, 'the following arguments are required: out'),
     (['IN', 'w.npz', '--overwritee'], 2, 'unknown flag --overwritee; did you mean --overwrite? (--help lists the flags)'),

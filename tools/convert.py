@@ -2,11 +2,16 @@
 
   python -m tools.convert imagenet21k/Mixer-B_16 mixer_b16_i21k.safetensors
   python -m tools.convert runs/b16 b16.npz
+  python -m tools.convert runs/photos photos_mixer --to=hf
   python -m tools.convert --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 deit.safetensors deit.npz
 
 Class names, what the logits mean and how images are prepared come along: in the metadata of a .safetensors file, and
 next to OUT.npz in OUT.npz.json. Named model.safetensors, the file gets a config.json next to it, with which
-timm.create_model('local-dir:FOLDER') loads it. All of them take pixels in [-1, 1], mean 0.5 and std 0.5.
+timm.create_model('local-dir:FOLDER') loads it. --to=hf writes a folder for the Hugging Face Hub: these two, and a model
+card with the results of the run; `hf upload OWNER/NAME FOLDER` publishes it. timm has no name for models of sizes of
+one's own: their folder has no config.json, and mixer.load reads it all the same.
+
+All of them take pixels in [-1, 1], mean 0.5 and std 0.5.
 
 Exit code 1 for files that cannot be read or written, 2 for wrong flags.
 """
@@ -14,6 +19,7 @@ Exit code 1 for files that cannot be read or written, 2 for wrong flags.
 import pathlib
 import sys
 
+from mixer.run import finished
 from mixer import user_errors
 from mixer import weights
 from tools import weights_flags
@@ -23,17 +29,25 @@ from tools import weights_flags
 def main(arguments: list[str] | None = None):
   parser = user_errors.ArgumentParser(__doc__)
   weights_flags.add(parser, 'weights')
-  parser.add_argument('out', type=pathlib.Path, help='the file: NAME.npz or NAME.safetensors')
+  parser.add_argument('out', type=pathlib.Path, help='the file: NAME.npz or NAME.safetensors; of --to=hf the folder')
+  parser.add_argument('--to', choices=('file', 'hf'), default='file', help='default: %(default)s')
   parser.add_argument('--overwrite', action='store_true', help='write the file though it exists already')
   flags = parser.parse_args(arguments)
   out = flags.out.expanduser()
-  weights.check_can_save(out)
-  for path in weights.files_of(out):
+  to_hub = flags.to == 'hf'
+  if to_hub and (not out.parent.is_dir() or out.suffix in ('.npz', '.safetensors')):
+    raise ValueError(f'{out}: --to=hf writes a folder, whose parent must exist; pass NAME, without .npz or .safetensors')
+  if not to_hub or out.is_dir():
+    weights.check_can_save(out / 'model.safetensors' if to_hub else out)
+  for path in [*weights.files_of(out / 'model.safetensors'), out / 'README.md'] if to_hub else weights.files_of(out):
     if path.exists() and not flags.overwrite:
       raise FileExistsError(f'{path} exists already; pass --overwrite, or another name')
   loaded = weights_flags.load(flags)
   print(loaded.describe())
-  written = weights.save(loaded, out)
+  if to_hub:
+    written = weights.save_for_hub(loaded, out, finished.results(flags.weights))
+  else:
+    written = weights.save(loaded, out)
   print(f'written: {" and ".join(map(str, written))}')
 
 

@@ -31,7 +31,8 @@ PIXELS = {  # the flags' help
 def add(parser: argparse.ArgumentParser, name: str = '--weights'):
   """Adds the weights, a flag or the name of a positional argument, --mean and --std to a command line."""
   parser.add_argument(name, **({'required': True} if name.startswith('-') else {}),
-                      help='a published name, .npz, .safetensors, folder of Hugging Face, or work directory')
+                      help='a published name, .npz, .safetensors, hf-hub:OWNER/NAME, folder of Hugging Face, or work '
+                      'directory')
   for field, text in PIXELS.items():
     parser.add_argument(f'--{field}', type=Numbers().parse, metavar='R,G,B', help=text)
 

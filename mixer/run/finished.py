@@ -49,6 +49,14 @@ def load(workdir, config) -> str | None:
   return '\n'.join([f'all {total:,} steps are done', *(f'WARNING: {line}' for line in warnings), saved['described']])
 
 
+def results(workdir) -> dict:
+  """The results of a complete run, {'test/top1': 0.9, ...}; {} where there are none."""
+  path = storage.path_of(workdir) / FILE
+  saved = safe_io.read_json_object(path).get('results') if path.exists() else None
+  numbers = isinstance(saved, dict) and all(isinstance(value, int | float) for value in saved.values())
+  return saved if numbers else {}
+
+
 def load_for_command_line(arguments: list[str]) -> str | None:
   """What to print of the complete run of a command line; None if it is not complete, or has other flags."""
   values = flags.FlagValues()

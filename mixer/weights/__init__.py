@@ -5,7 +5,8 @@ from mixer.weights.loading import check_can_save
 from mixer.weights.loading import files_of
 from mixer.weights.loading import load
 from mixer.weights.loading import save
+from mixer.weights.loading import save_for_hub
 from mixer.weights.loading import Weights
 from mixer.weights.start_from import start
 
-__all__ = ['Prediction', 'Weights', 'check_can_save', 'files_of', 'load', 'save', 'start']
+__all__ = ['Prediction', 'Weights', 'check_can_save', 'files_of', 'load', 'save', 'save_for_hub', 'start']

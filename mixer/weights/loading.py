@@ -24,6 +24,7 @@ from mixer import storage
 from mixer.training import losses
 from mixer import trees
 from mixer.weights import arrays
+from mixer.weights import hugging_face
 from mixer.weights import inference
 from mixer.weights import npz
 from mixer.weights import pretrained_cfg
@@ -141,8 +142,9 @@ def load(name: str | os.PathLike, mean: Sequence[float] | float | None = None,
 
   Args:
     name: a published name ('imagenet21k/Mixer-B_16'), an .npz file (also gs://), a .safetensors file of timm, a folder
-      as on Hugging Face (model.safetensors, config.json), a run's work directory, for its latest
-      checkpoint, or one of its checkpoints ('runs/digits/checkpoints/562', or 'runs/digits/interrupted/500').
+      as on Hugging Face (model.safetensors, config.json), a model there ('hf-hub:timm/mixer_b16_224.goog_in21k'), a run's
+      work directory, for its latest checkpoint, or one of its checkpoints ('runs/digits/checkpoints/562', or
+      'runs/digits/interrupted/500').
     mean, std: of the pixels in [0, 1] that the file's model takes, three numbers or one, where its config.json
       lacks them or is wrong; 0.5 and 0.5 for those in [-1, 1].
 
@@ -156,6 +158,9 @@ def load(name: str | os.PathLike, mean: Sequence[float] | float | None = None,
       pretrained_cfg.triple(mean, 'mean'), pretrained_cfg.triple(std, 'std'), 'as set')
   if name in published.TABLE:
     return _of_file(published.fetch(name), npz.read, pixels)
+  if name.startswith(hugging_face.PREFIX):
+    folder, commit = hugging_face.fetch(name)
+    return _of_file(epath.Path(folder / 'model.safetensors'), timm.read, pixels, f'{name}, commit {commit[:12]}')
   path = epath.Path(name).expanduser()
   with storage.translate_gcs_errors(path):
     return _of_path(path, pixels)
@@ -194,7 +199,7 @@ def _existing(path):
   return path
 
 
-def _of_file(path, read, pixels) -> Weights:
+def _of_file(path, read, pixels, title=None) -> Weights:
   metadata, place = record.read(path)
   if metadata is not None:
     if pixels:
@@ -205,7 +210,7 @@ def _of_file(path, read, pixels) -> Weights:
     loaded = _build(params, metadata, expected, place, path)
     if not isinstance(metadata['source'], str):
       raise ValueError(f'{place}: source is {safe_io.show(metadata["source"])}; it must be a string')
-    return dataclasses.replace(loaded, source=', converted from '.join(filter(None, [str(path), metadata['source']])))
+    return dataclasses.replace(loaded, source=', converted from '.join(filter(None, [title or str(path), metadata['source']])))
   if read is timm.read:
     pretrained_cfg.check_library(path)
   params = read(path)
@@ -222,7 +227,7 @@ def _of_file(path, read, pixels) -> Weights:
     file_pixels = pretrained_cfg.of_file(path, model['num_classes'], resolution)
   if pixels:
     file_pixels = dataclasses.replace(file_pixels, mean=pixels.mean, std=pixels.std, origin=pixels.origin)
-  source = f'{name}, {known.what}' if known else str(path)
+  source = f'{name}, {known.what}' if known else title or str(path)
   small = not known and resolution not in PUBLISHED_RESOLUTIONS
   return Weights(
       params=pretrained_cfg.fold(params, model['name'], file_pixels, path), model=model, resolution=resolution,
@@ -364,3 +369,22 @@ def save(weights: Weights, path) -> list:
   finally:
     partial.unlink(missing_ok=True)
   return [path, *sidecars]
+
+
+def save_for_hub(weights: Weights, folder, results: dict) -> list:
+  """Writes a folder as on Hugging Face: what `save` writes as model.safetensors, and a model card. -> paths written.
+
+  Args:
+    folder: is created where it does not exist; its parent must.
+    results: of the model's evaluation, {'test/top1': 0.9, ...}, for the card, or {}.
+
+  Raises:
+    ValueError, OSError: as `save`, and for weights of permuted pixels.
+  """
+  folder = pathlib.Path(folder)
+  weights.check_images(weights.source)
+  folder.mkdir(exist_ok=True)
+  written = save(weights, folder / 'model.safetensors')
+  architecture = pretrained_cfg.of_weights(weights.with_crop())['architecture']
+  storage.write(folder / 'README.md', hugging_face.card(weights, architecture, results))
+  return [*written, folder / 'README.md']
