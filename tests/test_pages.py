@@ -7,8 +7,10 @@ from absl import flags
 import pytest
 
 from conftest import ROOT
+from mixer import config_fields
 from mixer import configuration
 from mixer.run import config_flags
+import own_images
 
 MADE = ('config.md', 'tpu_plans.md')  # tests/test_config_fields.py and tests/test_plan.py hold these
 PAGES = {str(path.relative_to(ROOT)): path for path in (ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md')))}
@@ -86,15 +88,26 @@ def test_make_has_the_targets(name):
     assert re.search(rf'^{target}:', makefile, re.MULTILINE), f'{name}: no target {target}'
 
 
+@pytest.fixture(scope='module')
+def own(tmp_path_factory):
+  """What a reader has: {as the pages call it: a folder of images, and the config of docs/own_images.md}."""
+  folder = tmp_path_factory.mktemp('own')
+  root = own_images.photos(folder / 'root', 'train', 'test')
+  return {own_images.PLACE: str(root), 'configs/photos.py': str(own_images.configs(folder, root)[0])}
+
+
 @pytest.mark.parametrize('name', WRITTEN)
-def test_configs_load_with_their_flags(name, monkeypatch):
+def test_configs_load_with_their_flags(name, monkeypatch, own):
   monkeypatch.chdir(ROOT)
   for _, arguments, line in programs(name):
     arguments = [argument for argument in arguments if re.match(r'--config(\.[\w.]+)?=', argument)]
     if any(argument.startswith('--config=configs/') and '=FILE' not in argument for argument in arguments):
       values = flags.FlagValues()
       chosen, fields = config_flags.define(values)
+      for place, path in own.items():
+        arguments = [argument.replace(place, path) for argument in arguments]
       config_flags.parse(['train.py', *arguments], values)
       config = config_flags.load(chosen.value)
       configuration.set_fields(config, fields.value)
-      configuration.check_fields(config)
+      if 'model' in config:
+        config_fields.check(config)
