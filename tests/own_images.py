@@ -26,7 +26,7 @@ def photos(root, *splits, count=8, side=70):
 
 
 def configs(folder, root):
-  """Writes the page's configs for the images in `root`. Returns their paths; the first is the page's configs/photos.py."""
+  """Writes the page's configs for the images in `root`, the first as its configs/photos.py. Returns their paths."""
   paths = [folder / f'{name}.py' for name in ('photos', 'changed')]
   for path, text in zip(paths, CONFIGS, strict=True):
     path.write_text(text.replace(PLACE, str(root)))

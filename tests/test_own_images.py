@@ -32,7 +32,7 @@ def test_the_configs_of_the_page_train(tmp_path, which, capsys):
 
 
 def test_the_config_has_ten_lines_and_the_page_goes_through_them():
-  body = own_images.CONFIGS[0].partition('def get_config():\n')[2].strip().split('\n')
+  body = own_images.CONFIGS[0].partition(':\n')[2].strip().split('\n')
   assert len(body) == 10
   explained = re.findall(r'^\d\. `(\w+)`:', own_images.PAGE, re.MULTILINE)
   assert explained == ['ConfigDict', *re.findall(r'config\.(\w+) =', own_images.CONFIGS[0])]
@@ -54,9 +54,14 @@ def test_what_the_table_sets_exists(tmp_path):
 def test_the_commands_of_the_page_train_score_and_classify(tmp_path):
   root, workdir = own_images.photos(tmp_path / 'root', 'train'), tmp_path / 'run'
   own_images.photos(root, 'val', count=4)
-  run = lambda *command: subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=True)
-  flags = [f'--workdir={workdir}', '--config.total_epochs=20', '--config.model.num_blocks=1', '--config.data.batch_size=8']
-  for command in (('train.py', f'--config=configs/image_folder.py:{root}', *flags), ('-m', 'tools.evaluate', f'--weights={workdir}')):
-    assert re.search('^val: top-1 100.00%, loss .* on 8 images$', run(*command).stdout, re.MULTILINE)
-  first = run('-m', 'tools.predict', f'--weights={workdir}', root / 'val/dog').stdout.splitlines()[1::2]  # below the header
+  flags = ['--config.total_epochs=20', '--config.model.num_blocks=1', '--config.data.batch_size=8']
+
+  def run(*command):
+    command = [sys.executable, *map(str, command)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+  for command in (('train.py', f'--config=configs/image_folder.py:{root}', f'--workdir={workdir}', *flags),
+                  ('-m', 'tools.evaluate', f'--weights={workdir}')):
+    assert re.search('^val: top-1 100.00%, loss .* on 8 images$', run(*command), re.MULTILINE)
+  first = run('-m', 'tools.predict', f'--weights={workdir}', root / 'val/dog').splitlines()[1::2]  # below the header
   assert len(first) == 4 and all('dog ' in line for line in first)
