@@ -84,9 +84,9 @@ def _read(root, path):
   # A work directory has pictures, too.
   classes = {folder for folder in {file.parent for file in files} if not (folder / 'checkpoints').is_dir()}
   if len(classes) < 2:
-    names = ', '.join(folder.name for folder in classes) or 'none'
-    raise ValueError(f'{path}{"" if flat else "/train"} has folders with images of {len(classes)} classes ({names}), and '
-                     f'training takes at least 2; {layout}')
+    names = ', '.join(folder.name for folder in classes) or f'no file in its folders ends in {", ".join(SUFFIXES)}'
+    raise ValueError(f'{path}{"" if flat else "/train"} has {len(classes)} folders of images ({names}), and training takes '
+                     f'at least 2, one a class; {layout}')
   scored = () if flat else tuple(name for name in SCORED if any((root / name).glob('*/*')))
   return sorted(file for file in files if file.parent in classes), scored
 

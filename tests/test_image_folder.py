@@ -66,8 +66,8 @@ def test_the_recipe_depends_on_the_number_of_images(tmp_path):
 
 @pytest.mark.parametrize('classes, options, message', [
     (None, '', 'is no folder on this machine; lay the images out as .*/train/CLASS/.*, or as .*/CLASS/'),
-    ((), '', r'/train has folders with images of 0 classes \(none\), and training takes at least 2; lay the images out'),
-    (('cat',), '', r'/train has folders with images of 1 classes \(cat\)'),
+    ((), '', r'/train has 0 folders of images \(no .* ends in .jpg.*\), and training takes at least 2, one a class; lay the images'),
+    (('cat',), '', r'/train has 1 folders of images \(cat\), and'),
     (('cat', 'dog'), ',huge', 'VARIANT is one of nano, S, B'),
     (('cat', 'dog'), ',S,64,3', r'is not PATH\[,VARIANT\[,RESOLUTION\]\]: PATH has no comma'),
     (('cat', 'dog'), ',nano,30', 'RESOLUTION is a multiple of 8'),
