@@ -50,9 +50,10 @@ def test_predictions_take_no_tensorflow():
   assert not imported('tools.predict', '--help') & (OF_DATA - {'matplotlib'})
 
 
-def test_what_one_config_or_the_end_of_a_run_needs_is_taken_then():
-  program = ('import sys; from mixer.run import model_card; from mixer.training import train_step; '
-             "print([name for name in ('matplotlib', 'scipy.special') if name in sys.modules])")
+def test_what_one_config_or_what_comes_after_the_first_step_needs_is_taken_then():
+  program = ('import sys; from mixer.run import metric_logger, model_card; from mixer.training import train_step; '
+             "metric_logger.TensorBoardWriter('no_such_folder').close(); "
+             "print([name for name in ('matplotlib', 'scipy.special', 'tensorflow', 'clu') if name in sys.modules])")
   assert subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True).stdout == '[]\n'
 
 

@@ -39,19 +39,22 @@ class TensorBoardWriter:
   """Events in a folder. TensorBoard itself hides those of steps that a resumed run repeats."""
 
   def __init__(self, folder):
-    self._staging = storage.StagingDir(folder)
-    from clu import metric_writers  # here, for it imports TensorFlow
-    self._writer = metric_writers.create_default_writer(str(self._staging.path))
+    self._staging, self._writer = storage.StagingDir(folder), None
 
   def write(self, step: int, values: dict[str, float]):
+    if self._writer is None:
+      from clu import metric_writers  # not before the first step, for it imports TensorFlow
+      self._writer = metric_writers.create_default_writer(str(self._staging.path))
     self._writer.write_scalars(step, values)
 
   def flush(self):
-    self._writer.flush()
-    self._staging.upload()
+    if self._writer:
+      self._writer.flush()
+      self._staging.upload()
 
   def close(self):
-    self._writer.close()
+    if self._writer:
+      self._writer.close()
     self._staging.close()
 
 
