@@ -19,7 +19,7 @@ def noise(shape):
 
 
 def test_the_names_are_those_of_the_input_pipeline():
-  assert list(crops.CROPS) == list(preprocess.EVALUATION_CROPS)
+  assert list(crops.CROPS) == list(preprocess.EVALUATION_CROPS) == list(crop_sizes.NAMES)
 
 
 TOLERANCE = 2e-3  # the share of values that may differ, by one level: where float32's last bit decides

@@ -20,7 +20,9 @@ from mixer.data import image_paths
 from mixer.data import normalize
 from mixer.data import preprocess
 from mixer import models
+from mixer.run import plots
 from mixer import weights as weights_lib
+from mixer.weights import inference
 from test_export import tiny
 from tools import predict
 
@@ -166,7 +168,7 @@ def test_classes_of_imagenet_are_shown_in_words_with_the_id_beside_them(folder, 
 def test_the_picture_has_words(folder, tmp_path, monkeypatch):
   flags, _, word = of_imagenet(folder, tmp_path)
   drawn = {}
-  monkeypatch.setattr(predict.plots, 'grid', lambda images, texts, title, path: drawn.update({path: texts}))
+  monkeypatch.setattr(plots, 'grid', lambda images, texts, title, path: drawn.update({path: texts}))
   run(folder, *flags, '--draw=drawn.png')
   assert re.fullmatch(rf'\d+% {word}', drawn['drawn.png'][0])
 
@@ -191,7 +193,7 @@ def test_a_picture_that_cannot_be_drawn_is_refused_beforehand(folder, tmp_path, 
 def test_errors_on_the_way_end_in_one_line(folder, monkeypatch, raised, code):
   def fails(*arguments, **fields):
     raise raised
-  monkeypatch.setattr(predict.inference.Inference, 'predict_paths', fails)
+  monkeypatch.setattr(inference.Inference, 'predict_paths', fails)
   with pytest.raises(SystemExit) as error:
     run(folder, folder / 'images')
   assert error.value.code == code

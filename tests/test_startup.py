@@ -39,15 +39,14 @@ def test_train_py_takes_neither_jax_nor_data_for_what_flags_alone_decide(command
 @pytest.mark.parametrize('command', [
     ('train', DIGITS, '--help'),
     ('train', DIGITS, '--workdir=no_such/folder', '--config.model.depth=8'),
-    ('tools.evaluate', '--help'),
-    ('tools.convert', '--help'),
 ], ids=' '.join)
 def test_takes_no_library_that_only_data_need(command):
   assert not imported(*command) & OF_DATA
 
 
-def test_predictions_take_no_tensorflow():
-  assert not imported('tools.predict', '--help') & (OF_DATA - {'matplotlib'})
+@pytest.mark.parametrize('tool', ['predict', 'evaluate', 'convert', 'export'])
+def test_help_of_the_tools_of_weights_takes_neither_jax_nor_data(tool):
+  assert not imported(f'tools.{tool}', '--help') & (OF_DATA | OF_TRAINING)
 
 
 def test_what_one_config_or_what_comes_after_the_first_step_needs_is_taken_then():

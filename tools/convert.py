@@ -19,10 +19,14 @@ Exit code 1 for files that cannot be read or written, 2 for wrong flags.
 import pathlib
 import sys
 
-from mixer.run import finished
+from etils import epy
+
 from mixer import user_errors
-from mixer import weights
 from tools import weights_flags
+
+with epy.lazy_imports():  # JAX with them, which --help and a wrong flag need not wait for
+  from mixer.run import finished
+  from mixer import weights
 
 
 @user_errors.in_one_line

@@ -13,28 +13,32 @@ import time
 from absl import app
 from absl import flags
 from etils import epath
-import jax
+from etils import epy
 
-import input_pipeline
 from mixer import configuration
-from mixer.data import classes
-from mixer.data import prefetch
-from mixer.data import preprocess
-from mixer.data import process_shard
-from mixer import evaluators
-from mixer import models
+from mixer.data import crop_sizes
 from mixer.run import config_flags
-from mixer.run import devices
-from mixer.run import metric_logger
 from mixer.run import provenance
-from mixer import weights
 from tools import weights_flags
+
+with epy.lazy_imports():  # JAX with them, which --help and a wrong flag need not wait for
+  import jax
+
+  import input_pipeline
+  from mixer.data import classes
+  from mixer.data import prefetch
+  from mixer.data import process_shard
+  from mixer import evaluators
+  from mixer import models
+  from mixer.run import devices
+  from mixer.run import metric_logger
+  from mixer import weights
 
 WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .safetensors file, a work directory or a '
                               'checkpoint in one.')
 MEAN, STD = (flags.DEFINE(weights_flags.Numbers(), name, None, f'{text[0].upper()}{text[1:]}.')
              for name, text in weights_flags.PIXELS.items())
-PREPROCESSING = flags.DEFINE_enum('preprocessing', None, list(preprocess.EVALUATION_CROPS),
+PREPROCESSING = flags.DEFINE_enum('preprocessing', None, list(crop_sizes.NAMES),
                                   f'{weights_flags.CROPS}; by default that of the config.')
 RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default in proportion to the '
                               f'resolution as in the config; if it has none, {weights_flags.SIDES}.', lower_bound=1)
@@ -53,14 +57,14 @@ def fields_for(section, resolution: int) -> dict:
   return {**fields, 'resolution': resolution, **{name: value for name, value in overrides.items() if value is not None}}
 
 
-def classes_of(loaded: weights.Weights) -> classes.ModelClasses:
+def classes_of(loaded: 'weights.Weights') -> 'classes.ModelClasses':
   """The classes of the weights, which the images' must equal."""
   return classes.ModelClasses(
       loaded.model['num_classes'], loaded.class_names, 'the weights',
       'Evaluate on images of the same classes under the same names, or fine-tune the weights on these first')
 
 
-def described(loaded: weights.Weights, config) -> dict:
+def described(loaded: 'weights.Weights', config) -> dict:
   """What was scored and how, in the form of a run's config.json, for the paper's tables (python -m paper)."""
   variant = models.LOADABLE[loaded.model['name']].variant_of(loaded.model)
   return {

@@ -16,20 +16,24 @@ import json
 import pathlib
 import sys
 
-import jax
-from jax import export
+from etils import epy
 import numpy as np
 
 from mixer.data import class_names as class_names_lib
-from mixer.data import crops
-from mixer.data import image_files
 from mixer.data import image_headers
-from mixer.data import normalize
-from mixer import models
 from mixer import storage
-from mixer.training import losses
 from mixer import user_errors
 from tools import weights_flags
+
+with epy.lazy_imports():  # which --help and a wrong flag need not wait for
+  import jax
+  from jax import export
+
+  from mixer.data import crops
+  from mixer.data import image_files
+  from mixer.data import normalize
+  from mixer import models
+  from mixer.training import losses
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -54,7 +58,7 @@ for k in probabilities.argsort()[::-1][:5]:
 """
 
 
-def program(weights, preprocessing: str, resize: int) -> export.Exported:
+def program(weights, preprocessing: str, resize: int) -> 'export.Exported':
   """Images of one size to probabilities, with the parameters inside. [b, h, w, 3] uint8 -> [b, K] float32."""
   crop = lambda images: crops.CROPS[preprocessing](images, resize, weights.resolution)
   images = jax.ShapeDtypeStruct(export.symbolic_shape('b, h, w, 3'), np.uint8)

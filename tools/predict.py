@@ -17,16 +17,19 @@ import pathlib
 import re
 import sys
 
+from etils import epy
 import numpy as np
 import tqdm
 
 from mixer.data import class_names
-from mixer.data import folder_source
-from mixer.run import devices
-from mixer.run import plots
 from mixer import user_errors
-from mixer.weights import inference
 from tools import weights_flags
+
+with epy.lazy_imports():  # JAX and Matplotlib, which --help and a wrong flag need not wait for
+  from mixer.data import folder_source
+  from mixer.run import devices
+  from mixer.run import plots
+  from mixer.weights import inference
 
 DRAWN = 96  # the most images in the picture
 READ = ('gs://',)  # URLs that are read as files

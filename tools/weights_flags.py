@@ -3,9 +3,12 @@
 import argparse
 
 from absl import flags as absl_flags
+from etils import epy
 
-from mixer.data import crops
-from mixer import weights
+from mixer.data import crop_sizes
+
+with epy.lazy_imports():  # JAX with it, which --help and a wrong flag need not wait for
+  from mixer import weights
 
 
 class NotNumbers(argparse.ArgumentTypeError, ValueError):
@@ -51,13 +54,13 @@ SIDES = '8/7 of what the model takes, as in 256 for 224, and of antialiased what
 
 def add_crop(parser: argparse.ArgumentParser):
   """Adds --preprocessing and --resize, for `weights.Weights.with_crop`."""
-  parser.add_argument('--preprocessing', choices=crops.CROPS,
+  parser.add_argument('--preprocessing', choices=crop_sizes.NAMES,
                       help=f"{CROPS}; default: that of the weights' run; of files without it paper_resize at 224, 384 "
                       'and 448 pixels, else antialiased')
   parser.add_argument('--resize', type=positive, metavar='PIXELS',
                       help=f"the side before the crop; default: that of the weights' run; if unknown, {SIDES}")
 
 
-def load(flags: argparse.Namespace) -> weights.Weights:
+def load(flags: argparse.Namespace) -> 'weights.Weights':
   """The weights of the flags. Raises what `weights.load` does."""
   return weights.load(flags.weights, **{field: getattr(flags, field) for field in PIXELS})

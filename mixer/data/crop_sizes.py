@@ -1,5 +1,6 @@
-"""The side to which images are resized before the crop of an evaluation or a prediction."""
+"""The names of the crops for evaluation and prediction, and the side to which images are resized before them."""
 
+NAMES = ('paper_resize', 'paper_crop', 'antialiased', 'timm')  # of preprocess.EVALUATION_CROPS and of crops.CROPS
 CUT_OFF = 8 / 7  # 256 for 224 pixels: paper, App. C
 CUT_OFF_OF = {'antialiased': 1}  # of other crops: nothing of the shorter side is cut off
 
