@@ -197,6 +197,8 @@ def page(command: str) -> str:
   cell = lambda text: text.replace('|', '\\|')
   parts = [f'''# Fields of a config
 
+With this page you can look up every field of a config: its type, its default, and what it means.
+
 Made by `{command}` from the docstrings of the functions whose
 keywords the sections are. `python train.py --config=FILE --help` prints those of one config with their values.
 

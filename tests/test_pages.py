@@ -58,8 +58,9 @@ def test_links_lead_somewhere(name):
 
 
 @pytest.mark.parametrize('name', sorted(set(PAGES) - {'README.md'}))
-def test_the_readme_links_every_page(name):
+def test_the_readme_links_every_page_and_each_says_first_what_it_is_for(name):
   assert f']({name})' in (ROOT / 'README.md').read_text()
+  assert re.match(r'# [^\n]+\n\n(After|With) this page you (can|know) ', PAGES[name].read_text())
 
 
 @pytest.mark.parametrize('name', WRITTEN)

@@ -106,6 +106,9 @@ def page(plans: list[arithmetic.Plan], kept: Kept, utilisation: float, path: str
           f'{row["compile_seconds"]:.0f}', row['libtpu']])
   return f'''# The pre-training runs on TPU slices, as planned
 
+After this page you know which slice each pre-training config fits, and its memory and time there by arithmetic and by
+the compiler.
+
 Made by `python -m tools.plan --all --compile --out={path}`, with JAX {jax.__version__}, without a TPU. For one config:
 `python -m tools.plan --config=configs/mixer_b16_i21k.py`. Nothing here was measured on a TPU.
 
