@@ -56,8 +56,8 @@ def test_what_one_config_or_what_comes_after_the_first_step_needs_is_taken_then(
   assert subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True).stdout == '[]\n'
 
 
-def test_tensorflow_comes_without_keras_which_others_still_have():
-  program = ('import sys; from mixer.data.lazy import tf, tfds; tf.constant(1); tfds.core; '
+def test_tensorflow_and_the_digits_come_without_keras_and_scikit_learn():
+  program = ('import sys; from mixer.data.lazy import tf, tfds; from mixer.data.builders import digits; tf.constant(1); tfds.core; '
              "print([name for name in ('keras', 'sklearn', 'pandas') if name in sys.modules]); print(tf.keras.layers.Dense.__name__)")
   done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=True)
   assert done.stdout == '[]\nDense\n'

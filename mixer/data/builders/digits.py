@@ -4,10 +4,13 @@ The optical recognition of handwritten digits data (Alpaydin and Kaynak, 1998; U
 need no download, so they prepare themselves on first use.
 """
 
+from etils import epy
 import numpy as np
-import sklearn.datasets
-import sklearn.model_selection
 import tensorflow_datasets as tfds
+
+with epy.lazy_imports():  # to prepare them, not to read them
+  from sklearn import datasets
+  from sklearn import model_selection
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -31,7 +34,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
   def _arrays(self):
     """All images, [N, SIDE, SIDE, 1] uint8, and their digits, [N] ints."""
-    images, labels = sklearn.datasets.load_digits(return_X_y=True)
+    images, labels = datasets.load_digits(return_X_y=True)
     # The values are 0 to 16, and PNG's are 0 to 255.
     return np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8), labels
 
@@ -62,10 +65,10 @@ class OtherDigits(Digits):
 
 def split_indices():
   """Which of scikit-learn's rows are for training and which for testing. -> [1437], [360] ints."""
-  return stratified(sklearn.datasets.load_digits().target, Digits.TEST)
+  return stratified(datasets.load_digits().target, Digits.TEST)
 
 
 def stratified(labels, test: int):
   """Which rows are for training and which, `test` of them, for testing, each class split alike. [N] -> two of ints."""
-  return sklearn.model_selection.train_test_split(np.arange(len(labels)), test_size=test, stratify=labels,
+  return model_selection.train_test_split(np.arange(len(labels)), test_size=test, stratify=labels,
                                                   random_state=0)
