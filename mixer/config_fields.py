@@ -18,6 +18,7 @@ from mixer.evaluators import fewshot
 from mixer import models
 from mixer.run import checkpoint
 from mixer.training import optim
+from mixer.training import sam
 from mixer.training import schedules
 from mixer.training import train_step
 from mixer import weights
@@ -90,6 +91,7 @@ DATA = fields_of(input_pipeline.train_batches, input_pipeline.train_batches, sou
 EVALUATION = fields_of(input_pipeline.eval_batches, input_pipeline.eval_batches, sources.open_split,
                        hidden=('shard', 'model_classes'))
 STEP = fields_of(train_step.make_train_step, hidden=('model', 'optimizer', 'learning_rate', 'seed', 'devices'))
+SAM = fields_of(sam.Sam)
 CHECKPOINT = fields_of(checkpoint.Checkpoints, checkpoint.Checkpoints.__init__, hidden=('workdir', 'run', 'metrics', 'class_names'))
 PROBE = fields_of(fewshot.Probe, fewshot.Probe.__init__, hidden=('model', 'num_classes'))
 START = fields_of(weights.start, hidden=('fresh_params',))
@@ -112,6 +114,8 @@ def sections(config: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collec
         yield f'{path}.schedule', schedule, of_schedule(name_in(schedule, schedules.SCHEDULES))
     else:
       yield path, section, {'data': DATA, 'step': STEP, 'checkpoint': CHECKPOINT, 'start_from': START}[path]
+      if path == 'step' and hasattr(section.get('sam'), 'items'):
+        yield 'step.sam', section.sam, SAM
   for name, section in config.get('evals', {}).items():
     yield f'evals.{name}', section, EVALUATION
   for name, section in (config.get('probes') or {}).items():
@@ -188,7 +192,7 @@ def page(command: str) -> str:
       (f'{title}, all', other)] + [(f'{title}: {name}', {key: field for key, field in of(name).items() if key not in other})
                                    for name in names]
   tables = [('config', RUN), *by_name('config.model', models.FAMILIES, of_model, fields_of(models.build)), ('config.data', DATA),
-            ('config.step', STEP),
+            ('config.step', STEP), ('config.step.sam, may be left out', SAM),
             *by_name('config.optimizer', optim.ALGORITHMS, of_optimizer,
                      fields_of(optim.build, hidden=('total_steps', 'schedule'))),
             *by_name('config.optimizer.schedule', schedules.SCHEDULES, of_schedule, None),

@@ -1,5 +1,6 @@
 """The training step: one function of seed, step and global batch, however the batch is divided."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -58,16 +59,16 @@ def start(model, optimizer):
 
 
 def take(model, batches, num_devices, optimizer=None, accumulate=1, seed=0, loss='softmax_xent',
-         mixup=0.):
+         mixup=0., sam=None):
   """(parameters after the steps, the metrics of each) on so many devices."""
   optimizer, learning_rate = optimizer or an_optimizer()
   its_devices = jax.devices()[:num_devices]
   arguments = dict(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
                    mixup=mixup, accumulate=accumulate)
   if num_devices == jax.device_count():
-    step = train_step.make_train_step(**arguments)
+    step = train_step.make_train_step(**arguments, sam=sam and dataclasses.asdict(sam))
   else:
-    step = jax.pmap(functools.partial(train_step.train_step, **arguments), 'batch', in_axes=(None, 0), out_axes=None,
+    step = jax.pmap(functools.partial(train_step.train_step, **arguments, sam=sam), 'batch', in_axes=(None, 0), out_axes=None,
                     devices=its_devices)
   state = start(model, optimizer)
   batches = [jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch) for batch in batches]

@@ -51,7 +51,7 @@ ALGORITHMS = {'adamw': adamw, 'sgd': sgd, 'lamb': lamb}
 
 
 def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight_decay: float = 0.,
-          clip_norm: float | None = None, **fields) -> tuple[optax.GradientTransformation, optax.Schedule]:
+          clip_norm: float | None = None, **fields) -> tuple[optax.GradientTransformation, schedules.Schedule]:
   """The optimizer (clipping, algorithm, weight decay, LAMB's trust ratio, learning rate, in this order) and its schedule.
 
   Args:

@@ -1,14 +1,26 @@
 """Learning rates as functions of the step: linear warmup, then a decay until the last step."""
 
 from collections.abc import Sequence
+import dataclasses
 
 import optax
 
 from mixer import arguments
 
 
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """Called with a step, from 0, its learning rate; the highest that it has, and the one after the last step."""
+  rate: optax.Schedule
+  peak: float
+  last: float
+
+  def __call__(self, step):
+    return self.rate(step)
+
+
 def linear(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float | None = None,
-           end_factor: float | None = None) -> optax.Schedule:
+           end_factor: float | None = None) -> Schedule:
   """From 0 up to `peak` over the warmup, then straight down: the paper's pre-training (section 3).
 
   Args:
@@ -23,10 +35,10 @@ def linear(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float |
     raise arguments.ArgumentError(f'end is {end} and end_factor is {end_factor}, which is {end_factor * peak} at this '
                                   'peak; set only one of them')
   last = (end or 0.) if end_factor is None else end_factor * peak
-  return _after_warmup(optax.linear_schedule(peak, last, total_steps - warmup_steps), peak, warmup_steps)
+  return _after_warmup(optax.linear_schedule(peak, last, total_steps - warmup_steps), peak, last, warmup_steps)
 
 
-def cosine(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float = 0.) -> optax.Schedule:
+def cosine(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float = 0.) -> Schedule:
   """From 0 up to `peak` over the warmup, then half a cosine down to `end`: the paper's fine-tuning (section 3).
 
   Args:
@@ -35,10 +47,10 @@ def cosine(*, peak: float, total_steps: int, warmup_steps: int = 0, end: float =
   """
   arguments.check(dict(warmup_steps=warmup_steps, end=end), at_least=0)
   decay = optax.cosine_decay_schedule(peak, total_steps - warmup_steps, alpha=end / peak if peak else 0.)
-  return _after_warmup(decay, peak, warmup_steps)
+  return _after_warmup(decay, peak, end, warmup_steps)
 
 
-def steps(*, peak: float, total_steps: int, drops: Sequence[float], warmup_steps: int = 0) -> optax.Schedule:
+def steps(*, peak: float, total_steps: int, drops: Sequence[float], warmup_steps: int = 0) -> Schedule:
   """From 0 up to `peak` over the warmup, then a tenth of it, a hundredth and so on: BiT's pre-training (section 3.3).
 
   Args:
@@ -57,11 +69,11 @@ def steps(*, peak: float, total_steps: int, drops: Sequence[float], warmup_steps
                      f'increase, after the {warmup_steps} steps of warmup and before the last of {total_steps}')
   # optax counts them from the end of the warmup.
   after = optax.piecewise_constant_schedule(peak, {boundary - warmup_steps: 0.1 for boundary in boundaries[1:-1]})
-  return _after_warmup(after, peak, warmup_steps)
+  return _after_warmup(after, peak, peak * 0.1**len(drops), warmup_steps)
 
 
-def _after_warmup(decay, peak, warmup_steps):
-  return optax.join_schedules([optax.linear_schedule(0, peak, warmup_steps), decay], [warmup_steps])
+def _after_warmup(decay, peak, last, warmup_steps):
+  return Schedule(optax.join_schedules([optax.linear_schedule(0, peak, warmup_steps), decay], [warmup_steps]), peak, last)
 
 
 SCHEDULES = {'linear': linear, 'cosine': cosine, 'steps': steps}

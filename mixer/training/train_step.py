@@ -17,6 +17,7 @@ from mixer.data import normalize
 from mixer.training import losses
 from mixer.training import metrics
 from mixer.training import mixup as mixup_lib
+from mixer.training import sam as sam_lib
 
 
 @flax.struct.dataclass
@@ -34,7 +35,7 @@ def init(model, optimizer, image_shape, seed: int) -> TrainState:
 
 
 def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, seed: int, loss: str, mixup: float,
-               accumulate: int):
+               accumulate: int, sam: sam_lib.Sam | None = None):
   """Takes one step, on one device under the mapped axis 'batch'.
 
   All randomness is a function of the seed, the step and an example's index in the global batch; the number of devices
@@ -48,11 +49,12 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
     loss: 'softmax_xent' or 'sigmoid_xent'.
     mixup: alpha of its Beta distribution, p of Table 4; 0 for none.
     accumulate: the number of microbatches, processed one after the other to save memory; it must divide b.
+    sam: GSAM, or None. Its groups are microbatches of their own.
 
   Returns:
     The next state, and {'loss', 'grad_norm', 'learning_rate'}: means over all devices; the norm before clipping.
     If each image has one class and mixup is off, also 'top1': the accuracy on the batch, with its augmentation and
-    dropout.
+    dropout. With `sam` also 'surrogate_gap': how much higher the loss is at the perturbed weights.
   """
   loss_function = configuration.lookup('step', 'loss', loss, losses.LOSSES)
   size = batch['image'].shape[0]
@@ -72,19 +74,22 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
     hits = {'top1': metrics.precision_at_1(logits, targets).mean()} if has_accuracy else {}
     return loss_function(logits, targets).mean(), hits
 
-  grad = jax.value_and_grad(mean_loss, has_aux=True)
-  if accumulate == 1:
-    (value, hits), grads = grad(state.params, images, targets, keys)
+  grad, parts = jax.value_and_grad(mean_loss, has_aux=True), accumulate
+  if sam is not None:
+    grad, parts = sam.gradient(grad, sam.rho(learning_rate, state.step)), sam.groups(size, accumulate)
+  if parts == 1:
+    (value, extra), grads = grad(state.params, images, targets, keys)
   else:
-    microbatches = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (images, targets, keys))
+    microbatches = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), (images, targets, keys))
     add = lambda total, microbatch: (jax.tree.map(jnp.add, total, grad(state.params, *microbatch)), None)
-    zero = (jnp.zeros(()), {'top1': jnp.zeros(())} if has_accuracy else {}), jax.tree.map(jnp.zeros_like, state.params)
-    (value, hits), grads = jax.tree.map(lambda x: x / accumulate, jax.lax.scan(add, zero, microbatches)[0])
+    names = ['top1'] * has_accuracy + ['surrogate_gap'] * (sam is not None)
+    zero = (jnp.zeros(()), {name: jnp.zeros(()) for name in names}), jax.tree.map(jnp.zeros_like, state.params)
+    (value, extra), grads = jax.tree.map(lambda x: x / parts, jax.lax.scan(add, zero, microbatches)[0])
 
-  value, hits, grads = jax.lax.pmean((value, hits, grads), 'batch')
+  value, extra, grads = jax.lax.pmean((value, extra, grads), 'batch')
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  logged = {'loss': value, **hits, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
+  logged = {'loss': value, **extra, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
   return TrainState(state.step + 1, params, opt_state), logged
 
 
@@ -94,7 +99,7 @@ def mixup_lambda(alpha: float, seed: int, step):
 
 
 def make_train_step(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: float = 0., accumulate: int = 1,
-                    devices=None):
+                    sam: dict | None = None, devices=None):
   """`train_step` pmapped over all devices: (state, batch) -> (state, metrics). Only the batch has an axis of devices.
 
   The state is replicated, and donated. The batch is not donated: no result could reuse its memory. `devices` may be
@@ -105,14 +110,16 @@ def make_train_step(*, model, optimizer, learning_rate, seed: int, loss: str, mi
     mixup: alpha of its Beta distribution, p of Table 4, at least 0; 0 for none.
     accumulate: the number of microbatches into which a device divides its part of the batch, to save memory; at least
       1, and a divisor of that part.
+    sam: SAM or GSAM: the keywords of `sam.Sam`; None for neither.
 
   Raises:
-    arguments.ArgumentError: if a number is out of range.
+    arguments.ArgumentError, ValueError: if a number is out of range.
   """
   arguments.check(dict(mixup=mixup), at_least=0)
   arguments.check(dict(accumulate=accumulate), at_least=1)
   step = functools.partial(train_step, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed,
-                           loss=loss, mixup=mixup, accumulate=accumulate)
+                           loss=loss, mixup=mixup, accumulate=accumulate,
+                           sam=None if sam is None else configuration.instantiate(sam_lib.Sam, 'step.sam', sam))
   return jax.pmap(step, axis_name='batch', in_axes=(None, 0), out_axes=(None, None), devices=devices, donate_argnums=0)
 
 
