@@ -26,7 +26,8 @@ def below(folder, name: str):
   """
   folder = epath.Path(folder)
   try:
-    path = epath.Path(name) if '://' in name else folder / name
+    # From Python 3.12 on epath takes 'gs://a' / '/b' for 'gs://a/b', where earlier ones take '/b'.
+    path = epath.Path(name) if '://' in name or name.startswith('/') else folder / name
   except KeyError as error:
     raise ValueError(f'{show(name)} is not supported; expected a local path, gs:// or s3://') from error
   check_below(folder, path, name)
