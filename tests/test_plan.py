@@ -460,4 +460,6 @@ def test_a_program_may_have_the_memory_that_is_said(generation):
   product = jax.pmap(lambda x: x @ x, devices=compiler.devices_of(slice_))
   lowered = product.lower(jax.ShapeDtypeStruct((slice_.cores, 2**18, 2**18), jnp.float32))  # 256 GiB a core
   result = compiler.compiled(lowered, counted_once=False)
-  assert not result['fits'] and f'exceeds available HBM ({slice_.generation.usable:g}G)' in result['message']
+  available = re.search(r'exceeds available HBM \(([\d.]+)G\)', result['message'])
+  # Versions of libtpu differ by 0.01; the smaller is said.
+  assert not result['fits'] and 0 <= round(float(available[1]) - slice_.generation.usable, 2) <= 0.01

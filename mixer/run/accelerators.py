@@ -18,8 +18,8 @@ class Generation:
   Attributes:
     cores_per_chip: as JAX counts devices.
     memory: of a core, in GiB, as published; GB in some sources are read as GiB.
-    usable: GiB of a core that a program can use: the "available HBM" by which libtpu 0.0.42.1 rejects one that is too
-      large (tests/test_plan.py).
+    usable: GiB of a core that a program can use: the "available HBM" by which libtpu 0.0.42.1 and 0.0.50.1 reject one
+      that is too large, the smaller of both (tests/test_plan.py).
     peak: bfloat16 FLOP/s of a core, as published.
     slice_name: Cloud TPU's name for a slice of {} TensorCores or chips.
     units_per_core: how many of those TensorCores or chips a core counts as.
@@ -48,9 +48,9 @@ GENERATIONS = {
     # 197 TFLOP/s and 16 GB a chip: cloud.google.com/tpu/docs/v5e.
     'v5e': Generation(1, 16., 15.75, 197e12, 'v5litepod-{}', 1, _PLANE),
     # 459 TFLOP/s and 95 GB a chip: cloud.google.com/tpu/docs/v5p.
-    'v5p': Generation(1, 95., 95.74, 459e12, 'v5p-{}', 2, _SPACE),
+    'v5p': Generation(1, 95., 95.73, 459e12, 'v5p-{}', 2, _SPACE),
     # 918 TFLOP/s and 32 GB a chip: cloud.google.com/tpu/docs/v6e.
-    'v6e': Generation(1, 32., 31.25, 918e12, 'v6e-{}', 1, _PLANE),
+    'v6e': Generation(1, 32., 31.24, 918e12, 'v6e-{}', 1, _PLANE),
 }
 
 
