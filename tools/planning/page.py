@@ -82,6 +82,7 @@ def compile_all(plans: list[arithmetic.Plan], kept: Kept, after_each):
 def page(plans: list[arithmetic.Plan], kept: Kept, utilisation: float, path: str) -> str:
   """The page of all plans, in Markdown."""
   quick, of_compiler, gib = [], [], lambda size: size / arithmetic.GIB
+  compiled_with = ', '.join(sorted({row['jax'] for plan in plans if (row := kept.get(plan))} or {jax.__version__}))
   for plan in plans:
     name = f'`{plan.name.removeprefix("configs/").replace(".py", "")}`'
     paper = f'{plan.paper_core_days:,} ({plan.paper_utilisation:.0%})' if plan.paper_core_days else ''
@@ -109,7 +110,7 @@ def page(plans: list[arithmetic.Plan], kept: Kept, utilisation: float, path: str
 After this page you know which slice each pre-training config fits, and its memory and time there by arithmetic and by
 the compiler.
 
-Made by `python -m tools.plan --all --compile --out={path}`, with JAX {jax.__version__}, without a TPU. For one config:
+Made by `python -m tools.plan --all --compile --out={path}`, with JAX {compiled_with}, without a TPU. For one config:
 `python -m tools.plan --config=configs/mixer_b16_i21k.py`. Nothing here was measured on a TPU.
 
 ## By arithmetic
