@@ -1,11 +1,15 @@
 """Eight simulated devices, for all tests. The environment must be set before JAX starts."""
 
+import contextlib
 import os
 import pathlib
 import signal
 import sys
 
 import pytest
+
+with contextlib.suppress(ImportError):  # PyTorch's builds for GPUs have it, and load it; after TensorFlow it crashes
+  import triton  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
