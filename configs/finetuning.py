@@ -26,18 +26,19 @@ TASKS = {
 
 
 def row_of(task: str) -> dict:
-  """The row of one of TASKS, or else of an image folder: its folders test and, for dev, val.
+  """The row of one of TASKS, or else of an image folder: its folders test and, for dev, val or validation.
 
-  Without a folder val, 10 % of the training images, chosen by content, are held out for dev; and without test, what dev
+  Without one for dev, 10 % of the training images, chosen by content, are held out for dev; and without test, what dev
   holds out is scored, by the name that it has as a split.
   """
   if task in TASKS:
     return TASKS[task]
   root = pathlib.Path(task).expanduser()
   has = lambda name: not root.is_dir() or (root / name).is_dir()
-  row = _task(500) if has('val') else _task(500, 'train[:90%]', 'train[90%:]')
+  val = next((name for name in ('val', 'validation') if has(name)), None)
+  row = _task(500, dev=val) if val else _task(500, 'train[:90%]', 'train[90%:]')
   if not has('test'):
-    row.update(train=row['dev_train'], test=row['dev'], scored='val' if has('val') else 'dev')
+    row.update(train=row['dev_train'], test=row['dev'], scored=val or 'dev')
   return row
 
 

@@ -1,9 +1,10 @@
-"""A Mixer from scratch on an image folder of yours: image_folder.py:PATH[,VARIANT[,RESOLUTION]].
+"""A Mixer from scratch on an image folder of yours: image_folder.py:PATH[,VARIANT[,RESOLUTION]][,dev].
 
 PATH, without a comma: root/train/CLASS/*.jpg, scored on each of root/val, root/validation and root/test; without these,
-or as root/CLASS/*.jpg, scored on 10 % of the images, chosen by content and not trained on, as `dev`. VARIANT: nano (by
-default), S, or B; RESOLUTION: a multiple of 8, in pixels, by default 32, 64 or 224, the largest that half of a sample of
-JPEG and PNG files reach (32 if none do).
+or as root/CLASS/*.jpg, scored on 10 % of the images, chosen by content and not trained on, as `dev`. With a last option
+`dev` it is always scored so, to choose fields on (tools.sweep does). VARIANT: nano (by default), S, or B; RESOLUTION: a
+multiple of 8, in pixels, by default 32, 64 or 224, the largest that half of a sample of JPEG and PNG files reach (32 if
+none do).
 
   images below   epochs   mixup   weight decay   batch      parameters, 10 classes    32     64    224 pixels
   2,000          200      0.5     0.3            64         nano, millions            1.1    1.2    1.4
@@ -32,9 +33,10 @@ UNNAMED = 'PATH of --config=configs/image_folder.py:PATH'
 
 def get_config(which: str | None = None):
   """The config; without `which`, that of 1,000 images of 32 pixels in a folder yet to be named."""
-  path, variant, side = _parse(which) if which else (UNNAMED, 'nano', 32)
+  path, variant, side, dev = _parse(which) if which else (UNNAMED, 'nano', 32, False)
   root = pathlib.Path(path).expanduser()
   files, scored = _read(root, path) if which else (range(1_000), ())
+  scored = () if dev else scored
   side = side or _resolution(files)
   _, epochs, mixup, decay, batch = next(row for row in RECIPES if len(files) < row[0])
 
@@ -57,20 +59,22 @@ def get_config(which: str | None = None):
   return config
 
 
-def _parse(which) -> tuple[str, str, int | None]:
-  """PATH, VARIANT and RESOLUTION."""
+def _parse(which) -> tuple[str, str, int | None, bool]:
+  """PATH, VARIANT, RESOLUTION, and whether the last option is `dev`."""
   parts = which.split(',')
+  if dev := len(parts) > 1 and parts[-1] == 'dev':
+    parts.pop()
   with_comma = [','.join(parts[:k]) for k in range(2, len(parts) + 1)]
   if path := next((path for path in with_comma if pathlib.Path(path).expanduser().is_dir()), None):
     raise ValueError(f"image_folder.py:{which}: the folder {path} has a comma in its name, and here a comma ends PATH; "
                      f"rename the folder, or link to it: ln -s '{path}' photos")
   path, variant, side = (*parts[:3], *('nano', '')[len(parts) - 1:])
-  form = f'image_folder.py:{which} is not PATH[,VARIANT[,RESOLUTION]]'
+  form = f'image_folder.py:{which} is not PATH[,VARIANT[,RESOLUTION]][,dev]'
   if len(parts) > 3 or variant not in VARIANTS:
     raise ValueError(f'{form}: PATH has no comma, VARIANT is one of {", ".join(VARIANTS)}')
   if side and not (side.isdecimal() and int(side) and int(side) % 8 == 0):
     raise ValueError(f'{form}: RESOLUTION is a multiple of 8, in pixels')
-  return path, variant, int(side) if side else None
+  return path, variant, int(side) if side else None, dev
 
 
 def _read(root, path):

@@ -124,6 +124,7 @@ def test_one_override_changes_the_images_of_training_and_evaluation():
     (('train', 'val', 'test'), 'train', ('test', 'test'), 'train', 'val'),
     (('train', 'test'), 'train', ('test', 'test'), 'train[:90%]', 'train[90%:]'),
     (('train', 'val'), 'train', ('val', 'val'), 'train', 'val'),
+    (('train', 'validation'), 'train', ('validation', 'validation'), 'train', 'validation'),
     (('cat', 'dog'), 'train[:90%]', ('dev', 'train[90%:]'), 'train[:90%]', 'train[90%:]')])
 def test_fine_tuning_scores_what_an_image_folder_has(tmp_path, folders, split, scored, dev_split, dev):
   for name in folders:

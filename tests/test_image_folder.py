@@ -34,6 +34,9 @@ def test_size_batch_and_splits_come_from_the_folder(tmp_path):
   assert (config.data.split, config.evals.validation.split, config.model.patch_size) == ('train', 'validation', 16)
   folder(root, 'cat', split='test')
   assert set(image_folder.get_config(str(root)).evals) == {'validation', 'test'}
+  for options in ('dev', 'S,dev', 'S,64,dev'):  # as tools.sweep asks
+    config = image_folder.get_config(f'{root},{options}')
+    assert config.data.split == 'train[:90%]' and config.evals.dev.split == 'train[90%:]' and set(config.evals) == {'dev'}
 
 
 def test_folders_of_classes_alone_are_the_split_train(tmp_path):
@@ -69,7 +72,7 @@ def test_the_recipe_depends_on_the_number_of_images(tmp_path):
     ((), '', r'/train has 0 folders of images \(no .* ends in .jpg.*\), and training takes at least 2, one a class; lay the images'),
     (('cat',), '', r'/train has 1 folders of images \(cat\), and'),
     (('cat', 'dog'), ',huge', 'VARIANT is one of nano, S, B'),
-    (('cat', 'dog'), ',S,64,3', r'is not PATH\[,VARIANT\[,RESOLUTION\]\]: PATH has no comma'),
+    (('cat', 'dog'), ',S,64,3', r'is not PATH\[,VARIANT\[,RESOLUTION\]\]\[,dev\]: PATH has no comma'),
     (('cat', 'dog'), ',nano,30', 'RESOLUTION is a multiple of 8'),
     (('cat', 'dog'), ',nano,x', 'RESOLUTION is a multiple of 8')])
 def test_what_is_no_image_folder_is_refused_in_a_line(tmp_path, classes, options, message):

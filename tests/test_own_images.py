@@ -47,7 +47,7 @@ def test_what_the_table_sets_exists(tmp_path):
     config = image_folder.get_config(f'{root}{options}')
     configuration.set_fields(config, [text.replace("'", '') for text in re.findall(r'--config\.(\S+?)[\s`]', table)])
     config_fields.check(config)
-  assert (config.data.split, config.evals.dev.split) == ('train[:80%]', 'train[80%:]')
+  assert (config.data.split, config.evals.dev.split) == ('train[:90%]', 'train[90%:]')
 
 
 @pytest.mark.slow
