@@ -1,6 +1,6 @@
 """MLP-Mixer in JAX and Flax.
 
-`load` and `create` are for use from Python (docs/python.md); they are imported at their first use, JAX and Flax with them.
+`load`, `create` and `save` are for use from Python (docs/python.md); they are imported at their first use, JAX and Flax with them.
 """
 
 import os
@@ -15,7 +15,7 @@ if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
 if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
   os.environ.setdefault('NPROC', '32')  # read when JAX starts: threads enough for simulated devices to meet
 
-__all__ = ['Prediction', 'Weights', 'create', 'load']  # noqa: F822  by __getattr__
+__all__ = ['Prediction', 'Weights', 'create', 'load', 'save']  # noqa: F822  by __getattr__
 
 
 def __getattr__(name: str):

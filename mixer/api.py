@@ -4,12 +4,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixer import arguments
 from mixer import models
 from mixer.weights import load
 from mixer.weights import Prediction
+from mixer.weights import save
 from mixer.weights import Weights
 
-__all__ = ['Prediction', 'Weights', 'create', 'load']
+__all__ = ['Prediction', 'Weights', 'create', 'load', 'save']
 
 
 def create(name: str, *, variant: str | None = None, num_classes: int | None = None, resolution: int = 224, seed: int = 0,
@@ -30,6 +32,7 @@ def create(name: str, *, variant: str | None = None, num_classes: int | None = N
   Raises:
     ValueError: naming the field that is unknown, missing or out of range.
   """
+  arguments.check(dict(resolution=resolution), at_least=1)
   model = models.build(name=name, variant=variant, num_classes=num_classes, **fields)
   images = jnp.zeros((1, resolution, resolution, 3))
   return model, jax.jit(model.init)(jax.random.key(seed), images)['params']

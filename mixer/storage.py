@@ -29,6 +29,7 @@ ADVICE = {**dict.fromkeys(('PERMISSION_DENIED', 'UNAUTHENTICATED'), SIGN_IN),
           **dict.fromkeys(('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'RESOURCE_EXHAUSTED', 'ABORTED', 'INTERNAL', 'CANCELLED',
                            'UNKNOWN'), RETRY_LATER)}
 # Errors about a file itself: it is missing, or of the wrong kind. All others are about the disk.
+READ = ('gs://',)  # addresses that are read as files
 FILE_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG)
 
 
@@ -57,6 +58,14 @@ def path_of(name) -> epath.Path:
   # After a symlink, '..' is the parent of the link's target, as it is for the system.
   resolve = os.path.realpath if '..' in pathlib.PurePath(name).parts else os.path.abspath
   return Path(resolve(os.path.expanduser(name)))
+
+
+def check_no_url(path):
+  """Raises a ValueError if a path that a person has given is an address that is not of a bucket."""
+  scheme = re.match(r'([a-z][a-z0-9+.-]+)://|(data):', os.fspath(path), re.I)
+  if scheme and scheme[0].lower() not in READ and not os.path.exists(path):
+    raise ValueError(f'{os.fspath(path)[:200]} is a URL, which is not fetched; download it first (curl -O URL), and pass the '
+                     'file')
 
 
 def in_bucket(path) -> bool:

@@ -1,6 +1,7 @@
 """`import mixer` as people use it, against the model applied by hand to images cropped by the input pipeline."""
 
 import pathlib
+import pickle
 import re
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
+import tensorflow as tf
 
 from conftest import ROOT
 import example_images
 import mixer
+from mixer.data import image_files
 from mixer import models
 from mixer import trees
 from mixer import weights as weights_lib
@@ -128,12 +131,13 @@ def test_probabilities_are_each_their_own_after_sigmoid_cross_entropy(loaded):
 
 
 @pytest.mark.parametrize('images, message', [
-    (pixels(1)[:, :8], r'images is \[1, 8, 16, 3\] of uint8; expected \[B, 16, 16, 3\]. predict\(\) resizes images'),
+    (pixels(1)[:, :8], r'images is \[1, 8, 16, 3\] of uint8; expected \[B, 16, 16, 3\]. predict\(\) resizes uint8'),
     (pixels(1)[0], r'images is \[16, 16, 3\] of uint8; expected \[B, 16, 16, 3\]'),
     (pixels(0), r'images is \[0, 16, 16, 3\] of uint8; expected'),
     (pixels(1).astype('int32'), r'images is \[1, 16, 16, 3\] of int32; expected uint8 in \[0, 255\], or floats in \[-1, 1\]'),
     (pixels(1).astype('float32'), r'floats from .* to 255; expected floats in \[-1, 1\], which are 2 \* x - 1'),
     (pixels(1) / 255, r'floats from .* to 1; expected floats in \[-1, 1\]'),
+    (pixels(1) / 260 - 0.02, r'floats from .* expected floats in \[-1, 1\]'),  # in [0, 1], and resized by a bicubic filter
     (np.full((1, 16, 16, 3), np.nan), 'floats from nan to nan; expected floats')])
 def test_arrays_that_the_model_does_not_take_are_refused(loaded, images, message):
   for function in (loaded.logits, loaded.features):
@@ -148,11 +152,65 @@ def test_arrays_that_the_model_does_not_take_are_refused(loaded, images, message
      r'images\[1\] cannot be used: it is \[16, 16, 3\] of float32; expected a path, an image of Pillow, or an array'),
     ([pixels(1)[0, :, :, :1]], ValueError, r'images\[0\] cannot be used: it is \[16, 16, 1\] of uint8; expected'),
     ([np.zeros((2, 200, 3), np.uint8)], ValueError, r'images\[0\] cannot be used: 200 x 2 pixels; the limit'),
+    ([PIL.Image.fromarray(np.zeros((9, 9), np.float32))], ValueError,
+     r"images\[0\] cannot be used: it has Pillow's mode 'F', whose numbers have no fixed range; convert it to L or RGB"),
+    ('https://a.b/c.jpg', ValueError, 'https://a.b/c.jpg is a URL, which is not fetched; download it first'),
     ([], ValueError, 'images is empty; pass at least one')])
 def test_what_cannot_be_predicted_is_named(folder, loaded, images, error, message):
   (folder / 'bad.jpg').write_bytes(b'no image')
   with pytest.raises(error, match=message):
-    loaded.predict(folder / images if isinstance(images, str) else images)
+    loaded.predict(folder / images if isinstance(images, str) and '://' not in images else images)
+
+
+@pytest.mark.parametrize('name', ['https://a.b/c.npz', 's3://b/c.npz'])
+def test_weights_are_not_fetched_from_addresses(name):
+  with pytest.raises(ValueError, match=f'{name} is a URL, which is not fetched; download it first'):
+    mixer.load(name)
+
+
+def test_at_least_one_class_is_asked_for(loaded):
+  with pytest.raises(ValueError, match='top is 0; it must be at least 1'):
+    loaded.predict(pixels(1), top=0)
+
+
+def test_weights_are_shown_in_a_line_and_survive_a_pickle_after_use(loaded):
+  loaded.logits(pixels(1))
+  assert len(repr(loaded)) < 400 and loaded.describe() in repr(loaded)
+  again = pickle.loads(pickle.dumps(loaded))
+  np.testing.assert_array_equal(again.logits(pixels(1)), loaded.logits(pixels(1)))
+
+
+def test_features_of_files_are_those_of_the_images_as_prepared(folder, loaded):
+  paths = sorted(folder.glob('*.png'))
+  prepared = loaded.prepare(paths)
+  assert prepared.shape == (3, 16, 16, 3) and prepared.dtype == np.uint8
+  for images in paths, map(PIL.Image.open, paths):
+    np.testing.assert_array_equal(loaded.features(list(images)), loaded.features(prepared))
+  np.testing.assert_allclose(loaded.logits(paths[0]), loaded.logits(prepared[:1]), rtol=1e-5, atol=1e-5)
+
+
+def test_few_programs_are_compiled_for_all_numbers_of_images():
+  weights = tiny()
+  for number in range(1, 9):
+    weights.logits(pixels(number))
+  compiled, = weights.inference._compiled.values()
+  assert compiled._cache_size() == 4  # of 1, 2, 4 and 8
+
+
+def test_damaged_jpegs_that_tensorflow_takes_give_its_pixels():
+  whole, rng, both = example_images.zoo()['jpeg'][0], np.random.default_rng(0), 0
+  for _ in range(60):
+    damaged = bytearray(whole)
+    damaged[int(rng.integers(len(whole) // 2, len(whole) - 2))] = int(rng.integers(256))
+    try:
+      expected = tf.io.decode_jpeg(bytes(damaged), channels=3).numpy()
+    except tf.errors.OpError:
+      continue
+    np.testing.assert_array_equal(image_files.decode(bytes(damaged)), expected)
+    both += 1
+  assert both > 20
+  with pytest.raises(image_files.Unreadable, match='Premature end of JPEG file'):
+    image_files.decode(whole[:-20])
 
 
 def test_weights_without_a_head_have_features_alone(loaded):
@@ -165,8 +223,9 @@ def test_weights_without_a_head_have_features_alone(loaded):
 
 
 def test_weights_of_permuted_pixels_predict_no_ordinary_images(loaded):
-  with pytest.raises(ValueError, match='was trained on permuted pixels'):
-    tiny(permutation='patches').predict(pixels(1))
+  for method in ('predict', 'logits', 'features', 'prepare'):
+    with pytest.raises(ValueError, match='was trained on permuted pixels'):
+      getattr(tiny(permutation='patches'), method)(pixels(1))
 
 
 def test_create_makes_a_module_and_the_parameters_of_its_seed():
@@ -224,5 +283,5 @@ def test_the_examples_of_the_page_run_and_give_the_shapes_that_it_says(tmp_path,
     for expression, shape in re.findall(r'^(.+\.shape)\s+# (\(.*\))$', block, re.MULTILINE):
       assert str(eval(expression, names)) == shape, expression
       checked += 1
-  assert checked == 5
+  assert checked == 6
   assert len(re.findall(r'^\d+\.\d% \w+', capsys.readouterr().out, re.MULTILINE)) == 3

@@ -143,4 +143,15 @@ def test_without_the_extra_the_command_that_installs_it_is_said(monkeypatch):
 def test_a_model_of_pickles_is_refused(monkeypatch, tmp_path):
   monkeypatch.setattr('huggingface_hub.snapshot_download', lambda *arguments, **fields: str(tmp_path))
   with pytest.raises(ValueError, match="hf-hub:a/b has no model.safetensors. PyTorch's own files are pickles"):
-    hugging_face.fetch('hf-hub:a/b')
+    weights.load('hf-hub:a/b')
+
+
+def test_a_model_without_a_config_is_not_read_by_a_guess(monkeypatch, tmp_path):
+  monkeypatch.setattr('huggingface_hub.snapshot_download', lambda *arguments, **fields: str(tmp_path))
+  weights.timm.write(tiny().params, tmp_path / 'model.safetensors')
+  with pytest.raises(ValueError, match='hf-hub:a/b, commit .* has no config.json that says how its images are normalized; '
+                                       'pass mean and std'):
+    weights.load('hf-hub:a/b')
+  assert 'mean 0, std 1 (as set)' in weights.load('hf-hub:a/b', mean=0, std=1).source
+  weights.save(tiny(), tmp_path / 'model.safetensors')  # one of ours, which says it itself
+  assert 'converted from drawn' in weights.load('hf-hub:a/b').source

@@ -219,7 +219,7 @@ def test_a_crop_that_is_not_supported_is_said(tmp_path):
 def test_folders_of_other_things_are_refused_in_plain_words(tmp_path):
   (tmp_path / 'config.json').write_text('{"architectures": ["ViTForImageClassification"]}')
   (tmp_path / 'pytorch_model.bin').write_bytes(b'')
-  with pytest.raises(ValueError, match=r"holds pytorch_model\.bin and no model\.safetensors. PyTorch's own files are pickles"):
+  with pytest.raises(ValueError, match=r"holds pytorch_model\.bin, has no model\.safetensors. PyTorch's own files are pickles"):
     weights.load(tmp_path)
   safetensors.numpy.save_file({'vit.layernorm.bias': np.ones(3, np.float32)}, tmp_path / 'model.safetensors')
   with pytest.raises(ValueError, match=r"config\.json is of the transformers library \(\['ViTForImageClassification'\]\)"):

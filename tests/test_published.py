@@ -66,8 +66,8 @@ def test_a_download_that_ends_early_leaves_nothing(served, tmp_path):
   content, requests = served
   content['length'] = len(content['body']) + 1000
   with pytest.raises(OSError, match=r'http://127\.0\.0\.1:\d+/mixer_models/imagenet1k/Mixer-B_16\.npz cannot be '
-                                    r'downloaded to .*: .*the connection ended after [\d,]+ of [\d,]+ bytes.* Download '
-                                    r"it by other means, and pass its path instead of 'imagenet1k/Mixer-B_16'"):
+                                    r'downloaded: .*the connection ended after [\d,]+ of [\d,]+ bytes.* Download '
+                                    r'it by other means, and save it as \S+/imagenet1k/Mixer-B_16\.npz'):
     published.fetch(NAME)
   assert kept(tmp_path) == []
   content['length'] = None
@@ -91,10 +91,10 @@ def test_damaged_content_of_the_right_size_is_refused(served, tmp_path):
 
 
 def test_an_address_that_cannot_be_reached_is_named_with_the_way_out(served, tmp_path, monkeypatch):
-  with pytest.raises(OSError, match=r'/sam/Mixer-B_32\.npz cannot be downloaded to .*404.* pass its path instead of'):
+  with pytest.raises(OSError, match=r'/sam/Mixer-B_32\.npz cannot be downloaded: .*404.* save it as \S+/sam/Mixer-B_32\.npz'):
     published.fetch('sam/Mixer-B_32')
   monkeypatch.setattr(published, 'ADDRESS', 'http://127.0.0.1:9/mixer_models')
-  with pytest.raises(OSError, match=r'http://127\.0\.0\.1:9/mixer_models/.*refused.* pass its path instead of'):
+  with pytest.raises(OSError, match=r'http://127\.0\.0\.1:9/mixer_models/.*refused.* save it as '):
     published.fetch(NAME)
   assert kept(tmp_path) == []
 

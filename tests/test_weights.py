@@ -135,7 +135,7 @@ def test_all_that_is_known_of_weights_is_in_their_file(tmp_path, suffix):
   weights.save(saved, tmp_path / f'w.{suffix}')
   loaded = weights.load(tmp_path / f'w.{suffix}')
   assert example_weights.equal(loaded.params, saved.params)
-  assert loaded == dataclasses.replace(saved, params=loaded.params, source=f'{tmp_path}/w.{suffix}, converted from a run')
+  assert vars(loaded) == vars(saved) | {'params': loaded.params, 'source': f'{tmp_path}/w.{suffix}, converted from a run'}
   with pytest.raises(ValueError, match=r"w\.\w+.* says that w\.\w+ takes pixels in \[-1, 1\]; leave out mean and std"):
     weights.load(tmp_path / f'w.{suffix}', mean=0, std=1)
 
@@ -161,7 +161,7 @@ def test_a_kill_while_a_file_is_saved_leaves_none_that_is_read_otherwise(tmp_pat
     weights.save(saved, tmp_path / 'w.npz')
   of, name = killed.split('.')
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(weights.loading, of, mock.Mock(wraps=getattr(weights.loading, of), **{f'{name}.side_effect': KeyboardInterrupt}))
+    patch.setattr(weights.saving, of, mock.Mock(wraps=getattr(weights.saving, of), **{f'{name}.side_effect': KeyboardInterrupt}))
     weights.save(dataclasses.replace(saved, params=example_weights.params(seed=1), class_names=None), tmp_path / 'w.npz')
   if not before:
     assert not (tmp_path / 'w.npz').exists()
@@ -469,7 +469,7 @@ def test_timms_config_beside_a_file_is_kept_or_replaced_with_it(run, tmp_path, m
     convert.main([str(run), str(out), '--overwrite'])
   monkeypatch.setattr(weights.pretrained_cfg, '_architecture', lambda model: 'mixer_b16_224')
   with monkeypatch.context() as patch, pytest.raises(SystemExit, match='error: full'):
-    patch.setattr(weights.loading, 'os', mock.Mock(wraps=weights.loading.os, **{'replace.side_effect': OSError('full')}))
+    patch.setattr(weights.saving, 'os', mock.Mock(wraps=weights.saving.os, **{'replace.side_effect': OSError('full')}))
     convert.main([str(run), str(out), '--overwrite'])
   assert [path.name for path in tmp_path.iterdir()] == ['config.json']
   assert config.read_text() == '{"pretrained_cfg": {}}'

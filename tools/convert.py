@@ -16,6 +16,7 @@ All of them take pixels in [-1, 1], mean 0.5 and std 0.5.
 Exit code 1 for files that cannot be read or written, 2 for wrong flags.
 """
 
+import os
 import pathlib
 import sys
 
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None):
   to_hub = flags.to == 'hf'
   if to_hub and (not out.parent.is_dir() or out.suffix in ('.npz', '.safetensors')):
     raise ValueError(f'{out}: --to=hf writes a folder, whose parent must exist; pass NAME, without .npz or .safetensors')
+  if to_hub and os.path.lexists(out) and not out.is_dir():
+    raise ValueError(f'{out} is a file, and --to=hf writes a folder; pass another name')
   if not to_hub or out.is_dir():
     weights.check_can_save(out / 'model.safetensors' if to_hub else out)
   for path in [*weights.files_of(out / 'model.safetensors'), out / 'README.md'] if to_hub else weights.files_of(out):

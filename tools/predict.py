@@ -14,7 +14,6 @@ import io
 import json
 import os
 import pathlib
-import re
 import sys
 
 from etils import epy
@@ -22,6 +21,8 @@ import numpy as np
 import tqdm
 
 from mixer.data import class_names
+from mixer import safe_io
+from mixer import storage
 from mixer import user_errors
 from tools import weights_flags
 
@@ -32,7 +33,6 @@ with epy.lazy_imports():  # JAX and Matplotlib, which --help and a wrong flag ne
   from mixer.weights import inference
 
 DRAWN = 96  # the most images in the picture
-READ = ('gs://',)  # URLs that are read as files
 
 
 def find(arguments: list[str], stdin) -> list[str]:
@@ -60,9 +60,7 @@ def find(arguments: list[str], stdin) -> list[str]:
   if not paths:
     raise ValueError('no images: stdin lists none; pass files, folders, or their paths on stdin, one per line')
   for path in paths:
-    scheme = re.match(r'([a-z][a-z0-9+.-]+)://|(data):', path, re.I)
-    if scheme and scheme[0].lower() not in READ and not os.path.exists(path):
-      raise ValueError(f'{path[:200]} is a URL, which is not fetched; download it first (curl -O URL), and pass the file')
+    storage.check_no_url(path)
   return paths
 
 
@@ -75,12 +73,12 @@ def _listed(stdin):
   if '\0' in text:  # in no path, and in every image
     raise ValueError('stdin must list paths, one per line, and these bytes are none: pass the path of an image, not its '
                      'content (and for find -print0 use -print)')
-  return [line for line in text.splitlines() if line.strip()]
+  return [line for line in text.split('\n') if line.strip()]
 
 
 def read_class_names(path: str, num_classes: int) -> list[str]:
   """The lines of a file, or a ValueError if they are not as many as the model has classes."""
-  names = pathlib.Path(path).read_text().splitlines()
+  names = safe_io.text(path).removesuffix('\n').split('\n')
   if len(names) != num_classes:
     raise ValueError(f'--class_names={path} has {len(names):,} lines, and the model has {num_classes:,} classes; it '
                      'must name each class in its own line, in the order of their numbers')

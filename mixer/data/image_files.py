@@ -82,14 +82,26 @@ def decode(data: bytes) -> np.ndarray:
   with _as_unreadable():
     if first and first.plain and data.startswith(b'\xff\xd8'):
       _check(first.pixels)
-      # With TensorFlow's faster, less exact cosine transform.
-      return simplejpeg.decode_jpeg(data, 'RGB', fastdct=True, fastupsample=False)
+      as_tensorflow = dict(colorspace='RGB', fastdct=True, fastupsample=False)  # its less exact cosine transform
+      try:
+        return simplejpeg.decode_jpeg(data, **as_tensorflow)
+      except ValueError as error:
+        if not str(error).startswith('Corrupt JPEG data'):  # of which TensorFlow only warns
+          raise
+        return simplejpeg.decode_jpeg(data, **as_tensorflow, strict=False)
     return np.asarray(_decoded(_open(data, image_headers.FORMATS.split(', ')), upright=True))
 
 
 def upright(image: PIL.Image.Image) -> np.ndarray:
-  """The pixels of Pillow's image as people see it: `rgb`. -> [H, W, 3] uint8."""
-  return np.asarray(rgb(image, image_headers.orientation(image.info.get('exif', b''))))
+  """The pixels of Pillow's image as people see it. -> [H, W, 3] uint8.
+
+  Raises:
+    Unreadable: if it cannot be decoded, or has numbers of no fixed range.
+  """
+  if image.mode in ('I', 'F'):
+    raise Unreadable(f"it has Pillow's mode {image.mode!r}, whose numbers have no fixed range; convert it to L or RGB")
+  with _as_unreadable():
+    return np.asarray(_decoded(image, upright=True))
 
 
 def normalize(data):

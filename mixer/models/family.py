@@ -48,6 +48,7 @@ class TimmNames:
     architecture: our variant -> timm's name of the model, or None.
     from_timm: (timm's arrays, the file's metadata) -> arrays with timm's names and shapes, or with ours.
     to_timm: our arrays -> (arrays with our names, or with timm's names and shapes; metadata of the file).
+    tanh_gelu: whether our GELU is the tanh approximation of timm's.
     pixels: {pattern of a file's name: mean, std and the like of timm's pretrained_cfg}, for files without config.json.
   """
   pattern: str
@@ -57,6 +58,7 @@ class TimmNames:
   block_pattern: str = r'blocks\.(\d+)\.'
   from_timm: Callable[[dict, dict], dict] = lambda arrays, metadata: arrays
   to_timm: Callable[[dict], tuple[dict, dict]] = lambda arrays: (arrays, {})
+  tanh_gelu: bool = True
   pixels: dict[str, dict] = dataclasses.field(default_factory=dict)
 
 

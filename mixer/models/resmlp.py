@@ -262,5 +262,5 @@ FAMILY = ModelFamily(
     token_filters=lambda params, block: params[f'ResBlock_{block}']['token_mixing']['kernel'].T,
     timm=family.TimmNames(
         pattern=r'blocks\.\d+\.(linear_tokens|gamma_1)', names=timm_names, first_conv='stem.proj', architecture=TIMM.get,
-        from_timm=from_timm, to_timm=to_timm,
+        from_timm=from_timm, to_timm=to_timm, tanh_gelu=False,
         pixels={'^resmlp': family.IMAGENET_PIXELS}))  # as its authors; timm's config.json has a crop_pct of 0.875

@@ -47,9 +47,6 @@ def fetch(name: str) -> tuple[pathlib.Path, str]:
     raise ValueError(f'{name} is no name of a model: {_first_line(error)}') from error
   except Exception as error:  # the Hub's errors, the connection's, and those of the disk have no class in common
     raise OSError(f'{name} cannot be downloaded: {_first_line(error)}') from error
-  if not (folder / FILES[0]).exists():
-    raise ValueError(f"{name} has no {FILES[0]}. PyTorch's own files are pickles, and sharded models are not supported; "
-                     'choose a model that has it')
   return folder, folder.name
 
 
@@ -70,20 +67,18 @@ def card(weights, architecture: str | None, results: dict) -> str:
   header = [*(['library_name: timm'] * bool(architecture)), f'pipeline_tag: {tags[0]}', f'tags: {json.dumps([*tags, "jax"])}']
   facts = {'parameters': f'{trees.count(weights.params):,}', 'classes': f'{classes:,}' if classes else 'none, without a head',
            'images': f'{side} x {side} pixels in [-1, 1] (mean 0.5, std 0.5), {weights.crop} from {weights.with_crop().resize}',
-           'loss': weights.loss, 'source': weights.source,
-           **{name: f'{value:.4f}' if name.endswith('/loss') else f'{value:.2%}' if value <= 1 else f'{value:,}'
+           'loss': weights.loss,
+           **{name.replace('|', '\\|'): f'{value:.4f}' if name.endswith('/loss') else f'{value:.2%}' if value <= 1 else f'{value:,}'
               for name, value in results.items()}}
-  timm = f"""
-In timm, as `{architecture}`. The authors' Mixer and ViT have GELU's tanh approximation, and timm the exact one: `act_layer`
-gives the same logits.
-
-```python
-import functools, timm, torch
-
-tanh = functools.partial(torch.nn.GELU, approximate='tanh')
-model = timm.create_model('hf-hub:OWNER/NAME', pretrained=True, act_layer=tanh)  # or 'local-dir:FOLDER'
-```
-"""
+  names = models.LOADABLE[weights.model['name']].timm
+  tanh = bool(names and names.tanh_gelu)
+  timm = '\n'.join([
+      '', f'In timm, as `{architecture}`' + (", whose GELU is exact. The authors' is its tanh approximation, which `act_layer` "
+                                            'gives:' if tanh else ':'), '', '```python',
+      'import functools, timm, torch' if tanh else 'import timm', '',
+      *(["tanh = functools.partial(torch.nn.GELU, approximate='tanh')"] * tanh),
+      f"model = timm.create_model('hf-hub:OWNER/NAME', pretrained=True{', act_layer=tanh' * tanh})  # or 'local-dir:FOLDER'",
+      '```', ''])
   return '\n'.join(['---', *header, '---', '', f'# {models.describe(weights.model)}', '', '| | |', '| --- | --- |',
                     *(f'| {name} | {value} |' for name, value in facts.items()), '', '## Use', '',
                     'In JAX, with mlp-mixer-jax:', '', '```python', 'import mixer', '',

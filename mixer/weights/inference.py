@@ -6,6 +6,7 @@ import os
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
@@ -16,9 +17,11 @@ from mixer.data import image_paths
 from mixer.data import normalize
 from mixer import models
 from mixer.run import devices
+from mixer import storage
 from mixer.training import losses
 
 BATCH_SIZE = 32  # images that the model takes at a time
+ONE = str, os.PathLike, PIL.Image.Image  # an image that is to be prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,7 @@ def best(probabilities, names: Sequence | None, top: int) -> list[Prediction]:
 
 
 class Inference:
-  """A model of loaded weights, its parameters on the device, compiled once for each number of images."""
+  """A model of loaded weights, its parameters copied to the device."""
 
   def __init__(self, weights):
     """`weights`: a `mixer.weights.Weights`."""
@@ -57,14 +60,14 @@ class Inference:
     self._compiled: dict[Callable, Callable] = {}
 
   def logits(self, images) -> np.ndarray:
-    """[B, K] float32 of images as `as_model_takes` lists them."""
-    return self._over_batches(self._logits, self.as_model_takes(images))
+    """[B, K] float32 of arrays as `as_model_takes` lists them, or of others that `as_pixels` takes."""
+    return self._over_batches(self._logits, self._taken(images))
 
   def features(self, images, tokens: bool = False) -> np.ndarray:
     """What the head is applied to, [B, C], or the tokens that it is the mean of, [B, S, C], in float32."""
     if tokens and not self._family.tokens:
       raise ValueError(f'{self._family.title} has no tokens; leave out tokens=True for its features')
-    return self._over_batches(self._tokens if tokens else self._features, self.as_model_takes(images))
+    return self._over_batches(self._tokens if tokens else self._features, self._taken(images))
 
   def predict(self, images, top: int) -> list[list[Prediction]]:
     """The `top` classes of each image of `as_pixels`, most probable first."""
@@ -85,6 +88,10 @@ class Inference:
     for index, images, probabilities in devices.dispatch_ahead(under_way):
       yield from zip(index, images, np.asarray(probabilities))
 
+  def _taken(self, images) -> np.ndarray:
+    first = images if hasattr(images, 'ndim') else next(iter([images] if isinstance(images, ONE) else images), None)
+    return self.as_model_takes(self.as_pixels(images) if isinstance(first, ONE) else images)
+
   def as_pixels(self, images) -> np.ndarray:
     """Images of any size to those that the model takes. -> [B, R, R, 3] uint8, or floats as they are.
 
@@ -96,10 +103,12 @@ class Inference:
     Raises:
       ValueError, OSError: naming the file, or the place in the sequence, of what cannot be read.
     """
-    if isinstance(images, (str, os.PathLike, PIL.Image.Image)) or getattr(images, 'ndim', None) == 3:
+    if isinstance(images, ONE) or getattr(images, 'ndim', None) == 3:
       images = [images]
-    if hasattr(images, 'ndim') and np.issubdtype(images.dtype, np.floating):
-      return images
+    if hasattr(images, 'ndim'):
+      images = np.asarray(images)
+      if _is_float(images):
+        return images
     cropped = [self._crop(image, place) for place, image in enumerate(images)]
     if not cropped:
       raise ValueError('images is empty; pass at least one')
@@ -109,6 +118,7 @@ class Inference:
     where = image if isinstance(image, (str, os.PathLike)) else f'images[{place}]'
     try:
       if isinstance(image, (str, os.PathLike)):
+        storage.check_no_url(image)
         image = image_files.decode(image_files.read(epath.Path(image)))
       elif isinstance(image, PIL.Image.Image):
         image = image_files.upright(image)
@@ -117,6 +127,8 @@ class Inference:
         raise ValueError(f'it is {_said(image)}; expected a path, an image of Pillow, or an array [H, W, 3] of uint8')
       return crops.crop(image, self._weights.crop, self._weights.resize, self._weights.resolution)
     except OSError as error:
+      if error.errno is None:  # Pillow's
+        raise ValueError(f'{where} cannot be used: {error}') from error
       raise type(error)(error.errno, error.strerror or str(error), str(where)) from error
     except ValueError as error:
       raise ValueError(f'{where} cannot be used: {error}') from error
@@ -125,25 +137,27 @@ class Inference:
     """[B, R, R, 3] uint8 in [0, 255], or floats in [-1, 1], of the side R that the model takes -> the same.
 
     Raises:
-      ValueError: showing what it is instead. Floats without one below 0 count as pixels in [0, 1], unless all are 0.
+      ValueError: showing what it is instead. Floats of which none is below -0.1 count as pixels in [0, 1], unless all are 0.
     """
     images = np.asarray(images)
     side = self._weights.resolution
     if images.ndim != 4 or images.shape[1:] != (side, side, 3) or not len(images):
-      raise ValueError(f'images is {_said(images)}; expected [B, {side}, {side}, 3]. predict() resizes images of any size')
+      raise ValueError(f'images is {_said(images)}; expected [B, {side}, {side}, 3]. predict() resizes uint8 of any size')
     if images.dtype == np.uint8:
       return images
-    if not np.issubdtype(images.dtype, np.floating):
+    if not _is_float(images):
       raise ValueError(f'images is {_said(images)}; expected uint8 in [0, 255], or floats in [-1, 1]')
+    images = images.astype(np.float32)
     low, high = images.min(), images.max()
-    if not (-1.01 <= low and high <= 1.01) or (low >= 0 and high > 0):
-      raise ValueError(f'images are floats from {low:.3g} to {high:.3g}; expected floats in [-1, 1], which are '
-                       '2 * x - 1 for x in [0, 1], or uint8 in [0, 255]')
-    return images.astype(np.float32)
+    if not (-1.01 <= low and high <= 1.01) or (low > -0.1 and (low or high)):
+      raise ValueError(f'images are floats from {low:.3g} to {high:.3g}; expected floats in [-1, 1], which are 2 * x - 1 '
+                       'for x in [0, 1], or uint8 in [0, 255]. model, params = weights.build() takes any floats')
+    return images
 
   def _over_batches(self, function, images) -> np.ndarray:
     """The results for all images, computed BATCH_SIZE at a time; the last batch is filled up, so that one program does."""
-    size, compiled = min(BATCH_SIZE, len(images)), self._jit(function)
+    # Powers of two: few programs for all numbers of images.
+    size, compiled = min(BATCH_SIZE, 1 << (len(images) - 1).bit_length()), self._jit(function)
     parts = (images[k:k + size] for k in range(0, len(images), size))
     filled = (np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)]) for part in parts)
     results = devices.dispatch_ahead(compiled(self._params, part) for part in filled)
@@ -170,6 +184,10 @@ class Inference:
 
 def _normalized(images):
   return normalize.normalize_images(images) if images.dtype == 'uint8' else images
+
+
+def _is_float(images) -> bool:
+  return jnp.issubdtype(images.dtype, jnp.floating)  # with bfloat16
 
 
 def _said(images) -> str:

@@ -1,13 +1,10 @@
-"""Loading and saving weights of any origin, with their metadata: published, of timm, or of a run of this program."""
+"""Loading weights of any origin, with their metadata: published, of timm, or of a run of this program."""
 
 from collections.abc import Sequence
 import dataclasses
 import difflib
 import functools
-import json
 import os
-import pathlib
-import uuid
 
 from etils import epath
 import flax.linen as nn
@@ -35,12 +32,12 @@ from mixer.weights import timm
 PUBLISHED_RESOLUTIONS = 224, 384, 448  # of Mixers and ViTs, whose crops were made for them
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Weights:
   """A model's parameters and their metadata.
 
   Attributes:
-    params: nested dicts of float32 numpy arrays, with the names of `mixer.models`.
+    params: nested dicts of float32 numpy arrays, with the names of `mixer.models`; not to be changed in place.
     model: the `model` section of a config that builds the model.
     resolution: the side in pixels of the square images that it takes; where it takes any, that of its training, or 224.
     loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
@@ -71,6 +68,12 @@ class Weights:
     crop = crop or self.crop
     return dataclasses.replace(self, crop=crop, resize=crop_sizes.resize_for(self.resolution, resize or self.resize, crop))
 
+  def __repr__(self):
+    return f'<Weights: {self.describe()}>'
+
+  def __getstate__(self):  # without compiled functions
+    return {name: value for name, value in self.__dict__.items() if name != 'inference'}
+
   def build(self) -> tuple[nn.Module, dict]:
     """The Flax module and its parameters: model.apply({'params': params}, images), images [B, H, W, 3] in [-1, 1]."""
     return models.build(**self.model), self.params
@@ -80,19 +83,29 @@ class Weights:
 
     Args:
       images: a path, an image of Pillow or a uint8 array [H, W, 3], of any size, or a sequence of them, [B, H, W, 3]; or
-        floats as of `logits`. They are prepared as by `tools.predict`: upright, resized and cropped by `crop`.
-      top: how many classes.
+        floats as of `logits`. They are prepared by `prepare`.
+      top: how many classes, at least 1.
 
     Raises:
       OSError, ValueError: naming the file, or the place in the sequence, of what cannot be read; and for weights without
         a head or of permuted pixels.
     """
     self.check_head(self.source)
-    self.check_images(self.source)
+    if top < 1:
+      raise ValueError(f'top is {top}; it must be at least 1')
     return self.inference.predict(images, top)
+
+  def prepare(self, images):
+    """Images of any size to [B, R, R, 3] uint8 as the model takes them: upright, resized and cropped by `crop`.
+
+    Images as of `predict`, without floats.
+    """
+    return self.inference.as_pixels(images)
 
   def logits(self, images):
     """The head's outputs. [B, R, R, 3] uint8, or floats in [-1, 1], R of `resolution` -> [B, K] float32 of NumPy.
+
+    Arrays are taken as they are; paths and images of Pillow go through `prepare`.
 
     Raises:
       ValueError: for images of another shape, type or range, and for weights without a head.
@@ -113,6 +126,7 @@ class Weights:
   @functools.cached_property
   def inference(self) -> inference.Inference:
     """The model at work, its parameters on the device."""
+    self.check_images(self.source)
     return inference.Inference(self)
 
   def check_head(self, name: str):
@@ -158,9 +172,11 @@ def load(name: str | os.PathLike, mean: Sequence[float] | float | None = None,
       pretrained_cfg.triple(mean, 'mean'), pretrained_cfg.triple(std, 'std'), 'as set')
   if name in published.TABLE:
     return _of_file(published.fetch(name), npz.read, pixels)
+  storage.check_no_url(name)
   if name.startswith(hugging_face.PREFIX):
     folder, commit = hugging_face.fetch(name)
-    return _of_file(epath.Path(folder / 'model.safetensors'), timm.read, pixels, f'{name}, commit {commit[:12]}')
+    _check_holds_safetensors(folder, name)
+    return _of_file(folder / 'model.safetensors', timm.read, pixels, f'{name}, commit {commit[:12]}')
   path = epath.Path(name).expanduser()
   with storage.translate_gcs_errors(path):
     return _of_path(path, pixels)
@@ -176,8 +192,7 @@ def _of_path(path, pixels):
     if (path / 'model.safetensors').exists():
       return _of_file(path / 'model.safetensors', timm.read, pixels)
     if pickles := [name for name in ('pytorch_model.bin', 'model.safetensors.index.json') if (path / name).exists()]:
-      raise ValueError(f"{path} holds {pickles[0]} and no model.safetensors. PyTorch's own files are pickles, and "
-                       'sharded models are not supported; save the state_dict as model.safetensors in it')
+      _check_holds_safetensors(path, f'{path}, which holds {pickles[0]},')
   if pixels:
     raise ValueError(f'{path} is a run, whose model takes pixels in [-1, 1]; leave out mean and std')
   if path.parent.name in checkpoint_integrity.FOLDERS and path.name.isdecimal():
@@ -188,6 +203,12 @@ def _of_path(path, pixels):
   if path.suffix in ('.pth', '.pt', '.bin'):
     advice = " PyTorch's own files are pickles, which are not read; save the state_dict as .safetensors instead."
   raise ValueError(f'{path} is neither .npz nor .safetensors, nor a directory.{advice}')
+
+
+def _check_holds_safetensors(folder, name):
+  if not (folder / 'model.safetensors').exists():
+    raise ValueError(f"{name} has no model.safetensors. PyTorch's own files are pickles, and sharded models are not "
+                     'supported; save the state_dict as model.safetensors')
 
 
 def _existing(path):
@@ -225,6 +246,8 @@ def _of_file(path, read, pixels, title=None) -> Weights:
   file_pixels = pretrained_cfg.Pixels(class_names=class_names)
   if read is timm.read:
     file_pixels = pretrained_cfg.of_file(path, model['num_classes'], resolution)
+    if title and not pixels and file_pixels.origin.startswith('assumed'):
+      raise ValueError(f'{title} has no config.json that says how its images are normalized; pass mean and std')
   if pixels:
     file_pixels = dataclasses.replace(file_pixels, mean=pixels.mean, std=pixels.std, origin=pixels.origin)
   source = f'{name}, {known.what}' if known else title or str(path)
@@ -314,77 +337,3 @@ def _eval_crop(evals, resolution):
   """The fields 'crop' and 'resize' of the first evaluation at the resolution of the training."""
   first = next((section for section in evals.values() if section['resolution'] == resolution), {})
   return {field: first.get(field, default) for field, default in (('crop', 'paper_resize'), ('resize', None))}
-
-
-def files_of(path) -> list[pathlib.Path]:
-  """The files that `save` may write for this path: itself, and its sidecar, which it replaces, too."""
-  path = pathlib.Path(path)
-  sidecars = [record.sidecar(path)] if path.suffix == '.npz' else []
-  if path.name == 'model.safetensors':
-    sidecars = [path.with_name('config.json')]
-  return [path, *map(pathlib.Path, sidecars)]
-
-
-def check_can_save(path):
-  """Raises a ValueError or OSError if `save` cannot write to this path, as far as can be checked beforehand."""
-  path = pathlib.Path(path)
-  if path.suffix not in ('.npz', '.safetensors'):
-    raise ValueError(f'{path} has the suffix {path.suffix!r}; weights are written as .npz or .safetensors')
-  if not path.parent.is_dir():
-    raise FileNotFoundError(f'{path.name} cannot be written: the folder {path.parent} does not exist')
-  for file in files_of(path):
-    if file.is_dir():
-      raise IsADirectoryError(f'{file} is a directory, where a file would be written; choose another name')
-  if path.name == 'model.safetensors':
-    pretrained_cfg.check_can_write(path)
-
-
-def save(weights: Weights, path) -> list:
-  """Writes an .npz file with the published names, or a .safetensors file of timm, by the suffix. -> paths written.
-
-  `load` restores all of it (weights/record.py): a .safetensors file holds the record in its metadata, and its
-  pretrained_cfg under that name; w.npz has the sidecar w.npz.json. Next to model.safetensors, of a model that timm has
-  a name for, Hugging Face's and timm's config.json is written. Files appear when they are complete. After a kill between
-  the two, `load` refuses w.npz, whose record does not fit; and reads model.safetensors, which is self-contained.
-  """
-  path = pathlib.Path(path)
-  check_can_save(path)
-  partial = path.with_name(f'{path.stem}.{uuid.uuid4().hex}.partial{path.suffix}')
-  _, *sidecars = files_of(path)
-  try:
-    if path.suffix == '.npz':
-      npz.write(weights.params, partial)
-      storage.write(sidecars[0], record.text(weights, partial))  # first, as w.npz alone would be read without it
-      os.replace(partial, path)
-    else:
-      config = pretrained_cfg.of_weights(weights.with_crop())
-      if sidecars and not config['architecture']:
-        pretrained_cfg.check_can_write(path, named=False)
-        sidecars = []
-      timm.write(weights.params, partial, {record.KEY: record.text(weights),
-                                           'pretrained_cfg': json.dumps(config['pretrained_cfg'])})
-      os.replace(partial, path)
-      for file in sidecars:
-        storage.write(file, json.dumps(config, indent=2) + '\n')
-  finally:
-    partial.unlink(missing_ok=True)
-  return [path, *sidecars]
-
-
-def save_for_hub(weights: Weights, folder, results: dict) -> list:
-  """Writes a folder as on Hugging Face: what `save` writes as model.safetensors, and a model card. -> paths written.
-
-  Args:
-    folder: is created where it does not exist; its parent must.
-    results: of the model's evaluation, {'test/top1': 0.9, ...}, for the card, or {}.
-
-  Raises:
-    ValueError, OSError: as `save`, and for weights of permuted pixels.
-  """
-  folder = pathlib.Path(folder)
-  weights.check_images(weights.source)
-  folder.mkdir(exist_ok=True)
-  written = save(weights, folder / 'model.safetensors')
-  architecture = pretrained_cfg.of_weights(weights.with_crop())['architecture']
-  storage.write(folder / 'README.md', hugging_face.card(weights, architecture, results))
-  return [*written, folder / 'README.md']

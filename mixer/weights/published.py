@@ -83,8 +83,7 @@ def fetch(name: str) -> pathlib.Path:
       raise ValueError(f'{address} is not the published file: {error}') from error
     os.replace(partial, path)
   except (OSError, http.client.HTTPException) as error:
-    raise OSError(f'{address} cannot be downloaded to {path}: {error!r}. Download it by other means, and pass its path '
-                  f'instead of {name!r}') from error
+    raise OSError(f'{address} cannot be downloaded: {error!r}. Download it by other means, and save it as {path}') from error
   finally:
     partial.unlink(missing_ok=True)
   return path

@@ -6,6 +6,7 @@ what is particular to a family of models, are in its `TimmNames`.
 """
 
 import os
+import pathlib
 import re
 
 import numpy as np
@@ -78,10 +79,13 @@ def write(params: dict, path, metadata: dict[str, str] | None = None):
     more = ' and others' if unknown[3:] else ''
     raise ValueError(f"timm's model does not have {', '.join(unknown[:3])}{more}; write an .npz file")
   try:
+    pathlib.Path(path).touch()
+    mode = os.stat(path).st_mode  # the library's own file would be its owner's alone
     safetensors.numpy.save_file(
         {timms.get(name, name): _transposed(name, np.asarray(array, np.float32, order='C'), (3, 2, 0, 1))
          for name, array in arrays_out.items()}, os.fspath(path), metadata=metadata)
-  except safetensors.SafetensorError as error:
+    os.chmod(path, mode)
+  except (safetensors.SafetensorError, OSError) as error:
     raise OSError(f'{path} cannot be written: {error}') from error
 
 
