@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -112,6 +113,23 @@ def test_one_process_alone_writes_and_prints(whole):
   first, second = (log.read_text() for log in sorted(whole.parent.glob('whole-*.log')))
   assert '\nstep 24, test: top-1' in first and 'devices  4 x cpu on 2 hosts' in first
   assert 'step ' not in second and 'top-1' not in second
+
+
+@pytest.mark.slow
+def test_processes_load_compiled_programs_from_the_work_directory(whole, data_dir, tmp_path, monkeypatch):
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+  monkeypatch.setenv('JAX_EXPLAIN_CACHE_MISSES', '1')
+  compiled = []
+  for name in ('first', 'second'):
+    with Fleet(tmp_path / name, data_dir) as fleet:
+      assert fleet.codes() == [0, 0], fleet.said(0) + fleet.said(1)
+      # Of CPUs, the first process alone loads: JAX's key has the number of the process, and the others write nothing.
+      compiled.append("COMPILATION CACHE MISS for 'jit__fun'" in fleet.said(0))
+    assert same(last_state(tmp_path / name), last_state(whole)) and records_of(tmp_path / name) == records_of(whole)
+    if name == 'first':
+      assert all(path.suffix == '.xla' for path in (tmp_path / 'first/xla').iterdir())
+      shutil.copytree(tmp_path / 'first/xla', tmp_path / 'second/xla')
+  assert compiled == [True, False]
 
 
 @pytest.mark.slow
