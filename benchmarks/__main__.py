@@ -56,12 +56,18 @@ def _compiling(model, batch):
   return turns.Group(f'compiling {model}', (('ours', *size), ('ours', *size, '--remat'), ('listing', *size)), rounds=3)
 
 
+def _sam(model, batch):
+  size = ('training', f'--model={model}', f'--batch={batch}')
+  return turns.Group(f'GSAM {model}', (('ours', *size), ('ours', *size, '--sam')), rounds=3)
+
+
 def _side_by_side(name, module, kinds, *arguments, rounds):
   return turns.Group(name, tuple((module, kind, *arguments) for kind in kinds), rounds)
 
 
 PARTS = {
     'training': (_training('B/16', 8), _training('S/16', 16)),
+    'sam': (_sam('S/16', 16),),
     'inference': tuple(_inference(model, batch) for model in ('B/16', 'S/16') for batch in (16, 32)),
     'compiling': (_compiling('B/16', 8), _compiling('S/16', 16)),
     'pipeline': (_side_by_side('input pipeline', 'pipeline', ('ours', 'decode'), '--seconds=4', rounds=9),),

@@ -89,12 +89,15 @@ def main():
   contender.add_dtype(parser)
   parser.add_argument('--stock_malloc', action='store_true', help='leave the C library to give memory back')
   parser.add_argument('--remat', action='store_true', help='recompute each block in the backward pass, and scan them')
+  parser.add_argument('--sam', action='store_true', help='take steps of GSAM, whose groups are a batch each')
   flags = parser.parse_args()
   if not flags.stock_malloc:
     devices.tune_glibc_malloc()  # as train.py and the tools do
   fields = dict(scan=True, remat='block') if flags.remat else {}
   config = workloads.config(flags.model, flags.batch, dtype=flags.dtype, **fields)
-  name = 'ours', *(['remat'] if flags.remat else []), *(['stock malloc'] if flags.stock_malloc else [])
+  if flags.sam:
+    config.step.sam = dict(rho_max=0.5, rho_min=0.2, alpha=0.01, images_per_perturbation=flags.batch)
+  name = 'ours', *(['remat'] if flags.remat else []), *(['GSAM'] if flags.sam else []), *(['stock malloc'] if flags.stock_malloc else [])
   turns = {'training': lambda: contender.speed(lambda: step_rates(config, flags.seconds)),
            'inference': lambda: contender.speed(lambda: scorer_rates(config, flags.seconds)),
            'compiling': lambda: compiling(config)}

@@ -47,6 +47,7 @@ def _targets():
   yield Target('step of B/16, ours to timm, eager', step('B/16', 8, 'ours'), step('B/16', 8, 'timm'), 1.9)
   yield Target('step of B/16, ours to the matmul limit', ('training FLOPs', 'B/16', 8, 'ours'), LIMIT, 0.8)
   yield Target('step of S/16, ours to the listing', step('S/16', 16, 'ours'), step('S/16', 16, 'listing'), 1.35)
+  yield Target('step of S/16, by GSAM to the plain one', step('S/16', 16, 'ours, GSAM'), step('S/16', 16, 'ours'), 0.45)
   for model in ('B/16', 'S/16'):
     for batch, bound in ((16, 1.03), (32, 1.25)):
       yield Target(f'inference of {model}, batch {batch}, ours to the listing', infer(model, batch, 'ours'),

@@ -6,7 +6,7 @@ What the paper leaves open, and what stands here for it: docs/deviations.md.
 import ml_collections
 
 
-def imagenet(variant: str, mixup: float, magnitude: float):
+def imagenet(variant: str, mixup: float, magnitude: float | None):
   """300 epochs of ImageNet-1k, 1.28 M images: 300 * 1,268,355 / 4,096 = 92.9 k steps on the first 99 %."""
   config = _regularised(variant, mixup, magnitude)
   # -log(1000): every class starts at a probability of 1/1000.
@@ -39,6 +39,20 @@ def jft(variant: str, learning_rate: float, total_epochs: int):
   config.probes = dict(imagenet=dict(train=dict(few_shot, split='train[:65000]'),
                                      test=dict(few_shot, split='validation'), shots=(5,)))
   config.evals = dict(val=_evaluation('multilabel', 'validation'))
+  return config
+
+
+def sharpness_aware(variant: str, *, name: str = 'mlp_mixer', **sam):
+  """300 epochs of ImageNet-1k by SAM or GSAM with crops and flips alone: neither mixup, RandAugment nor stochastic depth.
+
+  GSAM's Table 4 (arXiv 2203.08065), for both: learning rate 3e-3, linearly down to 3e-5, and weight decay 0.3. Batch size,
+  clipping, loss and first bias are those of its authors' config of a ViT (big_vision, vit_i1k_gsam_no_aug.py).
+  """
+  config = imagenet(variant, mixup=0., magnitude=None)
+  config.model.update(name=name, stochastic_depth=0., head_bias_init=-10.)
+  config.step = dict(loss='sigmoid_xent', sam=dict(sam, images_per_perturbation=64))
+  config.optimizer.update(learning_rate=3e-3, weight_decay=0.3,
+                          schedule=dict(name='linear', warmup_steps=10_000, end_factor=0.01))
   return config
 
 

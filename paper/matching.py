@@ -71,9 +71,9 @@ def epochs(config: dict) -> float | None:
 
 
 def plain(config: dict) -> bool:
-  """Whether the data are whole and their pixels not permuted."""
+  """Whether the data are whole and their pixels not permuted, and the steps none of SAM, which the paper does not have."""
   data = config.get('data', {})
-  return data.get('fraction', 1.) == 1. and not data.get('permutation')
+  return data.get('fraction', 1.) == 1. and not data.get('permutation') and not config.get('step', {}).get('sam')
 
 
 def pretraining(config: dict, origin: dict | None) -> tuple[str, float | None] | None:

@@ -23,7 +23,9 @@ from configs import finetuning
 from configs import mixer_b16_i1k
 from configs import mixer_digits
 from configs import mixer_finetune
+from configs import mixer_gsam
 from configs import mixer_jft_subset
+from configs import mixer_sam
 from configs import resmlp
 from configs import vtab
 from conftest import ROOT
@@ -54,6 +56,8 @@ BASELINES = {  # the paper's core-days, of Tables 2 and 3
     'vit.py:h14_jft': 2300, 'bit.py:r152x4_i21k': 940, 'bit.py:r152x4_jft': 9900, 'bit.py:r50x1_jft': 80,
     'bit.py:r50x2_jft': 140, 'bit.py:r152x1_jft': 140, 'bit.py:r152x2_jft': 580, 'bit.py:r200x3_jft': 1780,
     **{f'resmlp.py:{name}': None for name in resmlp.PLANNED},
+    **{f'mixer_gsam.py:{name}': None for name in mixer_gsam.PLANNED},
+    **{f'mixer_sam.py:{name}': None for name in mixer_sam.PLANNED},
 }
 STUDIES = {  # the same, of Table 3
     'data_scale.py:mixer_b32,jft,1': 50, 'data_scale.py:mixer_l32,jft,1': 120, 'data_scale.py:mixer_l16,jft,1': 230,

@@ -8,6 +8,7 @@ import sys
 import types
 
 from absl import flags
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -15,10 +16,13 @@ import pytest
 from conftest import ROOT
 import example_runs
 import input_pipeline
+import mixer
 from mixer.data import crop_sizes
 from mixer.data import crops
 from mixer.data import process_shard
 from mixer import user_errors
+from mixer import weights
+from mixer.weights import published
 from tools import evaluate
 from tools import export
 from tools import predict
@@ -142,6 +146,29 @@ def test_weights_of_a_run_are_evaluated_by_its_own_config(tmp_path, arguments, c
   arguments = ['evaluate', *(argument.format(run=run_dir) for argument in arguments)]
   own = [f'--config={config.format(run=run_dir)}'] if config else []
   assert evaluate.with_config(arguments) == [arguments[0], *own, *arguments[1:]]
+
+
+def test_evaluate_says_what_is_published_of_the_same_weights(demo, tmp_path):
+  (tmp_path / 'x').mkdir()
+  _, params = mixer.create('mlp_mixer', num_classes=10, resolution=8, patch_size=4, num_blocks=1, hidden_dim=8,
+                           tokens_mlp_dim=4, channels_mlp_dim=8)
+  weights.npz.write(jax.device_get(params), tmp_path / 'x/y.npz')
+  program = ("import runpy, sys; from mixer.weights import published; published.SCORED_ON = ('digits',); "
+             "published.TABLE['x/y'] = published.Published(1., 10, 'for a test', (98.76,)); "
+             "import mixer.data.class_names as names; names.wordnet_ids = lambda number: [*map(str, range(number))]; "
+             "runpy.run_module('tools.evaluate', run_name='__main__', alter_sys=True)")
+  done = subprocess.run([sys.executable, '-c', program, f'--weights={tmp_path}/x/y.npz', *demo], cwd=ROOT,
+                        capture_output=True, text=True)
+  assert 'test: published top-1 98.76% on all test images, of these weights\n' in done.stdout, done.stderr
+  assert re.search(r'^test: top-1 \d', done.stdout, re.M)
+
+
+@pytest.mark.parametrize('name, expected', [
+    ('sam/Mixer-B_16', [77.4, 83.5, 63.9, None]), ('gsam/Mixer-S_8', [76.8, 83.4, 64., None]),
+    ('imagenet1k/Mixer-B_16', [76.44, 82.36, None, None]), ('imagenet21k/Mixer-B_16', [None] * 4)])
+def test_published_accuracies_are_found_by_the_dataset(name, expected):
+  sets = ('imagenet2012', 'imagenet2012_real', 'imagenet_v2/matched-frequency:3.0.0', 'imagenet_a')
+  assert [published.TABLE[name].published_top1(dataset) for dataset in sets] == expected
 
 
 @pytest.mark.parametrize('text', ['abc', '', '0.5,', '0.5 0.5 0.5'])

@@ -33,6 +33,7 @@ with epy.lazy_imports():  # JAX with them, which --help and a wrong flag need no
   from mixer.run import devices
   from mixer.run import metric_logger
   from mixer import weights
+  from mixer.weights import published
 
 WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .safetensors file, a work directory or a '
                               'checkpoint in one.')
@@ -135,8 +136,12 @@ def main(arguments):
   params = jax.device_put(loaded.params, devices.replicated())
   evaluate = evaluators.Evaluators(model, loaded.loss, evals, probes, settings, prefetch.prefetch_to_device)
   results = {}
+  known = published.TABLE.get(published.name_of(WEIGHTS.value) or WEIGHTS.value)
   for scores in evaluate.each(params):
     print(metric_logger.describe(scores), flush=True)
+    name = next(iter(scores)).split('/')[0]
+    if known and name in evals and (top1 := known.published_top1(config.evals[name].dataset)):
+      print(f'{name}: published top-1 {top1:.2f}% on all test images, of these weights')
     results |= scores
   if OUT.value:
     pathlib.Path(OUT.value).write_text(json.dumps({

@@ -15,6 +15,7 @@ from mixer import flops
 from mixer import models
 from mixer.run import accelerators
 from mixer.training import optim
+from mixer.training import sam as sam_lib
 from mixer.training import train_step
 from mixer import trees
 from paper import matching
@@ -156,8 +157,16 @@ class Plan:
 
   @property
   def parts(self) -> int:
-    """In how many parts a core takes its images."""
-    return self.config.step.accumulate if 'accumulate' in self.config.step else 1
+    """In how many parts a core takes its images: microbatches, or with SAM the groups of a perturbation."""
+    accumulate = self.config.step.get('accumulate', 1)
+    if sam := self.config.step.get('sam'):
+      return configuration.instantiate(sam_lib.Sam, 'step.sam', sam).groups(self.images_per_core, accumulate)
+    return accumulate
+
+  @property
+  def passes(self) -> int:
+    """Of a step, in forward passes: one, and a backward pass, which costs two; with SAM twice that."""
+    return 6 if self.config.step.get('sam') else 3
 
   @property
   def params(self) -> int:
@@ -178,7 +187,7 @@ class Plan:
   @property
   def flops(self) -> float:
     """Of the whole training, without its evaluations."""
-    return 3 * self.flops_per_image * self.config.data.batch_size * self.config.total_steps
+    return self.passes * self.flops_per_image * self.config.data.batch_size * self.config.total_steps
 
   @property
   def epochs(self) -> float:
@@ -191,7 +200,7 @@ class Plan:
   def paper_core_days(self) -> int | None:
     """TPUv3 core-days of the paper's run on as many images of 224 pixels; None where Tables 2 and 3 have none."""
     data, model = self.config.data, self.config.model
-    if data.resolution != 224 or data.dataset not in matching.PRETRAINING:
+    if data.resolution != 224 or data.dataset not in matching.PRETRAINING or not matching.plain(self.config):
       return None
     passes = self.epochs * (data.fraction if 'fraction' in data else 1.)  # of the whole data
     pretrain, *_ = matching.PRETRAINING[data.dataset]
@@ -246,7 +255,7 @@ class Plan:
         'model': f'{type(self.model).__name__}, {self.params:,} parameters, '
                  + (f'{self.params_without_head:,} without the head' if self.model.num_classes else 'without a head, since '
                     'config.model.num_classes is None')
-                 + f'; {self.flops_per_image / 1e9:.3g} GFLOPs an image forward, {3 * self.flops_per_image / 1e9:.3g} in '
+                 + f'; {self.flops_per_image / 1e9:.3g} GFLOPs an image forward, {self.passes * self.flops_per_image / 1e9:.3g} in '
                  'training',
         'data': f'{self.config.data.dataset}: {self.images.number:,} images ({self.images.origin})',
         'slice': f'{self.slice}: {self.slice.cores} cores; a core has {core.memory:g} GiB, {core.usable:g} of them for a '
