@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-with contextlib.suppress(ImportError):  # PyTorch's builds for GPUs have it, and load it; after TensorFlow it crashes
-  import triton  # noqa: F401
+if 'tensorflow' not in sys.modules:
+  with contextlib.suppress(ImportError):  # PyTorch's builds for GPUs have it, and load it; after TensorFlow it crashes
+    import triton  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
