@@ -71,9 +71,10 @@ def epochs(config: dict) -> float | None:
 
 
 def plain(config: dict) -> bool:
-  """Whether the data are whole and their pixels not permuted, and the steps none of SAM, which the paper does not have."""
-  data = config.get('data', {})
-  return data.get('fraction', 1.) == 1. and not data.get('permutation') and not config.get('step', {}).get('sam')
+  """Whether the data are whole and their pixels not permuted, and the recipe has nothing that the paper does not have."""
+  data, step = config.get('data', {}), config.get('step', {})
+  beyond = step.get('sam') or step.get('label_smoothing') or config.get('optimizer', {}).get('name') == 'lion'
+  return data.get('fraction', 1.) == 1. and not data.get('permutation') and not beyond
 
 
 def pretraining(config: dict, origin: dict | None) -> tuple[str, float | None] | None:

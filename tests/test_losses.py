@@ -32,6 +32,12 @@ def test_softmax_of_one_label_is_its_negative_log_share():
   np.testing.assert_allclose(values, -np.log(shares[np.arange(6), labels]), rtol=1e-5)
 
 
+def test_smoothing_shares_a_part_of_the_targets_among_all_classes():
+  targets = np.array([[1., 0., 0., 0.], [0.75, 0., 0.25, 0.], [1., 1., 0., 0.]])
+  np.testing.assert_allclose(losses.smooth(targets, 0.2), [[0.85, 0.05, 0.05, 0.05], [0.65, 0.05, 0.25, 0.05],
+                                                           [0.85, 0.85, 0.05, 0.05]])
+
+
 def test_softmax_of_mixed_labels_mixes_the_losses():
   first, second = (losses.targets({'label': np.array(labels)}, 5) for labels in ([0, 1, 2, 3, 4, 0], [1, 1, 0, 0, 2, 3]))
   mixed = losses.softmax_xent(LOGITS, 0.3 * first + 0.7 * second)

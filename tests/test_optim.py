@@ -71,6 +71,17 @@ def test_adamw():
       np.testing.assert_allclose(after[t - 1][section][name], w, rtol=1e-5)
 
 
+def test_lion_is_that_of_optax():
+  grads = random_grads(4)
+  ours = trajectory(grads, name='lion', weight_decay=0.2, b1=0.8, b2=0.95)
+  theirs, params = optax.lion(0.1, b1=0.8, b2=0.95, weight_decay=0.2, mask=optim.decay_mask), PARAMS
+  state = theirs.init(params)
+  for grad, after in zip(grads, ours, strict=True):
+    updates, state = theirs.update(grad, state, params)
+    params = optax.apply_updates(params, updates)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), params, after)
+
+
 def test_adamw_has_the_papers_moments():
   """B1 = 0.9, B2 = 0.999 (section 3)."""
   grads = random_grads(3)

@@ -56,6 +56,7 @@ BASELINES = {  # the paper's core-days, of Tables 2 and 3
     'vit.py:h14_jft': 2300, 'bit.py:r152x4_i21k': 940, 'bit.py:r152x4_jft': 9900, 'bit.py:r50x1_jft': 80,
     'bit.py:r50x2_jft': 140, 'bit.py:r152x1_jft': 140, 'bit.py:r152x2_jft': 580, 'bit.py:r200x3_jft': 1780,
     **{f'resmlp.py:{name}': None for name in resmlp.PLANNED},
+    'mixer_b16_i1k_lion.py': None,
     **{f'mixer_gsam.py:{name}': None for name in mixer_gsam.PLANNED},
     **{f'mixer_sam.py:{name}': None for name in mixer_sam.PLANNED},
 }

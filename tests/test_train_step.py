@@ -59,12 +59,12 @@ def start(model, optimizer):
 
 
 def take(model, batches, num_devices, optimizer=None, accumulate=1, seed=0, loss='softmax_xent',
-         mixup=0., sam=None):
+         mixup=0., sam=None, label_smoothing=0.):
   """(parameters after the steps, the metrics of each) on so many devices."""
   optimizer, learning_rate = optimizer or an_optimizer()
   its_devices = jax.devices()[:num_devices]
   arguments = dict(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
-                   mixup=mixup, accumulate=accumulate)
+                   mixup=mixup, accumulate=accumulate, label_smoothing=label_smoothing)
   if num_devices == jax.device_count():
     step = train_step.make_train_step(**arguments, sam=sam and dataclasses.asdict(sam))
   else:
@@ -192,6 +192,23 @@ def test_several_labels():
   assert metrics[0]['loss'] == pytest.approx(expected, rel=1e-5)
 
 
+def test_label_smoothing_is_in_the_loss_and_not_in_the_accuracy():
+  model, batch, amount = a_model(), a_batch(0), 0.3
+  optimizer = an_optimizer()
+  before = start(model, optimizer[0]).params
+  after, (metrics,) = take(model, [batch], 2, optimizer, label_smoothing=amount)
+
+  def smoothed(params):
+    shares = jax.nn.log_softmax(model.apply({'params': params}, batch['image'] / np.float32(255) * 2 - 1))
+    return (1 - amount) * mean_loss(params, model, batch) - amount * shares.mean()
+
+  value, gradient = jax.jit(jax.value_and_grad(smoothed), compiler_options=FAST)(before)
+  assert metrics['loss'] == pytest.approx(float(value), rel=1e-5)
+  assert_same(after, jax.tree.map(lambda w, g: w - 0.1 * g, before, gradient), atol=1e-5)
+  plain, (plain_metrics,) = take(model, [batch], 2, optimizer)
+  assert metrics['top1'] == plain_metrics['top1'] and largest_difference(after, plain) > 1e-3
+
+
 def test_wrong_loss():
   with pytest.raises(ValueError, match=r"config\.step\.loss is 'xent'; it must be one of 'softmax_xent', "):
     take(a_model(), [a_batch(0)], 1, loss='xent')
@@ -204,6 +221,7 @@ def test_wrong_accumulate():
 
 @pytest.mark.parametrize('fields, message', [
     (dict(accumulate=0), '^config.step.accumulate is 0; it must be at least 1$'),
+    (dict(label_smoothing=1.), '^config.step.label_smoothing is 1.0; it must be at least 0 and below 1$'),
     (dict(mixup=-0.1), '^config.step.mixup is -0.1; it must be at least 0$'),
     (dict(mixup=float('nan')), '^config.step.mixup is nan; it must be a finite number, at least 0$')])
 def test_a_number_out_of_its_range_is_refused_by_name(fields, message):

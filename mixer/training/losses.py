@@ -15,6 +15,14 @@ def targets(batch: dict, num_classes: int):
   return jnp.zeros((len(labels), num_classes)).at[rows, columns].max(batch.get('weight', 1.), mode='drop')
 
 
+def smooth(targets, amount: float):
+  """Label smoothing (Szegedy et al., arXiv 1512.00567, section 7): (1 - amount) * targets + amount / K. [B, K] -> [B, K].
+
+  The same for both losses; for the sigmoid one, as in timm's BinaryCrossEntropy.
+  """
+  return (1 - amount) * targets + amount / targets.shape[-1]
+
+
 def softmax_xent(logits, targets):
   """Softmax cross-entropy of each example. [B, K], [B, K] -> [B]."""
   return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)

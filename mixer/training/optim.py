@@ -23,6 +23,19 @@ def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.Gra
   return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
 
+def lion(*, b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
+  """Lion (Chen et al., arXiv 2302.06675): the sign of a mean of gradients; half of AdamW's state.
+
+  Its paper has learning rates 3 to 10 times smaller than AdamW's, and weight decay as many times larger.
+
+  Args:
+    b1: the weight of the mean of gradients against the step's own; at least 0 and below 1.
+    b2: the decay of the mean of gradients; at least 0 and below 1.
+  """
+  arguments.check(dict(b1=b1, b2=b2), at_least=0, below=1)
+  return optax.scale_by_lion(b1=b1, b2=b2)
+
+
 def sgd(*, momentum: float = 0.9) -> optax.GradientTransformation:
   """SGD with momentum, as in fine-tuning (section 3); in float32; the authors' released code has bfloat16.
 
@@ -47,7 +60,7 @@ def lamb(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.Grad
   return adamw(b1=b1, b2=b2, eps=eps)
 
 
-ALGORITHMS = {'adamw': adamw, 'sgd': sgd, 'lamb': lamb}
+ALGORITHMS = {'adamw': adamw, 'sgd': sgd, 'lamb': lamb, 'lion': lion}
 
 
 def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight_decay: float = 0.,
@@ -55,7 +68,7 @@ def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight
   """The optimizer (clipping, algorithm, weight decay, LAMB's trust ratio, learning rate, in this order) and its schedule.
 
   Args:
-    name: 'adamw', 'sgd' or 'lamb'. `fields` are that function's keywords.
+    name: 'adamw', 'sgd', 'lamb' or 'lion'. `fields` are that function's keywords.
     learning_rate: the peak; above 0.
     schedule: its name, 'linear', 'cosine' or 'steps', and that function's keywords.
     total_steps: of the run.

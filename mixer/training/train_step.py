@@ -35,7 +35,7 @@ def init(model, optimizer, image_shape, seed: int) -> TrainState:
 
 
 def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, seed: int, loss: str, mixup: float,
-               accumulate: int, sam: sam_lib.Sam | None = None):
+               accumulate: int, sam: sam_lib.Sam | None = None, label_smoothing: float = 0.):
   """Takes one step, on one device under the mapped axis 'batch'.
 
   All randomness is a function of the seed, the step and an example's index in the global batch; the number of devices
@@ -50,6 +50,7 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
     mixup: alpha of its Beta distribution, p of Table 4; 0 for none.
     accumulate: the number of microbatches, processed one after the other to save memory; it must divide b.
     sam: GSAM, or None. Its groups are microbatches of their own.
+    label_smoothing: the part of the targets that all classes share, in the loss alone.
 
   Returns:
     The next state, and {'loss', 'grad_norm', 'learning_rate'}: means over all devices; the norm before clipping.
@@ -72,7 +73,8 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
   def mean_loss(params, images, targets, keys):
     logits = model.apply({'params': params}, images, keys)
     hits = {'top1': metrics.precision_at_1(logits, targets).mean()} if has_accuracy else {}
-    return loss_function(logits, targets).mean(), hits
+    smoothed = losses.smooth(targets, label_smoothing) if label_smoothing else targets
+    return loss_function(logits, smoothed).mean(), hits
 
   grad, parts = jax.value_and_grad(mean_loss, has_aux=True), accumulate
   if sam is not None:
@@ -99,7 +101,7 @@ def mixup_lambda(alpha: float, seed: int, step):
 
 
 def make_train_step(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: float = 0., accumulate: int = 1,
-                    sam: dict | None = None, devices=None):
+                    sam: dict | None = None, label_smoothing: float = 0., devices=None):
   """`train_step` pmapped over all devices: (state, batch) -> (state, metrics). Only the batch has an axis of devices.
 
   The state is replicated, and donated. The batch is not donated: no result could reuse its memory. `devices` may be
@@ -111,14 +113,16 @@ def make_train_step(*, model, optimizer, learning_rate, seed: int, loss: str, mi
     accumulate: the number of microbatches into which a device divides its part of the batch, to save memory; at least
       1, and a divisor of that part.
     sam: SAM or GSAM: the keywords of `sam.Sam`; None for neither.
+    label_smoothing: the part of the targets that all classes share, at least 0 and below 1; 0 for none.
 
   Raises:
     arguments.ArgumentError, ValueError: if a number is out of range.
   """
   arguments.check(dict(mixup=mixup), at_least=0)
   arguments.check(dict(accumulate=accumulate), at_least=1)
+  arguments.check(dict(label_smoothing=label_smoothing), at_least=0, below=1)
   step = functools.partial(train_step, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed,
-                           loss=loss, mixup=mixup, accumulate=accumulate,
+                           loss=loss, mixup=mixup, accumulate=accumulate, label_smoothing=label_smoothing,
                            sam=None if sam is None else configuration.instantiate(sam_lib.Sam, 'step.sam', sam))
   return jax.pmap(step, axis_name='batch', in_axes=(None, 0), out_axes=(None, None), devices=devices, donate_argnums=0)
 
