@@ -112,8 +112,8 @@ def limit(samples: list[dict]) -> float | None:
 
 def of_limit(identity: tuple, speed: float, matmul: float | None) -> float | None:
   """The share of the matmul limit that a speed in images/s reaches, for float32 training and inference."""
-  quantity, model, _, dtype, _ = identity
-  times = {'training': 3, 'inference': 1}.get(quantity)
+  quantity, model, _, dtype, contender = identity
+  times = {'training': 6 if 'GSAM' in contender else 3, 'inference': 1}.get(quantity)
   if times is None or matmul is None or dtype != 'float32':
     return None
   return speed * times * listing.forward_gflops(model) / matmul

@@ -11,8 +11,7 @@ GSAM (arXiv 2203.08065), Table 1, ImageNet, ReaL and V2 in %, and Table 4. The s
   vit_b32  ViT-B/32                                   0.6      0.1      0.6
   vit_b16  ViT-B/16     81.0      86.5  69.2  74.6    0.6      0.2      0.4
 
-The authors perturbed by the images of one device; of 4,096 images on 64 cores, 64 each. Left open by the paper: the ViT's
-head, here without a hidden layer, over the class token; its authors' files pool over all tokens.
+The authors perturbed by the images of one device; of 4,096 images on 64 cores, 64 each (google-research/big_vision#8).
 Ours: not yet run. Cost: two gradients a step, about twice mixer_b16_i1k.py.
 Run: python train.py --config=configs/mixer_gsam.py:b16 --workdir=WORKDIR
 """
@@ -35,4 +34,7 @@ def get_config(name: str = 'b16'):
   if name not in RECIPES:
     raise ValueError(f'mixer_gsam.py:{name} is none of {", ".join(RECIPES)}')
   model, variant, rho_max, rho_min, alpha = RECIPES[name]
-  return pretraining.sharpness_aware(variant, name=model, rho_max=rho_max, rho_min=rho_min, alpha=alpha)
+  config = pretraining.sharpness_aware(variant, name=model, rho_max=rho_max, rho_min=rho_min, alpha=alpha)
+  if model == 'vit':
+    config.model.pool = 'mean'
+  return config

@@ -9,8 +9,8 @@ SAM on Mixers (Chen et al., arXiv 2106.01548), as Table 1 of GSAM's paper (arXiv
   b32   Mixer-B/32   72.4      79.0  58.0  62.5    0.35
   b16   Mixer-B/16   77.4      83.5  63.9  66.4    0.6
 
-The values of rho have not been checked against the paper, whose appendix was not at hand; the rest of the recipe is that
-of mixer_gsam.py. Its ViT-B/16 (79.9 %) is left out, since its rho is not known here.
+The paper's appendix was not at hand: rho has not been checked against it, and the rest of the recipe is that of
+mixer_gsam.py. Its ViT-B/16 (79.9 %) is left out, since its rho is not known here.
 Ours: not yet run. Cost: two gradients a step, about twice mixer_b16_i1k.py.
 Run: python train.py --config=configs/mixer_sam.py:b16 --workdir=WORKDIR
 """
@@ -27,4 +27,4 @@ PLANNED = tuple(RHO)
 def get_config(name: str = 'b16'):
   if name not in RHO:
     raise ValueError(f'mixer_sam.py:{name} is none of {", ".join(RHO)}')
-  return pretraining.sharpness_aware(name[0].upper() + '/' + name[1:], rho_max=RHO[name], rho_min=RHO[name], alpha=0.)
+  return pretraining.sharpness_aware(name[0].upper() + '/' + name[1:], rho_max=RHO[name], rho_min=RHO[name])

@@ -45,8 +45,9 @@ def jft(variant: str, learning_rate: float, total_epochs: int):
 def sharpness_aware(variant: str, *, name: str = 'mlp_mixer', **sam):
   """300 epochs of ImageNet-1k by SAM or GSAM with crops and flips alone: neither mixup, RandAugment nor stochastic depth.
 
-  GSAM's Table 4 (arXiv 2203.08065), for both: learning rate 3e-3, linearly down to 3e-5, and weight decay 0.3. Batch size,
-  clipping, loss and first bias are those of its authors' config of a ViT (big_vision, vit_i1k_gsam_no_aug.py).
+  GSAM's Table 4 (arXiv 2203.08065): learning rate 3e-3, linearly down to 3e-5, and weight decay 0.3. Batch size, clipping,
+  loss and first bias, and the ViT's mean over tokens, are of its authors' config of a ViT (big_vision,
+  vit_i1k_gsam_no_aug.py).
   """
   config = imagenet(variant, mixup=0., magnitude=None)
   config.model.update(name=name, stochastic_depth=0., head_bias_init=-10.)

@@ -271,7 +271,7 @@ def set_fields(config: ml_collections.ConfigDict, assignments: list[str]):
         holder = holder[section]
         _check_section(f'config.{".".join(sections[:k + 1])}', holder)
       value = _value_of(text, holder.get_type(name) if name in holder else object)
-      if isinstance(holder.get(name), ml_collections.ConfigDict):
+      if isinstance(holder.get(name), ml_collections.ConfigDict) and not (value is None and sections):
         _check_section(f'config.{path}', value)
       holder[name] = value
     paths.append(path)

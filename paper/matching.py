@@ -71,10 +71,15 @@ def epochs(config: dict) -> float | None:
 
 
 def plain(config: dict) -> bool:
-  """Whether the data are whole and their pixels not permuted, and the recipe has nothing that the paper does not have."""
-  data, step = config.get('data', {}), config.get('step', {})
-  beyond = step.get('sam') or step.get('label_smoothing') or config.get('optimizer', {}).get('name') == 'lion'
-  return data.get('fraction', 1.) == 1. and not data.get('permutation') and not beyond
+  """Whether the data are whole and their pixels not permuted, and the recipe is not `beyond`."""
+  data = config.get('data', {})
+  return data.get('fraction', 1.) == 1. and not data.get('permutation') and not beyond(config)
+
+
+def beyond(config: dict) -> bool:
+  """Whether a recipe has what the paper does not have."""
+  step = config.get('step', {})
+  return bool(step.get('sam') or step.get('label_smoothing') or config.get('optimizer', {}).get('name') == 'lion')
 
 
 def pretraining(config: dict, origin: dict | None) -> tuple[str, float | None] | None:

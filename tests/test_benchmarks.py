@@ -296,4 +296,4 @@ def test_parts_are_measured_one_by_one(monkeypatch, tmp_path, capsys):
 def test_a_part_that_is_not_there_is_refused(capsys):
   with pytest.raises(SystemExit):
     bench.main(['--parts=training,speed'])
-  assert "--parts has 'speed'; it must be one of training, inference, compiling" in capsys.readouterr().err
+  assert "--parts has 'speed'; it must be one of training, sam, inference, compiling" in capsys.readouterr().err

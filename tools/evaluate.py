@@ -136,12 +136,14 @@ def main(arguments):
   params = jax.device_put(loaded.params, devices.replicated())
   evaluate = evaluators.Evaluators(model, loaded.loss, evals, probes, settings, prefetch.prefetch_to_device)
   results = {}
-  known = published.TABLE.get(published.name_of(WEIGHTS.value) or WEIGHTS.value)
+  is_run = pathlib.Path(WEIGHTS.value).is_dir()
+  known = None if is_run else published.TABLE.get(published.name_of(WEIGHTS.value) or WEIGHTS.value)
   for scores in evaluate.each(params):
     print(metric_logger.describe(scores), flush=True)
     name = next(iter(scores)).split('/')[0]
-    if known and name in evals and (top1 := known.published_top1(config.evals[name].dataset)):
-      print(f'{name}: published top-1 {top1:.2f}% on all test images, of these weights')
+    section = config.evals.get(name)
+    if known and section and section.split in ('validation', 'test') and (top1 := known.published_top1(section.dataset)):
+      print(f'{name}: {top1:.2f}% is published of these weights')
     results |= scores
   if OUT.value:
     pathlib.Path(OUT.value).write_text(json.dumps({

@@ -6,7 +6,7 @@ Sharpness-aware minimization (Foret et al., arXiv 2010.01412), and the surrogate
   w_adv = w + rho_t g / |g|,  g_p = grad f(w_adv),  the step's gradient: g_p - alpha g_perp,
 
 where g_perp is the part of g that is orthogonal to g_p. Published results perturb by the images of one device, 64 in
-the authors' runs. Here the size of a group is a field, so that the devices' number does not matter.
+the authors' runs. Here the size of a group is a field, so that the devices' number does not matter, up to one a group.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Sam:
     rho_min: the same where it is at its end; at least 0, and at most rho_max.
     alpha: the weight of the surrogate gap, GSAM's; at least 0.
     images_per_perturbation: of a group, which shares a perturbation; at least 1, and a divisor of a device's part of the
-      batch.
+      batch, which may have at most batch_size / images_per_perturbation devices.
   """
   rho_max: float
   rho_min: float
@@ -49,17 +49,19 @@ class Sam:
       raise arguments.ArgumentError(f'rho_min is {self.rho_min}, above rho_max, which is {self.rho_max}; exchange them')
 
   def groups(self, size: int, accumulate: int) -> int:
-    """How many groups `size` images of a device make, of which each microbatch has as many.
+    """How many groups `size` images of a device make, each of which is divided into `accumulate` microbatches.
 
     Raises:
       ValueError: with the numbers that would do.
     """
-    part, group = size // accumulate, self.images_per_perturbation
-    if part % group:
-      fits = ', '.join(str(k) for k in range(1, part + 1) if part % k == 0)
-      microbatch = f' in each of config.step.accumulate={accumulate} microbatches' if accumulate > 1 else ''
-      raise ValueError(f'config.step.sam.images_per_perturbation is {group}; it must divide the {part} images a device'
-                       f'{microbatch}: one of {fits}')
+    group = self.images_per_perturbation
+    if size % group:
+      fits = ', '.join(str(k) for k in range(1, size + 1) if size % k == 0)
+      raise ValueError(f'config.step.sam.images_per_perturbation is {group}; it must divide the {size} images a device: use '
+                       f'fewer devices, or for other steps than those one of {fits}')
+    if group % accumulate:
+      raise ValueError(f'config.step.accumulate is {accumulate}; it must divide the {group} images of '
+                       'config.step.sam.images_per_perturbation')
     return size // group
 
   def rho(self, learning_rate: schedules.Schedule, step):

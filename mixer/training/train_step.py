@@ -44,12 +44,12 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
   Args:
     batch: this device's part: 'image' [b, H, W, 3] uint8, 'label' [b] or [b, L] class numbers padded with -1, and
       optionally 'weight' [b, L].
-    learning_rate: the optimizer's schedule; used as a metric only.
+    learning_rate: the optimizer's `schedules.Schedule`; used as a metric, and by `sam`.
     seed: of dropout, stochastic depth and mixup.
     loss: 'softmax_xent' or 'sigmoid_xent'.
     mixup: alpha of its Beta distribution, p of Table 4; 0 for none.
     accumulate: the number of microbatches, processed one after the other to save memory; it must divide b.
-    sam: GSAM, or None. Its groups are microbatches of their own.
+    sam: GSAM, or None. Its groups are processed one after the other, each in `accumulate` microbatches.
     label_smoothing: the part of the targets that all classes share, in the loss alone.
 
   Returns:
@@ -76,23 +76,25 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
     smoothed = losses.smooth(targets, label_smoothing) if label_smoothing else targets
     return loss_function(logits, smoothed).mean(), hits
 
-  grad, parts = jax.value_and_grad(mean_loss, has_aux=True), accumulate
+  gradient = _averaged(jax.value_and_grad(mean_loss, has_aux=True), accumulate)
   if sam is not None:
-    grad, parts = sam.gradient(grad, sam.rho(learning_rate, state.step)), sam.groups(size, accumulate)
-  if parts == 1:
-    (value, extra), grads = grad(state.params, images, targets, keys)
-  else:
-    microbatches = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), (images, targets, keys))
-    add = lambda total, microbatch: (jax.tree.map(jnp.add, total, grad(state.params, *microbatch)), None)
-    names = ['top1'] * has_accuracy + ['surrogate_gap'] * (sam is not None)
-    zero = (jnp.zeros(()), {name: jnp.zeros(()) for name in names}), jax.tree.map(jnp.zeros_like, state.params)
-    (value, extra), grads = jax.tree.map(lambda x: x / parts, jax.lax.scan(add, zero, microbatches)[0])
-
-  value, extra, grads = jax.lax.pmean((value, extra, grads), 'batch')
+    gradient = _averaged(sam.gradient(gradient, sam.rho(learning_rate, state.step)), sam.groups(size, accumulate))
+  (value, extra), grads = jax.lax.pmean(gradient(state.params, images, targets, keys), 'batch')
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   logged = {'loss': value, **extra, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
   return TrainState(state.step + 1, params, opt_state), logged
+
+
+def _averaged(function, parts: int):
+  """`function` of (params, ...) as the mean over so many parts of the rest, one after the other."""
+  def average(params, *batch):
+    batches = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    one = jax.eval_shape(function, params, *jax.tree.map(lambda x: x[0], batches))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
+    add = lambda total, part: (jax.tree.map(jnp.add, total, function(params, *part)), None)
+    return jax.tree.map(lambda x: x / parts, jax.lax.scan(add, zero, batches)[0])
+  return function if parts == 1 else average
 
 
 def mixup_lambda(alpha: float, seed: int, step):

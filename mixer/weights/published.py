@@ -36,7 +36,9 @@ class Published:
 
   def published_top1(self, dataset: str) -> float | None:
     """In percent, on the test images of a dataset by its TFDS name, if there is one."""
-    name = re.split('[/:]', dataset)[0]
+    name, *variant = re.split('[/:]', dataset)
+    if name == 'imagenet_v2' and 'matched-frequency' not in (variant or ['matched-frequency']):
+      return None
     return dict(zip(SCORED_ON, self.top1)).get(name)
 
 

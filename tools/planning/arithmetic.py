@@ -137,9 +137,10 @@ class Plan:
     optimizer, learning_rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer,
                                                          total_steps=config.total_steps)
     plan = cls(name, slice_, config, images, model, optimizer, learning_rate)
-    if plan.parts < 1 or plan.images_per_core % plan.parts:
-      raise ValueError(f'config.step.accumulate is {plan.parts}; it must divide the {plan.images_per_core} images a '
-                       'core')
+    accumulate = config.step.get('accumulate', 1)
+    if accumulate < 1 or plan.images_per_core % accumulate:
+      raise ValueError(f'config.step.accumulate is {accumulate}; it must divide the {plan.images_per_core} images a core')
+    _ = plan.parts  # refuses groups that do not divide
     return plan
 
   def init(self) -> train_step.TrainState:
@@ -160,7 +161,7 @@ class Plan:
     """In how many parts a core takes its images: microbatches, or with SAM the groups of a perturbation."""
     accumulate = self.config.step.get('accumulate', 1)
     if sam := self.config.step.get('sam'):
-      return configuration.instantiate(sam_lib.Sam, 'step.sam', sam).groups(self.images_per_core, accumulate)
+      return accumulate * configuration.instantiate(sam_lib.Sam, 'step.sam', sam).groups(self.images_per_core, accumulate)
     return accumulate
 
   @property
@@ -200,7 +201,7 @@ class Plan:
   def paper_core_days(self) -> int | None:
     """TPUv3 core-days of the paper's run on as many images of 224 pixels; None where Tables 2 and 3 have none."""
     data, model = self.config.data, self.config.model
-    if data.resolution != 224 or data.dataset not in matching.PRETRAINING or not matching.plain(self.config):
+    if data.resolution != 224 or data.dataset not in matching.PRETRAINING or matching.beyond(self.config):
       return None
     passes = self.epochs * (data.fraction if 'fraction' in data else 1.)  # of the whole data
     pretrain, *_ = matching.PRETRAINING[data.dataset]
@@ -224,8 +225,9 @@ class Plan:
 
   @property
   def gradient_bytes(self) -> int:
-    """With `accumulate`, the sum and the gradients of the current part."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.state.params)) * (2 if self.parts > 1 else 1)
+    """With `accumulate`, the sum and the gradients of the current part; with SAM, also those before and the weights there."""
+    copies = (2 if self.parts > 1 else 1) + (2 if self.config.step.get('sam') else 0)
+    return copies * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.state.params))
 
   @property
   def activation_bytes(self) -> int:

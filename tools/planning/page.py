@@ -119,7 +119,7 @@ Made by `python -m tools.plan --all --compile --out={path}`, with JAX {compiled_
          'state, GiB a core', 'estimated, GiB a core', 'fits', 'FLOPs of training',
          f'core-days at {utilisation:.0%}', "paper's TPUv3 core-days"], quick)}
 
-Training takes three times the operations of the forward pass. Evaluations are not counted. **The utilisation is an
+Training takes three times the operations of the forward pass, and with SAM six times. Evaluations are not counted. **The utilisation is an
 assumption**; in brackets stands the one that the paper's core-days come to. The paper gives these to one or two digits,
 and those on ImageNet and ImageNet-21k extrapolated (Table 3). The state is the parameters and the optimizer's moments;
 to it the estimate adds gradients and activations. The numbers of images are published ones: tools/planning/arithmetic.py
