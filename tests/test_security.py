@@ -18,7 +18,6 @@ CALLS_THAT_UNPACK = {'extract', 'extractall', 'unpack_archive'}  # members to pa
 IN_THEIR_PLACE = {'re.compile', 'lowered.compile'}  # the latter is a step that JAX compiles
 ALLOWED = {'mixer.run.config_flags': ['util.spec_from_file_location'],  # the program that --config names
            'mixer.run.preemption': ['ctypes'], 'mixer.run.devices': ['ctypes'],  # the C library's settings; no file is read
-           'mixer.data.lazy': ['importlib.import_module'],  # TensorFlow and TFDS
            'tools.planning.page': ['importlib.import_module'],  # this project's own configs
            'paper.tables': ['importlib.import_module'],  # the same
            'benchmarks.timm': ['torch', 'importlib.import_module', 'torch.compile']}  # models with random weights
