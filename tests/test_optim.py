@@ -11,6 +11,7 @@ import golden
 from mixer import configuration
 from mixer import models
 from mixer.training import optim
+from mixer import trees
 
 CONSTANT = dict(name='linear', end=0.1)  # at a learning rate of 0.1
 PARAMS = {'layer': {'kernel': jnp.array([[1., -2.], [3., 4.]]), 'bias': jnp.array([0.5, -0.5])},
@@ -148,6 +149,7 @@ NAN, INF = float('nan'), float('inf')
     ('learning_rate', -0.1, 'it must be above 0'), ('learning_rate', 0., 'it must be above 0'),
     ('learning_rate', NAN, 'it must be a finite number, above 0'), ('learning_rate', INF, 'it must be a finite number, above 0'),
     ('weight_decay', -1, 'it must be at least 0'), ('weight_decay', NAN, 'it must be a finite number, at least 0'),
+    ('layer_decay', 0., 'it must be above 0 and at most 1'), ('layer_decay', 1.5, 'it must be above 0 and at most 1'),
     ('clip_norm', 0, 'it must be above 0'), ('clip_norm', -1., 'it must be above 0'),
     ('momentum', 1., 'it must be at least 0 and below 1'), ('momentum', -0.1, 'it must be at least 0 and below 1'),
     ('b1', 1, 'it must be at least 0 and below 1'), ('b2', 1., 'it must be at least 0 and below 1'),
@@ -167,7 +169,7 @@ def test_a_number_out_of_its_range_is_refused_by_name(name, value, message):
     configuration.instantiate(optim.build, 'optimizer', fields)
 
 
-@pytest.mark.parametrize('fields', [dict(clip_norm=None), dict(clip_norm=1e-3), dict(weight_decay=0), dict(learning_rate=1),
+@pytest.mark.parametrize('fields', [dict(clip_norm=None), dict(layer_decay=None), dict(layer_decay=1), dict(clip_norm=1e-3), dict(weight_decay=0), dict(learning_rate=1),
                                     dict(momentum=0), dict(schedule=dict(name='steps', drops=(0.5,))),
                                     dict(schedule=dict(name='cosine', warmup_steps=0, end=0))])
 def test_the_ends_of_the_ranges_are_accepted(fields):
@@ -199,3 +201,55 @@ def test_lambs_step_on_a_kernel_has_the_kernels_length():
 def test_the_state_of_other_optimizers_is_without_lambs():
   build = lambda name: optim.build(name=name, learning_rate=0.1, schedule=CONSTANT, total_steps=9, weight_decay=0.1)[0]
   assert len(build('lamb').init(PARAMS)) == len(build('adamw').init(PARAMS)) + 1
+
+
+SIZES = dict(patch_size=8, num_blocks=12, hidden_dim=8)
+MIXER = dict(SIZES, tokens_mlp_dim=8, channels_mlp_dim=8)
+OF_MIXER = {'stem': 13, 'MixerBlock_0': 12, 'MixerBlock_2': 10, 'MixerBlock_11': 1, 'pre_head_layer_norm': 0, 'head': 0}
+LAYERS = {  # family: fields, layers below the head
+    'mlp_mixer': (MIXER, OF_MIXER), 'untied_mixer': (MIXER, OF_MIXER), 'grouped_mixer': (dict(MIXER, groups=2), OF_MIXER),
+    'views_mixer': (dict(MIXER, groups=2), OF_MIXER), 'pyramid_mixer': (dict(MIXER, tokens=(4,) * 12), OF_MIXER),
+    'vit': (dict(SIZES, mlp_dim=8, num_heads=2, representation_size=8), {
+        'cls': 13, 'embedding': 13, 'Transformer/posembed_input': 13, 'Transformer/encoderblock_0': 12,
+        'Transformer/encoderblock_2': 10, 'Transformer/encoder_norm': 0, 'pre_logits': 0, 'head': 0}),
+    'resmlp': (SIZES, {'stem': 13, 'ResBlock_0': 12, 'ResBlock_11': 1, 'affine': 0, 'head': 0}),
+    'bit_resnet': (dict(variant='R50x1'), {
+        'root_block': 17, 'block1/unit01': 16, 'block1/unit03': 14, 'block2/unit01': 13, 'block4/unit03': 1, 'norm': 0,
+        'head': 0}),
+}
+
+
+@pytest.mark.parametrize('platform', ['any', 'cpu'])
+@pytest.mark.parametrize('family', models.FAMILIES)
+def test_layers_are_counted_down_from_the_head(family, platform):
+  fields, expected = LAYERS[family]
+  model = models.build(name=family, num_classes=10, platform=platform, **fields)
+  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
+  layers, last = trees.flat(optim.layers_below_head(params)), max(expected.values())
+  for name, layer in layers.items():
+    found = [expected[module] for module in expected if f'{name}/'.startswith(f'{module}/')]
+    assert found == [layer] or not found and 0 < layer < last, name
+  assert set(layers.values()) == set(range(last + 1))
+
+
+@pytest.mark.parametrize('name', optim.ALGORITHMS)
+def test_layer_decay_multiplies_the_whole_update(name):
+  """Weight decay, clipping and LAMB's trust ratio included; exactly, for powers of two."""
+  params = {**PARAMS, 'stem': PARAMS['layer'], 'MixerBlock_0': PARAMS, 'MixerBlock_1': PARAMS}
+  rng = np.random.default_rng(0)
+  grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
+  build = lambda **fields: optim.build(name=name, learning_rate=0.1, schedule=CONSTANT, total_steps=9, weight_decay=0.1,
+                                       clip_norm=1., **fields)[0]
+  plain, decayed = build(), build(layer_decay=0.5)
+  states = plain.init(params), decayed.init(params)
+  for _ in range(2):
+    expected, state = plain.update(grads, states[0], params)
+    updates, decayed_state = decayed.update(grads, states[1], params)
+    states = state, decayed_state
+    for module, factor in (('stem', 1 / 8), ('MixerBlock_0', 1 / 4), ('MixerBlock_1', 1 / 2), ('layer', 1), ('norm', 1)):
+      jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y * factor), updates[module], expected[module])
+
+
+def test_without_layer_decay_the_program_is_the_same():
+  program = lambda **fields: str(jax.make_jaxpr(lambda: trajectory([PARAMS], name='adamw', weight_decay=0.1, **fields))())
+  assert program() == program(layer_decay=None) != program(layer_decay=0.5)
