@@ -66,7 +66,7 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
     resize: the side to which whole images are resized before a crop at a random place (fine-tuning); by default crops
       are Inception's, of any part of an image (pre-training).
     min_area: the smallest part of an image's area that an Inception crop may cover; by default 0.05.
-    pad: black pixels to add on each side before an Inception crop.
+    pad: black pixels to add on each side before the crop, and after `resize`: 4 with resize 32 is CIFAR's usual crop.
     antialias: whether crops are resized with antialiasing, as photographs at much less than 224 pixels should be.
     flip: whether to mirror half of the images.
     randaugment_magnitude, randaugment_layers: m of Table 4, None for no RandAugment, and how many operations.
@@ -80,12 +80,12 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
   limits.check(resolution=resolution, resize=resize, pad=pad, randaugment_magnitude=randaugment_magnitude,
                randaugment_layers=randaugment_layers, permutation_patch=permutation_patch, threads=threads,
                permutation_seed=permutation_seed, max_labels=max_labels)
-  limits.check_crop(resize=resize, min_area=min_area, pad=pad)
+  limits.check_crop(resize=resize, min_area=min_area)
   if resize is None:
-    crop = functools.partial(preprocess.inception_crop, min_area=0.05 if min_area is None else min_area, pad=pad)
+    crop = functools.partial(preprocess.inception_crop, min_area=0.05 if min_area is None else min_area)
   else:
     crop = functools.partial(preprocess.random_crop, resize=resize)
-  crop = functools.partial(crop, antialias=antialias)
+  crop = functools.partial(crop, pad=pad, antialias=antialias)
   source = sources.open_split(dataset, split, data_dir, label, max_labels, training=True)
   source = source if fraction == 1 else subset.Subset.of(source, fraction)
   augment = None if randaugment_magnitude is None else _randaugment(randaugment_layers, randaugment_magnitude)

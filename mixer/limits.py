@@ -24,9 +24,9 @@ def check(**fields):
     raise arguments.ArgumentError(f'resize is {resize}, smaller than the crop: resolution is {fields["resolution"]}')
 
 
-def check_crop(*, resize: int | None, min_area: float | None, pad: int):
+def check_crop(*, resize: int | None, min_area: float | None):
   """Raises an ArgumentError unless the fields of a training crop go together: `input_pipeline.train_batches`."""
-  if resize is not None and (min_area is not None or pad):
-    raise arguments.ArgumentError(f'resize is {resize}, and min_area or pad are set, which Inception crops alone have; '
-                                  'drop the one or the others')
+  if resize is not None and min_area is not None:
+    raise arguments.ArgumentError(f'resize is {resize}, and min_area is {min_area}, which Inception crops alone have; '
+                                  'set one of them to None')
   arguments.check(dict(min_area=min_area), above=0, at_most=1)

@@ -78,8 +78,9 @@ def plain(config: dict) -> bool:
 
 def beyond(config: dict) -> bool:
   """Whether a recipe has what the paper does not have."""
-  step = config.get('step', {})
-  return bool(step.get('sam') or step.get('label_smoothing') or config.get('optimizer', {}).get('name') == 'lion')
+  step, data = config.get('step', {}), config.get('data', {})
+  return bool(step.get('sam') or step.get('label_smoothing') or config.get('optimizer', {}).get('name') == 'lion'
+              or data.get('pad'))
 
 
 def pretraining(config: dict, origin: dict | None) -> tuple[str, float | None] | None:

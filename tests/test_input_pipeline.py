@@ -217,7 +217,7 @@ def test_an_image_that_claims_too_many_pixels_is_named(tmp_path, kind):
     path.write_bytes(example_images.claiming(kind, 16_000, 16_000) if k == 3 else example_images.file(kind))
   fields = dict(dataset=str(tmp_path), split='train', batch_size=2, resolution=8, shard=ProcessShard(0, 1, 1))
   message = r'cannot decode .*/train/class/3.png: its header claims 256000000 pixels; the limit is 80,000,000. Re'
-  for training in ({}, dict(pad=1), dict(resize=9)):
+  for training in ({}, dict(pad=1), dict(resize=9), dict(resize=9, pad=1)):
     with pytest.raises(ValueError, match=message):
       take(input_pipeline.train_batches(**fields, **training, seed=0), 2)
   with pytest.raises(ValueError, match=message):
@@ -313,7 +313,8 @@ def test_random_crops_of_resized_images_take_no_fields_of_inceptions(data_dir):
   one, = take(train(data_dir, **fields), 1)
   assert not equal([one], take(train(data_dir, **{**fields, 'resize': 8}), 1))
   assert equal([one], take(train(data_dir, **fields, threads=3), 1))
-  with pytest.raises(ValueError, match='resize is 10, and min_area or pad are set, which Inception crops al'):
+  assert equal([one], take(train(data_dir, **fields, pad=0), 1)) and not equal([one], take(train(data_dir, **fields, pad=1), 1))
+  with pytest.raises(ValueError, match='^resize is 10, and min_area is 0.5, which Inception crops alone have; set one of them to None'):
     train(data_dir, **{**fields, 'min_area': 0.5})
   with pytest.raises(ValueError, match='resize is 6, smaller than the crop: resolution is 8'):
     train(data_dir, **{**fields, 'resize': 6})

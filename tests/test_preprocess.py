@@ -202,6 +202,24 @@ def test_a_random_crop_is_a_window_of_the_whole_image_at_any_place():
   assert np.array_equal(whole, preprocess.paper_resize(tf.constant(image), 4, 4).numpy())
 
 
+def test_a_padded_random_crop_is_the_image_shifted_to_any_place_and_black_outside():
+  """CIFAR's usual crop, with (2 pad + 1)^2 places."""
+  image = np.random.default_rng(0).integers(1, 256, (5, 5, 3), np.uint8)
+  crop = lambda k, **fields: preprocess.random_crop(tf.io.encode_png(image), 5, 5, [0, k], **fields).numpy()
+  shifted = {}
+  for y in range(-2, 3):
+    for x in range(-2, 3):
+      expected = shifted[y, x] = np.zeros_like(image)
+      for row in range(5):
+        for column in range(5):
+          if 0 <= row + y < 5 and 0 <= column + x < 5:
+            expected[row, column] = image[row + y, column + x]
+  places = [next(place for place, window in shifted.items() if (window == crop(k, pad=2)).all()) for k in range(250)]
+  assert set(places) == set(shifted)
+  assert (crop(0) == image).all()
+  assert set(np.unique(preprocess.random_crop(tf.io.encode_png(np.full((9, 7, 3), 200, np.uint8)), 6, 4, [0, 2], pad=3))) == {0, 200}
+
+
 CROPS = {'decode': preprocess.decode, 'inception': lambda data: preprocess.inception_crop(data, 8, 0.5, 0, [0, 1]),
          'padded': lambda data: preprocess.inception_crop(data, 8, 0.5, 1, [0, 1]),
          'random': lambda data: preprocess.random_crop(data, 9, 8, [0, 1]),

@@ -98,13 +98,16 @@ def inception_crop(encoded, resolution: int, min_area: float, pad: int, seed, an
   return _square(crop, resolution, antialias)
 
 
-def random_crop(encoded, resize: int, resolution: int, seed, antialias: bool = False):
+def random_crop(encoded, resize: int, resolution: int, seed, pad: int = 0, antialias: bool = False):
   """Decodes an image, resizes it to resize x resize whatever its shape, and cuts out a square at a random place.
 
-  The fine-tuning of the paper's predecessors (BiT, section 3.3). [] bytes -> [R, R, 3] uint8. The seed is [2] ints.
+  [] bytes -> [R, R, 3] uint8. The seed is [2] ints. `pad` is of black pixels to add on each side of the resized image.
+  Without it, this is the fine-tuning of the paper's predecessors (BiT, section 3.3); with 4 at 32 pixels, the usual crop
+  of CIFAR (He et al., arXiv 1512.03385, section 4.2).
   """
-  corner = tf.random.stateless_uniform([2], seed, 0, resize - resolution + 1, tf.int32)
+  corner = tf.random.stateless_uniform([2], seed, 0, resize + 2 * pad - resolution + 1, tf.int32)
   image = _square(decode(encoded), resize, antialias)
+  image = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]]) if pad else image
   return tf.slice(image, tf.pad(corner, [[0, 1]]), [resolution, resolution, 3])
 
 
