@@ -64,13 +64,14 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
 
   model = instantiate(models.build, 'model', config.model)
   optimizer, learning_rate = instantiate(optim.build, 'optimizer', config.optimizer, total_steps=total_steps)
-  init = functools.partial(train_step.init, model, optimizer, data.image_shape, config.seed)
+  init = functools.partial(train_step.init, model, optimizer, data.image_shape, config.seed, config.step.get('ema'))
   p_train_step = instantiate(train_step.make_train_step, 'step', config.step, hidden=('devices',), model=model,
                              optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)
   compile_step = train_step.compile_ahead(p_train_step, jax.eval_shape(init), data.shapes)
   preemption_handler = preemption.PreemptionHandler()
   evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, configuration.probes_of(config),
-                                   lambda batches: preemption_handler.check_before_each(prefetch.prefetch_to_device(batches)))
+                                   lambda batches: preemption_handler.check_before_each(prefetch.prefetch_to_device(batches)),
+                                   ema=config.step.get('ema') is not None)
 
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(instantiate(
@@ -83,7 +84,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
       if 'start_from' in config:
         state = state.replace(params=instantiate(weights.start, 'start_from', config.start_from, fresh_params=state.params))
     state = jax.device_put(state, devices.replicated())  # a no-op for what init_replicated has made
-    first_step = int(state.step)
+    step = first_step = int(state.step)
     batches = prefetch.prefetch_to_device(itertools.islice(data.start(first_step), total_steps - first_step))
     p_train_step, memory = compiling.result()
     # From here until the last checkpoint is complete, a signal to stop is handled.
@@ -94,7 +95,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
 
       def evaluate_and_checkpoint(step):
         keep = step >= total_steps  # examples, for a picture
-        results = logger.log_eval(evaluate(state.params, keep)) if should_run(step, config.eval_every_steps) else {}
+        results = logger.log_eval(evaluate(state.params, keep, state.ema)) if should_run(step, config.eval_every_steps) else {}
         logger.write()
         if should_run(step, checkpoints.every_steps):
           logger.check_finite()
@@ -102,7 +103,6 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
           checkpoints.save(step, state, results)
         return results
 
-      step = first_step
       try:
         results = evaluate_and_checkpoint(step) if unfinished or step >= total_steps else {}
         for step, batch in enumerate(batches, first_step + 1):

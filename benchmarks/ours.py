@@ -30,7 +30,8 @@ def build(config, image_shape):
   model = configuration.instantiate(models.build, 'model', config.model)
   optimizer, learning_rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer,
                                                        total_steps=config.total_steps)
-  init = functools.partial(train_step.init, model, optimizer, image_shape, config.seed)
+  init = functools.partial(train_step.init, model, optimizer, image_shape, config.seed,
+                           config.step.get('ema'))
   return init, configuration.instantiate(train_step.make_train_step, 'step', config.step, model=model,
                                          optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)
 

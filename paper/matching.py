@@ -78,15 +78,15 @@ def plain(config: dict) -> bool:
 
 def beyond(config: dict) -> bool:
   """Whether a recipe has what the paper does not have."""
-  step, data, optimizer = (config.get(section, {}) for section in ('step', 'data', 'optimizer'))
-  return bool(step.get('sam') or step.get('label_smoothing') or data.get('pad') or optimizer.get('layer_decay')
-              or optimizer.get('name') in ('lamb', 'lion'))
+  step, data = config.get('step', {}), config.get('data', {})
+  return bool(step.get('sam') or step.get('label_smoothing') or config.get('optimizer', {}).get('name') == 'lion'
+              or data.get('pad'))
 
 
 def pretraining(config: dict, origin: dict | None) -> tuple[str, float | None] | None:
   """(what a run's weights were pre-trained on, in the words of the tables, epochs); None if in no table."""
   if config.get('start_from'):
-    if origin is None:
+    if origin is None or config['start_from'].get('average'):
       return None
     if 'published' in origin:
       return PUBLISHED.get(origin['published'].split('/')[0])
@@ -112,8 +112,16 @@ def same_epochs(published: str, ours: float | None) -> bool:
 
 def scores(run: records.Run, of: str, metric: str, crop: str | None = None,
            split: str | None = None) -> Iterator[float]:
-  """A run's scores on the unpermuted images of a dataset, if `crop` and `split` are those of the evaluation or None."""
+  """A run's scores on the unpermuted images of a dataset, if `crop` and `split` are those of the evaluation or None.
+
+  Of a ViT that averages its weights they are the average's, as its authors' are; of all others the last weights'.
+  """
+  config, _ = trained(run)
+  average = config['model']['name'] == 'vit' and config.get('step', {}).get('ema') is not None
+  if run.kind == 'evaluation' and run.config['start_from'].get('average', False) != average:
+    return
   for name, section in run.config.get('evals', {}).items():
+    name = f'{name}_ema' if average and run.kind == 'run' else name
     if (dataset(section) == of and f'{name}/{metric}' in run.metrics and not section.get('permutation')
         and crop in (None, section.get('crop', DEFAULT_CROP)) and split in (None, section.get('split'))):
       yield run.metrics[f'{name}/{metric}']

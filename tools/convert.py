@@ -52,7 +52,9 @@ def main(arguments: list[str] | None = None):
   loaded = weights_flags.load(flags)
   print(loaded.describe())
   if to_hub:
-    written = weights.save_for_hub(loaded, out, finished.results(flags.weights))
+    results = {name.replace('_ema/', '/'): value for name, value in finished.results(flags.weights).items()
+               if ('_ema/' in name) == flags.average}
+    written = weights.save_for_hub(loaded, out, results)
   else:
     written = weights.save(loaded, out)
   print(f'written: {" and ".join(map(str, written))}')

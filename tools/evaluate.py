@@ -39,6 +39,7 @@ WEIGHTS = flags.DEFINE_string('weights', None, 'A published name, an .npz or .sa
                               'checkpoint in one.')
 MEAN, STD = (flags.DEFINE(weights_flags.Numbers(), name, None, f'{text[0].upper()}{text[1:]}.')
              for name, text in weights_flags.PIXELS.items())
+AVERAGE = flags.DEFINE_bool('average', False, f'{weights_flags.AVERAGE[0].upper()}{weights_flags.AVERAGE[1:]}.')
 PREPROCESSING = flags.DEFINE_enum('preprocessing', None, list(crop_sizes.NAMES),
                                   f'{weights_flags.CROPS}; by default that of the config.')
 RESIZE = flags.DEFINE_integer('resize', None, 'The side in pixels before the crop; by default in proportion to the '
@@ -70,7 +71,7 @@ def described(loaded: 'weights.Weights', config) -> dict:
   variant = models.LOADABLE[loaded.model['name']].variant_of(loaded.model)
   return {
       'model': {'name': loaded.model['name'], 'variant': variant} if variant else loaded.model,
-      'start_from': {'weights': WEIGHTS.value},
+      'start_from': {'weights': WEIGHTS.value, 'average': AVERAGE.value},
       'evals': {name: fields_for(section, loaded.resolution) for name, section in config.evals.items()}}
 
 
@@ -113,7 +114,7 @@ def main(arguments):
                          '--config=configs/evaluate_imagenet.py')
   config = config_flags.config(arguments)
   devices.initialize(cache=config_flags.CACHE.value)
-  loaded = weights.load(WEIGHTS.value, MEAN.value, STD.value)
+  loaded = weights.load(WEIGHTS.value, MEAN.value, STD.value, AVERAGE.value)
   print(loaded.describe())
   loaded.check_head(WEIGHTS.value)
   if OUT.value and not pathlib.Path(OUT.value).parent.is_dir():

@@ -19,6 +19,7 @@ from mixer.run import plots
 from mixer import user_errors
 from mixer import weights as weights_lib
 from mixer.weights import filter_frequencies
+from tools import weights_flags
 
 SHOWN = 3  # blocks, as in Figure 5
 
@@ -56,11 +57,11 @@ def chosen(text: str | None, weights: weights_lib.Weights) -> list[int]:
 @user_errors.in_one_line
 def main(arguments: list[str]):
   parser = user_errors.ArgumentParser(__doc__)
-  parser.add_argument('--weights', required=True, help='a published name, .npz, .safetensors, or work directory')
+  weights_flags.add(parser)
   parser.add_argument('--out', required=True, type=pathlib.Path, help='the folder for the pictures')
   parser.add_argument('--blocks', help=f'of a model that mixes tokens, from 0: 0,1,2; default: the first {SHOWN}')
   flags = parser.parse_args(arguments)
-  weights = weights_lib.load(flags.weights)
+  weights = weights_flags.load(flags)
   blocks = chosen(flags.blocks, weights)
   flags.out = flags.out.expanduser()
   flags.out.mkdir(parents=True, exist_ok=True)

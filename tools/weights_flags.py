@@ -29,15 +29,17 @@ PIXELS = {  # the flags' help
     'mean': 'of the pixels in [0, 1] that a file of timm takes, one number or three with commas, if it has no '
             'config.json',
     'std': 'the same of their deviation'}
+AVERAGE = "the average of a run's weights, which it has by config.step.ema"
 
 
 def add(parser: argparse.ArgumentParser, name: str = '--weights'):
-  """Adds the weights, a flag or the name of a positional argument, --mean and --std to a command line."""
+  """Adds the weights, a flag or the name of a positional argument, --mean, --std and --average to a command line."""
   parser.add_argument(name, **({'required': True} if name.startswith('-') else {}),
                       help='a published name, .npz, .safetensors, hf-hub:OWNER/NAME, folder of Hugging Face, or work '
                       'directory')
   for field, text in PIXELS.items():
     parser.add_argument(f'--{field}', type=Numbers().parse, metavar='R,G,B', help=text)
+  parser.add_argument('--average', action='store_true', help=AVERAGE)
 
 
 def positive(text: str) -> int:
@@ -63,4 +65,4 @@ def add_crop(parser: argparse.ArgumentParser):
 
 def load(flags: argparse.Namespace) -> 'weights.Weights':
   """The weights of the flags. Raises what `weights.load` does."""
-  return weights.load(flags.weights, **{field: getattr(flags, field) for field in PIXELS})
+  return weights.load(flags.weights, average=flags.average, **{field: getattr(flags, field) for field in PIXELS})

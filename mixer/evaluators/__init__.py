@@ -6,6 +6,8 @@ from mixer import configuration
 from mixer.evaluators import classification
 from mixer.evaluators import fewshot
 
+EMA = '_ema'  # ends the name of an evaluation or probe of the average of the parameters
+
 
 class Evaluators:
   """A config's evaluations and few-shot probes of a model's parameters.
@@ -15,7 +17,7 @@ class Evaluators:
     samples: {evaluation: its examples for a picture}, of the last call with `keep`.
   """
 
-  def __init__(self, model, loss: str, evals: dict, probes: dict, settings: dict, prefetch: Callable):
+  def __init__(self, model, loss: str, evals: dict, probes: dict, settings: dict, prefetch: Callable, ema: bool = False):
     """Builds the scorer and the probes.
 
     Args:
@@ -24,6 +26,7 @@ class Evaluators:
       probes: {probe: (training batches, test batches)}.
       settings: {probe: its section of the config}.
       prefetch: sends batches to the devices.
+      ema: whether an average of the parameters is evaluated, too.
     """
     self._evals, self._probes, self._prefetch = evals, probes, prefetch
     self.scorer, self.samples = classification.Scorer(model, loss), {}
@@ -32,13 +35,18 @@ class Evaluators:
     self.metrics = [f'{name}/{metric}' for name, batches in evals.items()
                     for metric in classification.metric_names(batches.source, model.num_classes)]
     self.metrics += [f'{name}/{metric}' for name, probe in self._probe.items() for metric in probe.metrics]
+    if ema:
+      self.metrics += [metric.replace('/', f'{EMA}/') for metric in self.metrics]
 
-  def __call__(self, params, keep: bool = False) -> dict[str, float]:
+  def __call__(self, params, keep: bool = False, ema=None) -> dict[str, float]:
     """{'test/top1': ..., 'test/examples': ..., 'imagenet/5shot': ...}. Raises what the evaluators do.
 
-    With `keep`, `samples` are set to those of this call.
+    With `keep`, `samples` are set to those of this call. With `ema`, the average of the parameters, its results follow:
+    'test_ema/top1' and so on.
     """
-    return {name: value for results in self.each(params, keep) for name, value in results.items()}
+    results = {name: value for part in self.each(params, keep) for name, value in part.items()}
+    of_ema = () if ema is None else self.each(ema)
+    return results | {name.replace('/', f'{EMA}/'): value for part in of_ema for name, value in part.items()}
 
   def each(self, params, keep: bool = False) -> Iterator[dict[str, float]]:
     """Yields the results of one evaluation or probe after the other."""

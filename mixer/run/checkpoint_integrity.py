@@ -50,10 +50,12 @@ def check(state, path):
                        f'{saved.get(name)}')
 
 
-def read_params(workdir, step: int | None = None, folder: str | None = None) -> tuple[dict, epath.Path]:
+def read_params(workdir, step: int | None = None, folder: str | None = None,
+                part: str = 'params') -> tuple[dict, epath.Path]:
   """The parameters of a run's checkpoint as nested dicts of numpy arrays, and its path. Nothing is written.
 
   Args:
+    part: 'params', or 'ema' for their average, which the run must have.
     step: None for the latest readable one.
     folder: one of FOLDERS; None for both.
 
@@ -74,7 +76,7 @@ def read_params(workdir, step: int | None = None, folder: str | None = None) -> 
       continue
     try:
       with storage.translate_read_errors(path):
-        params = _read_params(path)
+        params = _read_params(path, part)
     except storage.Unreachable:
       raise
     except Exception as error:  # Orbax raises many types for damaged files.
@@ -93,11 +95,11 @@ def _finalized(workdir, folders) -> Iterator:
                 if path.name.isdecimal() and ocp.utils.is_checkpoint_finalized(path))
 
 
-def _read_params(path):
+def _read_params(path, part):
   handler = ocp.PyTreeCheckpointHandler()
   try:
-    shapes = handler.metadata(path / 'default').tree['params']
-    target = {'params': jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)}
+    shapes = handler.metadata(path / 'default').tree[part]
+    target = {part: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)}
     if not storage.in_bucket(path):
       safe_io.check_unpacked(path, sum(part.stat().st_size for part in pathlib.Path(path).rglob('*') if part.is_file()),
                              sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(target)))
@@ -105,6 +107,6 @@ def _read_params(path):
     restored = handler.restore(path / 'default', args=ocp.args.PyTreeRestore(
         target, restore_args=restore_args, partial_restore=True))
     check(restored, path)
-    return restored['params']
+    return restored[part]
   finally:
     handler.close()

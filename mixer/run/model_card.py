@@ -78,7 +78,7 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
     kind = models.describe(models.expected_config(model))
   else:
     kind = ' '.join(filter(None, (model['name'], model.get('variant'))))
-  name = storage.path_of(workdir).name
+  name, ema = storage.path_of(workdir).name, config['step'].get('ema')
   parts = [
       f'# {name}',
       f'{kind}, {parameters:,} parameters, {model["num_classes"]:,} classes, {config["data"]["resolution"]} x '
@@ -86,7 +86,8 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
       f'{counted(batch, "image")}, {epochs:,.1f} epochs.',
       *(f'{sanity.CARD_PREFIX}{warning}' for warning in warnings),
       '## Results', _table(('evaluation', 'metric', 'value', 'examples'), _scores(results)),
-      f'After step {config["total_steps"]:,}, the last; all others are in [records.jsonl](records.jsonl).',
+      f'After step {config["total_steps"]:,}, the last; all others are in [records.jsonl](records.jsonl).' + (
+          f' NAME_ema is of the average of the weights (decay {ema}), which --average loads.' if ema else ''),
       '![Learning curves](learning_curves.png)',
       '## Use', "In this repository's folder:",
       '```sh\n' + '\n'.join(_commands(workdir, name, config)) + '\n```',

@@ -5,6 +5,7 @@
 """
 
 import functools
+import math
 
 import flax
 import jax
@@ -26,16 +27,18 @@ class TrainState:
   step: jax.Array  # int32 scalar: the number of steps taken
   params: dict
   opt_state: optax.OptState
+  ema: dict | None = None  # the average of the parameters, in float32, if the run keeps one
 
 
-def init(model, optimizer, image_shape, seed: int) -> TrainState:
-  """The state before the first step. `image_shape` is (H, W, 3)."""
+def init(model, optimizer, image_shape, seed: int, ema: float | None = None) -> TrainState:
+  """The state before the first step. `image_shape` is (H, W, 3); `ema` is that of `make_train_step`."""
   params = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape)))['params']
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  average = None if ema is None else jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
 def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, seed: int, loss: str, mixup: float,
-               accumulate: int, sam: sam_lib.Sam | None = None, label_smoothing: float = 0.):
+               accumulate: int, sam: sam_lib.Sam | None = None, label_smoothing: float = 0., ema: float | None = None):
   """Takes one step, on one device under the mapped axis 'batch'.
 
   All randomness is a function of the seed, the step and an example's index in the global batch; the number of devices
@@ -51,6 +54,7 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
     accumulate: the number of microbatches, processed one after the other to save memory; it must divide b.
     sam: GSAM, or None. Its groups are processed one after the other, each in `accumulate` microbatches.
     label_smoothing: the part of the targets that all classes share, in the loss alone.
+    ema: the decay of the average of the parameters; None if the state has none.
 
   Returns:
     The next state, and {'loss', 'grad_norm', 'learning_rate'}: means over all devices; the norm before clipping.
@@ -83,7 +87,18 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   logged = {'loss': value, **extra, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
-  return TrainState(state.step + 1, params, opt_state), logged
+  average = None if ema is None else averaged(ema, state.step + 1, state.ema, params)
+  return TrainState(state.step + 1, params, opt_state, average), logged
+
+
+def averaged(decay: float, step, ema, params):
+  """The exponential moving average after step `step`, counted from 1: the mean of the parameters after each step k so far.
+
+  Their weights are proportional to decay^(step - k), as in Adam with its bias corrected, so that the initial parameters
+  have none. (timm's average begins with them, and is theirs for long.)
+  """
+  weight = (1 - decay) / -jnp.expm1(step * math.log(decay))
+  return jax.tree.map(lambda mean, x: mean + weight * (x.astype(jnp.float32) - mean), ema, params)
 
 
 def _averaged(function, parts: int):
@@ -103,7 +118,7 @@ def mixup_lambda(alpha: float, seed: int, step):
 
 
 def make_train_step(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: float = 0., accumulate: int = 1,
-                    sam: dict | None = None, label_smoothing: float = 0., devices=None):
+                    sam: dict | None = None, label_smoothing: float = 0., ema: float | None = None, devices=None):
   """`train_step` pmapped over all devices: (state, batch) -> (state, metrics). Only the batch has an axis of devices.
 
   The state is replicated, and donated. The batch is not donated: no result could reuse its memory. `devices` may be
@@ -116,6 +131,8 @@ def make_train_step(*, model, optimizer, learning_rate, seed: int, loss: str, mi
       1, and a divisor of that part.
     sam: SAM or GSAM: the keywords of `sam.Sam`; None for neither.
     label_smoothing: the part of the targets that all classes share, at least 0 and below 1; 0 for none.
+    ema: the decay of an exponential moving average of the parameters, above 0 and below 1, such as 0.9999; None for none.
+      Evaluations have it as NAME_ema.
 
   Raises:
     arguments.ArgumentError, ValueError: if a number is out of range.
@@ -123,8 +140,9 @@ def make_train_step(*, model, optimizer, learning_rate, seed: int, loss: str, mi
   arguments.check(dict(mixup=mixup), at_least=0)
   arguments.check(dict(accumulate=accumulate), at_least=1)
   arguments.check(dict(label_smoothing=label_smoothing), at_least=0, below=1)
+  arguments.check(dict(ema=ema), above=0, below=1)
   step = functools.partial(train_step, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed,
-                           loss=loss, mixup=mixup, accumulate=accumulate, label_smoothing=label_smoothing,
+                           loss=loss, mixup=mixup, accumulate=accumulate, label_smoothing=label_smoothing, ema=ema,
                            sam=None if sam is None else configuration.instantiate(sam_lib.Sam, 'step.sam', sam))
   return jax.pmap(step, axis_name='batch', in_axes=(None, 0), out_axes=(None, None), devices=devices, donate_argnums=0)
 

@@ -142,7 +142,7 @@ class Weights:
 
 
 def load(name: str | os.PathLike, mean: Sequence[float] | float | None = None,
-         std: Sequence[float] | float | None = None) -> Weights:
+         std: Sequence[float] | float | None = None, average: bool = False) -> Weights:
   """Loads the weights of a name or a path.
 
   For files, the number of classes decides what the logits mean: with the 21,843 of ImageNet-21k a sigmoid gives the
@@ -161,6 +161,7 @@ def load(name: str | os.PathLike, mean: Sequence[float] | float | None = None,
       'runs/digits/interrupted/500').
     mean, std: of the pixels in [0, 1] that the file's model takes, three numbers or one, where its config.json
       lacks them or is wrong; 0.5 and 0.5 for those in [-1, 1].
+    average: the average of a run's parameters, which it keeps with config.step.ema, instead of those of a step.
 
   Raises:
     FileNotFoundError, OSError, ValueError: naming the file or address and the problem.
@@ -170,6 +171,8 @@ def load(name: str | os.PathLike, mean: Sequence[float] | float | None = None,
     raise ValueError(f'mean is {mean}, and std is {std}; set both or neither')
   pixels = None if mean is None else pretrained_cfg.Pixels(
       pretrained_cfg.triple(mean, 'mean'), pretrained_cfg.triple(std, 'std'), 'as set')
+  if average and (name in published.TABLE or name.startswith(hugging_face.PREFIX)):
+    raise _no_average(name)
   if name in published.TABLE:
     return _of_file(published.fetch(name), npz.read, pixels)
   storage.check_no_url(name)
@@ -179,26 +182,32 @@ def load(name: str | os.PathLike, mean: Sequence[float] | float | None = None,
     return _of_file(folder / 'model.safetensors', timm.read, pixels, f'{name}, commit {commit[:12]}')
   path = epath.Path(name).expanduser()
   with storage.translate_gcs_errors(path):
-    return _of_path(path, pixels)
+    return _of_path(path, pixels, average)
 
 
-def _of_path(path, pixels):
-  if path.suffix == '.npz':
-    return _of_file(_existing(path), npz.read, pixels)
-  if path.suffix == '.safetensors':
-    return _of_file(_existing(path), timm.read, pixels)
+def _no_average(name):
+  return ValueError(f'{name} is no run of config.step.ema, but one set of weights; leave out average')
+
+
+def _of_path(path, pixels, average):
+  if path.suffix in ('.npz', '.safetensors'):
+    if average:
+      raise _no_average(path)
+    return _of_file(_existing(path), npz.read if path.suffix == '.npz' else timm.read, pixels)
   if (path.parent.name not in checkpoint_integrity.FOLDERS and _existing(path).is_dir()
       and not (path / 'checkpoints').exists()):
     if (path / 'model.safetensors').exists():
+      if average:
+        raise _no_average(path)
       return _of_file(path / 'model.safetensors', timm.read, pixels)
     if pickles := [name for name in ('pytorch_model.bin', 'model.safetensors.index.json') if (path / name).exists()]:
       _check_holds_safetensors(path, f'{path}, which holds {pickles[0]},')
   if pixels:
     raise ValueError(f'{path} is a run, whose model takes pixels in [-1, 1]; leave out mean and std')
   if path.parent.name in checkpoint_integrity.FOLDERS and path.name.isdecimal():
-    return _of_run(path.parent.parent, int(path.name), path.parent.name)
+    return _of_run(path.parent.parent, average, int(path.name), path.parent.name)
   if _existing(path).is_dir():
-    return _of_run(path)
+    return _of_run(path, average)
   advice = ''
   if path.suffix in ('.pth', '.pt', '.bin'):
     advice = " PyTorch's own files are pickles, which are not read; save the state_dict as .safetensors instead."
@@ -269,7 +278,7 @@ def _sizes_of(params, place) -> tuple[dict, int | None]:
     raise ValueError(f'{place}: {error}') from error
 
 
-def _of_run(workdir, step=None, folder=None) -> Weights:
+def _of_run(workdir, average, step=None, folder=None) -> Weights:
   path = workdir / 'config.json'
   if not path.exists():
     raise ValueError(f"{workdir} is not a run's work directory: {path} does not exist")
@@ -281,13 +290,17 @@ def _of_run(workdir, step=None, folder=None) -> Weights:
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f'{path} is not {what}: {error!r}') from error
   expected = _check_metadata(metadata, path, what)
-  params, checked = checkpoint_integrity.read_params(workdir, step, folder)
+  if average and config['step'].get('ema') is None:
+    raise ValueError(f'{workdir} has no average of its weights: {path} has no step.ema. Leave out average, or train with '
+                     '--config.step.ema=0.9999')
+  params, checked = checkpoint_integrity.read_params(workdir, step, folder, 'ema' if average else 'params')
   params = trees.nested(arrays.float32(trees.flat(params), checked))
   names = workdir / 'classes.txt'
   if names.exists():
     metadata['class_names'] = safe_io.text(names).removesuffix('\n').split('\n')
   loaded = _build(params, metadata, expected, 'its config.json', checked, names)
-  return dataclasses.replace(loaded, source=f'step {int(checked.name):,} of the run in {workdir}')
+  what = 'the average of the weights up to step' if average else 'step'
+  return dataclasses.replace(loaded, source=f'{what} {int(checked.name):,} of the run in {workdir}')
 
 
 def _check_metadata(metadata, place, what) -> dict:

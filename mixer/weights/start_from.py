@@ -14,7 +14,8 @@ from mixer.weights import loading
 
 def start(fresh_params: dict, *, weights: str, head: typing.Literal['fresh', 'given'] = 'fresh',
           token_mixing: typing.Literal['block_diagonal', 'interpolated', None] = None,
-          mean: Sequence[float] | float | None = None, std: Sequence[float] | float | None = None) -> dict:
+          mean: Sequence[float] | float | None = None, std: Sequence[float] | float | None = None,
+          average: bool = False) -> dict:
   """The parameters that a run starts from: those of `weights`, fitted to its model.
 
   A ViT's position embeddings are resized where the resolution differs (mixer/models/position_embeddings.py).
@@ -27,12 +28,12 @@ def start(fresh_params: dict, *, weights: str, head: typing.Literal['fresh', 'gi
       A fresh head of a ViT has a hidden layer only where the model has one.
     token_mixing: how token mixing by layers of one resolution changes with it: 'block_diagonal' or 'interpolated' for a
       Mixer (mixer/models/token_mixing_resize.py), 'interpolated' for a ResMLP; None if they stay.
-    mean, std: as in `load`.
+    mean, std, average: as in `load`.
 
   Raises:
     ValueError: showing both sides, if the weights do not fit.
   """
-  loaded = loading.load(weights, mean, std)
+  loaded = loading.load(weights, mean, std, average)
   distributed.print_on_main_process(f'starts from {loaded.describe()}')
   return fit(loaded.params, fresh_params, head=head, token_mixing=token_mixing)
 

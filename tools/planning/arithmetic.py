@@ -145,7 +145,7 @@ class Plan:
 
   def init(self) -> train_step.TrainState:
     side = self.config.data.resolution
-    return train_step.init(self.model, self.optimizer, (side, side, 3), self.config.seed)
+    return train_step.init(self.model, self.optimizer, (side, side, 3), self.config.seed, self.config.step.get('ema'))
 
   @functools.cached_property
   def state(self) -> train_step.TrainState:
