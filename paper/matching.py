@@ -78,9 +78,9 @@ def plain(config: dict) -> bool:
 
 def beyond(config: dict) -> bool:
   """Whether a recipe has what the paper does not have."""
-  step, data = config.get('step', {}), config.get('data', {})
-  return bool(step.get('sam') or step.get('label_smoothing') or config.get('optimizer', {}).get('name') == 'lion'
-              or data.get('pad'))
+  step, data, optimizer = (config.get(section, {}) for section in ('step', 'data', 'optimizer'))
+  return bool(step.get('sam') or step.get('label_smoothing') or data.get('pad') or optimizer.get('layer_decay')
+              or optimizer.get('name') in ('lamb', 'lion'))
 
 
 def pretraining(config: dict, origin: dict | None) -> tuple[str, float | None] | None:
