@@ -79,7 +79,7 @@ def plain(config: dict) -> bool:
 def beyond(config: dict) -> bool:
   """Whether a recipe has what the paper does not have."""
   step, data, optimizer = (config.get(section, {}) for section in ('step', 'data', 'optimizer'))
-  return bool(step.get('sam') or step.get('label_smoothing') or data.get('pad') or optimizer.get('layer_decay')
+  return bool(any(map(step.get, ('sam', 'label_smoothing', 'cutmix'))) or data.get('pad') or optimizer.get('layer_decay')
               or optimizer.get('name') in ('lamb', 'lion'))
 
 

@@ -62,9 +62,10 @@ def test_show_batch_draws_the_images_as_the_model_sees_them(demo, tmp_path):
   assert f'9 of the 128 images of step 7: {tmp_path / "batch.png"}' in output
   picture = np.asarray(PIL.Image.open(tmp_path / 'batch.png').convert('L'))
   assert picture.shape[0] > 300 and len(np.unique(picture)) > 50
-  plain = run('show_batch', *demo, '--config.step.mixup=0.', '--step=7', '--images=9', f'--out={tmp_path / "plain.png"}')
-  assert 'plain.png' in plain
-  assert not np.array_equal(picture, np.asarray(PIL.Image.open(tmp_path / 'plain.png').convert('L')))
+  others = [('--config.step.mixup=0.', 'plain.png'), ('--config.step.cutmix=1.', 'cutmix.png')]
+  for field, name in others:
+    assert name in run('show_batch', *demo, field, '--step=7', '--images=9', f'--out={tmp_path / name}')
+  assert len({path.read_bytes() for path in tmp_path.glob('*.png')}) == 3
 
 
 @pytest.mark.slow

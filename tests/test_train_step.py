@@ -13,7 +13,9 @@ from mixer import configuration
 from mixer.data import normalize
 from mixer import models
 from mixer.run import devices
+from mixer.training import mixup
 from mixer.training import optim
+from mixer.training import sam as sam_lib
 from mixer.training import train_step
 
 SHAPE = (8, 8, 3)
@@ -34,8 +36,9 @@ class Noise(nn.Module):
 
   @nn.compact
   def __call__(self, images, keys=None):
-    logits = jnp.zeros((len(images), 5)) + self.param('bias', nn.initializers.zeros, (5,))
-    return logits if keys is None else logits + jax.vmap(lambda key: jax.random.normal(key, (5,)))(keys)
+    shape = (self.num_classes,)
+    logits = jnp.zeros((len(images), *shape)) + self.param('bias', nn.initializers.zeros, shape)
+    return logits if keys is None else logits + jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def a_batch(seed=0, labels=1):
@@ -59,17 +62,17 @@ def start(model, optimizer):
 
 
 def take(model, batches, num_devices, optimizer=None, accumulate=1, seed=0, loss='softmax_xent',
-         mixup=0., sam=None, label_smoothing=0.):
+         sam=None, label_smoothing=0., **mixing):
   """(parameters after the steps, the metrics of each) on so many devices."""
   optimizer, learning_rate = optimizer or an_optimizer()
   its_devices = jax.devices()[:num_devices]
   arguments = dict(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
-                   mixup=mixup, accumulate=accumulate, label_smoothing=label_smoothing)
+                   accumulate=accumulate, label_smoothing=label_smoothing)
   if num_devices == jax.device_count():
-    step = train_step.make_train_step(**arguments, sam=sam and dataclasses.asdict(sam))
+    step = train_step.make_train_step(**arguments, **mixing, sam=sam and dataclasses.asdict(sam))
   else:
-    step = jax.pmap(functools.partial(train_step.train_step, **arguments, sam=sam), 'batch', in_axes=(None, 0), out_axes=None,
-                    devices=its_devices)
+    step = jax.pmap(functools.partial(train_step.train_step, **arguments, mixing=mixup.Mixing(**mixing), sam=sam), 'batch',
+                    in_axes=(None, 0), out_axes=None, devices=its_devices)
   state = start(model, optimizer)
   batches = [jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch) for batch in batches]
   step = step.lower(state, batches[0]).compile(FAST)
@@ -124,12 +127,38 @@ def test_noise_depends_on_seed_step_and_place():
   assert len(set(np.round(all_losses, 3))) == 6
 
 
+@functools.cache
+def cut_steps(devices, accumulate=1):
+  batches = [{**a_batch(seed, labels=3), 'weight': np.random.default_rng(seed).random((BATCH, 3), np.float32)} for seed in (0, 1)]
+  return take(a_model(dtype='bfloat16'), batches, devices, accumulate=accumulate, seed=3, loss='sigmoid_xent', mixup=0.5,
+              cutmix=1., cutmix_probability=0.5, sam=sam_lib.Sam(0.5, 0.1, 0.3, images_per_perturbation=2))
+
+
+@pytest.mark.parametrize('devices, accumulate', [(8, 1), (2, 2)])
+def test_cutmix_with_all_else_does_not_depend_on_the_devices(devices, accumulate):
+  """Of several labels with weights, by SAM in bfloat16. The first step has CutMix, and the second mixup."""
+  is_cutmix = [bool(jnp.ptp(mixup.Mixing(0.5, 1., 0.5).weights(3, step, 8, 8)[0])) for step in range(2)]
+  assert is_cutmix == [True, False]
+  assert_same(cut_steps(devices, accumulate), cut_steps(1), atol=1e-3)
+
+
+def test_a_step_that_mixes_nothing_has_nothing_of_it():
+  """Its program is that of a step without the fields."""
+  def program(**fields):
+    optimizer, learning_rate = an_optimizer()
+    step = train_step.make_train_step(model=Noise(), optimizer=optimizer, learning_rate=learning_rate, seed=0,
+                                      loss='softmax_xent', **fields)
+    return step.lower(start(Noise(), optimizer), jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), a_batch())).as_text()
+  assert program() == program(mixup=0., cutmix=0., cutmix_probability=1.) and 'collective_permute' not in program()
+  assert 'collective_permute' in program(cutmix=1.)
+
+
 @pytest.mark.parametrize('model, batch', [
     (Noise(), a_batch(0)), (a_model(), {**a_batch(0), 'label': np.zeros(BATCH, np.int32)})], ids=['targets', 'images'])
-def test_mixup_changes(model, batch):
+def test_mixing_changes(model, batch):
   """The one model does not see the images, and for the other one all targets are alike."""
-  plain, mixed = (take(model, [batch], 1, mixup=mixup)[1][0]['loss'] for mixup in (0., 0.5))
-  assert abs(plain - mixed) > 1e-3
+  plain, *mixed = (take(model, [batch], 1, **fields)[1][0]['loss'] for fields in ({}, dict(mixup=0.5), dict(cutmix=1.)))
+  assert min(abs(plain - loss) for loss in mixed) > 1e-3 and mixed[0] != mixed[1]
 
 
 def test_the_weight_of_mixup_depends_on_seed_and_step():
@@ -174,9 +203,10 @@ def test_the_accuracy_is_that_of_the_whole_batch(devices, accumulate):
   assert metrics[0]['top1'] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize('batch, mixup', [(a_batch(0), 0.5), (a_batch(0, labels=3), 0.)], ids=['mixed', 'several labels'])
-def test_there_is_no_accuracy_of_mixed_images_or_of_several_labels(batch, mixup):
-  _, metrics = take(Noise(), [batch], 1, mixup=mixup, loss='sigmoid_xent')
+@pytest.mark.parametrize('batch, fields', [(a_batch(0), dict(mixup=0.5)), (a_batch(0), dict(cutmix=1., cutmix_probability=0.1)),
+                                           (a_batch(0, labels=3), {})], ids=['mixup', 'cutmix', 'several labels'])
+def test_there_is_no_accuracy_of_mixed_images_or_of_several_labels(batch, fields):
+  _, metrics = take(Noise(), [batch], 1, **fields, loss='sigmoid_xent')
   assert set(metrics[0]) == {'loss', 'grad_norm', 'learning_rate'}
 
 
@@ -219,7 +249,19 @@ def test_wrong_accumulate():
     take(a_model(), [a_batch(0)], 1, accumulate=3)
 
 
+def test_cutmix_of_one_class_is_refused_unless_images_may_be_without_it():
+  one = {**a_batch(), 'label': np.zeros(BATCH, np.int32)}
+  with pytest.raises(ValueError, match='^config.step.cutmix is 1.0, and the model has 1 class, so that there are no labels to '
+                                       'mix; set it to 0, or train on more classes\n'):
+    take(Noise(1), [one], 1, cutmix=1.)
+  take(Noise(1), [{**one, 'label': one['label'][:, None]}], 1, cutmix=1., loss='sigmoid_xent')
+
+
 @pytest.mark.parametrize('fields, message', [
+    (dict(cutmix=-1.), '^config.step.cutmix is -1.0; it must be at least 0$'),
+    (dict(cutmix=1., cutmix_probability=1.5), '^config.step.cutmix_probability is 1.5; it must be at least 0 and at most 1$'),
+    (dict(cutmix_probability=0.5), '^config.step.cutmix_probability is 0.5, and cutmix is 0.0, so that no step has it; '
+                                   'set cutmix, to 1.0 as in its paper, or drop cutmix_probability$'),
     (dict(accumulate=0), '^config.step.accumulate is 0; it must be at least 1$'),
     (dict(label_smoothing=1.), '^config.step.label_smoothing is 1.0; it must be at least 0 and below 1$'),
     (dict(mixup=-0.1), '^config.step.mixup is -0.1; it must be at least 0$'),

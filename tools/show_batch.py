@@ -1,7 +1,9 @@
-"""Draws the images of a training step as the model sees them, with their labels and mixup's lambda.
+"""Draws the images of a training step as the model sees them, with their labels, mixed by mixup or CutMix.
 
   python -m tools.show_batch --config=configs/mixer_digits.py --out=batch.png
 """
+
+import dataclasses
 
 from absl import flags
 import jax
@@ -15,7 +17,6 @@ from mixer.run import config_flags
 from mixer.run import plots
 from mixer.training import losses
 from mixer.training import mixup
-from mixer.training import train_step
 
 STEP = flags.DEFINE_integer('step', 1, 'Which step of the run, counted from 1.', lower_bound=1)
 IMAGES = flags.DEFINE_integer('images', 32, 'How many images of its batch.', lower_bound=1)
@@ -30,10 +31,10 @@ def main(arguments):
   batch = {name: x[0] for name, x in next(data.start(STEP.value - 1)).items()}
   num_classes = len(data.source.class_names or range(batch['label'].max() + 1))  # the model need not fit
   images, targets = batch['image'].astype(np.float32), losses.targets(batch, num_classes)
-  alpha = config.step.to_dict().get('mixup')
-  if alpha:
-    lam = train_step.mixup_lambda(alpha, config.seed, STEP.value - 1)
-    mix = jax.vmap(lambda *parts: mixup.mix(*parts, lam, 'batch'), axis_name='batch')
+  fields = {field.name for field in dataclasses.fields(mixup.Mixing)}
+  mixing = configuration.instantiate(mixup.Mixing, 'step', {k: v for k, v in config.step.items() if k in fields})
+  if mixing:
+    mix = jax.vmap(lambda *parts: mixing(*parts, config.seed, STEP.value - 1, 'batch'), axis_name='batch')
     images, targets = (x[0] for x in mix(images[None], targets[None]))
   images, targets = np.round(images[:IMAGES.value]).astype(np.uint8), np.asarray(targets[:IMAGES.value])
   names = [class_names.words(name) for name in data.source.class_names or range(num_classes)]

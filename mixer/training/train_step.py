@@ -37,8 +37,9 @@ def init(model, optimizer, image_shape, seed: int, ema: float | None = None) -> 
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
-def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, seed: int, loss: str, mixup: float,
-               accumulate: int, sam: sam_lib.Sam | None = None, label_smoothing: float = 0., ema: float | None = None):
+def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, seed: int, loss: str,
+               mixing: mixup_lib.Mixing, accumulate: int, sam: sam_lib.Sam | None = None, label_smoothing: float = 0.,
+               ema: float | None = None):
   """Takes one step, on one device under the mapped axis 'batch'.
 
   All randomness is a function of the seed, the step and an example's index in the global batch; the number of devices
@@ -48,9 +49,9 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
     batch: this device's part: 'image' [b, H, W, 3] uint8, 'label' [b] or [b, L] class numbers padded with -1, and
       optionally 'weight' [b, L].
     learning_rate: the optimizer's `schedules.Schedule`; used as a metric, and by `sam`.
-    seed: of dropout, stochastic depth and mixup.
+    seed: of dropout, stochastic depth, mixup and CutMix.
     loss: 'softmax_xent' or 'sigmoid_xent'.
-    mixup: alpha of its Beta distribution, p of Table 4; 0 for none.
+    mixing: mixup and CutMix.
     accumulate: the number of microbatches, processed one after the other to save memory; it must divide b.
     sam: GSAM, or None. Its groups are processed one after the other, each in `accumulate` microbatches.
     label_smoothing: the part of the targets that all classes share, in the loss alone.
@@ -58,21 +59,24 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
 
   Returns:
     The next state, and {'loss', 'grad_norm', 'learning_rate'}: means over all devices; the norm before clipping.
-    If each image has one class and mixup is off, also 'top1': the accuracy on the batch, with its augmentation and
+    If each image has one class and none are mixed, also 'top1': the accuracy on the batch, with its augmentation and
     dropout. With `sam` also 'surrogate_gap': how much higher the loss is at the perturbed weights.
   """
   loss_function = configuration.lookup('step', 'loss', loss, losses.LOSSES)
   size = batch['image'].shape[0]
   if size % accumulate:
     raise ValueError(f'config.step.accumulate is {accumulate}; it must divide the {size} images a device')
+  if mixing.cutmix and model.num_classes == 1 and batch['label'].ndim == 1:
+    raise ValueError(f'config.step.cutmix is {mixing.cutmix}, and the model has 1 class, so that there are no labels to mix; '
+                     'set it to 0, or train on more classes')
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   indices = jax.lax.axis_index('batch') * size + jnp.arange(size)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), indices)
   images, targets = normalize.normalize_images(batch['image']), losses.targets(batch, model.num_classes)
-  if mixup:
-    images, targets = mixup_lib.mix(images, targets, mixup_lambda(mixup, seed, state.step), 'batch')
+  if mixing:
+    images, targets = mixing(images, targets, seed, state.step, 'batch')
 
-  has_accuracy = not mixup and batch['label'].ndim == 1
+  has_accuracy = not mixing and batch['label'].ndim == 1
 
   def mean_loss(params, images, targets, keys):
     logits = model.apply({'params': params}, images, keys)
@@ -112,13 +116,9 @@ def _averaged(function, parts: int):
   return function if parts == 1 else average
 
 
-def mixup_lambda(alpha: float, seed: int, step):
-  """Mixup's lambda of step `step`, counted from 0; the same on all devices. -> []."""
-  return mixup_lib.sample_lambda(alpha, jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), 1))
-
-
 def make_train_step(*, model, optimizer, learning_rate, seed: int, loss: str, mixup: float = 0., accumulate: int = 1,
-                    sam: dict | None = None, label_smoothing: float = 0., ema: float | None = None, devices=None):
+                    sam: dict | None = None, label_smoothing: float = 0., ema: float | None = None, cutmix: float = 0.,
+                    cutmix_probability: float = 1., devices=None):
   """`train_step` pmapped over all devices: (state, batch) -> (state, metrics). Only the batch has an axis of devices.
 
   The state is replicated, and donated. The batch is not donated: no result could reuse its memory. `devices` may be
@@ -133,16 +133,18 @@ def make_train_step(*, model, optimizer, learning_rate, seed: int, loss: str, mi
     label_smoothing: the part of the targets that all classes share, at least 0 and below 1; 0 for none.
     ema: the decay of an exponential moving average of the parameters, above 0 and below 1, such as 0.9999; None for none.
       Evaluations have it as NAME_ema.
+    cutmix: alpha of the Beta distribution of CutMix, at least 0; 1.0 in its paper, 0 for none.
+    cutmix_probability: the share of the steps that have CutMix, 0 to 1. The others have mixup, if it is set.
 
   Raises:
     arguments.ArgumentError, ValueError: if a number is out of range.
   """
-  arguments.check(dict(mixup=mixup), at_least=0)
   arguments.check(dict(accumulate=accumulate), at_least=1)
   arguments.check(dict(label_smoothing=label_smoothing), at_least=0, below=1)
   arguments.check(dict(ema=ema), above=0, below=1)
   step = functools.partial(train_step, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed,
-                           loss=loss, mixup=mixup, accumulate=accumulate, label_smoothing=label_smoothing, ema=ema,
+                           loss=loss, mixing=mixup_lib.Mixing(mixup, cutmix, cutmix_probability), accumulate=accumulate,
+                           label_smoothing=label_smoothing, ema=ema,
                            sam=None if sam is None else configuration.instantiate(sam_lib.Sam, 'step.sam', sam))
   return jax.pmap(step, axis_name='batch', in_axes=(None, 0), out_axes=(None, None), devices=devices, donate_argnums=0)
 
