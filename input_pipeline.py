@@ -15,6 +15,7 @@ import numpy as np
 
 from mixer import arguments
 from mixer import configuration
+from mixer.data import autoaugment
 from mixer.data.batches import EvalBatches
 from mixer.data.batches import TrainBatches
 from mixer.data import classes
@@ -43,15 +44,15 @@ class Augmentation:
     image = self.crop(encoded, resolution=self.resolution, seed=seed_of(0))
     if self.flip:
       image = preprocess.flip(image, seed_of(1))
-    return self.augment(image, seed) if self.augment else image  # RandAugment draws in its own way, and needs no fold
+    return self.augment(image, seed) if self.augment else image  # which draws in its own way, and needs no fold
 
 
 def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int, seed: int, shard: ProcessShard,
                   data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
                   fraction: float = 1., resize: int | None = None, min_area: float | None = None, pad: int = 0,
                   antialias: bool = False, flip: bool = True, randaugment_magnitude: float | None = None,
-                  randaugment_layers: int = 2, permutation: str | None = None, permutation_patch: int | None = None,
-                  permutation_seed: int = 0, threads: int | None = None,
+                  randaugment_layers: int = 2, autoaugment: str | None = None, permutation: str | None = None,
+                  permutation_patch: int | None = None, permutation_seed: int = 0, threads: int | None = None,
                   num_classes: int | None = None) -> TrainBatches:
   """The training batches of a config's `data` section.
 
@@ -70,6 +71,7 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
     antialias: whether crops are resized with antialiasing, as photographs at much less than 224 pixels should be.
     flip: whether to mirror half of the images.
     randaugment_magnitude, randaugment_layers: m of Table 4, None for no RandAugment, and how many operations.
+    autoaugment: the policy of AutoAugment to apply after crop and flip, 'cifar10'; None for none.
     permutation, permutation_patch, permutation_seed: of the pixels of all images, after all else:
       `pixel_permutations.draw`. Evaluations and probes must have the same.
     threads: that decode and augment; by default one a core. The batches are the same.
@@ -81,6 +83,8 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
                randaugment_layers=randaugment_layers, permutation_patch=permutation_patch, threads=threads,
                permutation_seed=permutation_seed, max_labels=max_labels)
   limits.check_crop(resize=resize, min_area=min_area)
+  limits.check_augmentation(autoaugment=autoaugment, randaugment_magnitude=randaugment_magnitude)
+  augment = _augment(autoaugment, randaugment_magnitude, randaugment_layers)
   if resize is None:
     crop = functools.partial(preprocess.inception_crop, min_area=0.05 if min_area is None else min_area)
   else:
@@ -88,7 +92,6 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
   crop = functools.partial(crop, pad=pad, antialias=antialias)
   source = sources.open_split(dataset, split, data_dir, label, max_labels, training=True)
   source = source if fraction == 1 else subset.Subset.of(source, fraction)
-  augment = None if randaugment_magnitude is None else _randaugment(randaugment_layers, randaugment_magnitude)
   order = pixel_permutations.draw(permutation, resolution, permutation_patch, permutation_seed)
   model_classes = classes.ModelClasses.of_config(num_classes)
   model_classes.check(source)
@@ -96,12 +99,19 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
                       threads or os.cpu_count(), order, model_classes.number_for(source))
 
 
-def _randaugment(layers, magnitude):
+def _augment(policy, magnitude, layers):
+  """AutoAugment, RandAugment, or None: a function of (image, seed) in a graph."""
+  if policy is not None:
+    arguments.check_choice('autoaugment', policy, autoaugment.POLICIES)
+    augment = functools.partial(autoaugment.apply, policy=autoaugment.POLICIES[policy])
+  elif magnitude is not None:
+    augment = functools.partial(randaugment.apply, layers=layers, magnitude=magnitude)
+  else:
+    return None
+
   def apply(image, seed):
     # In numpy and OpenCV, which let go of Python's lock: TensorFlow's operations take four times as long.
-    augmented = tf.numpy_function(lambda image, seed: randaugment.apply(image, seed, layers, magnitude),
-                                  [image, seed], tf.uint8, stateful=False)
-    return tf.ensure_shape(augmented, image.shape)
+    return tf.ensure_shape(tf.numpy_function(augment, [image, seed], tf.uint8, stateful=False), image.shape)
   return apply
 
 

@@ -30,3 +30,10 @@ def check_crop(*, resize: int | None, min_area: float | None):
     raise arguments.ArgumentError(f'resize is {resize}, and min_area is {min_area}, which Inception crops alone have; '
                                   'set one of them to None')
   arguments.check(dict(min_area=min_area), above=0, at_most=1)
+
+
+def check_augmentation(*, autoaugment: str | None, randaugment_magnitude: float | None):
+  """Raises an ArgumentError if both are set."""
+  if autoaugment is not None and randaugment_magnitude is not None:
+    raise arguments.ArgumentError(f'autoaugment is {autoaugment!r}, and randaugment_magnitude is {randaugment_magnitude}; '
+                                  'set one of them to None')

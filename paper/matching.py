@@ -79,8 +79,8 @@ def plain(config: dict) -> bool:
 def beyond(config: dict) -> bool:
   """Whether a recipe has what the paper does not have."""
   step, data, optimizer = (config.get(section, {}) for section in ('step', 'data', 'optimizer'))
-  return bool(any(map(step.get, ('sam', 'label_smoothing', 'cutmix'))) or data.get('pad') or optimizer.get('layer_decay')
-              or optimizer.get('name') in ('lamb', 'lion'))
+  return bool(any(map(step.get, ('sam', 'label_smoothing', 'cutmix'))) or any(map(data.get, ('pad', 'autoaugment')))
+              or optimizer.get('layer_decay') or optimizer.get('name') in ('lamb', 'lion'))
 
 
 def pretraining(config: dict, origin: dict | None) -> tuple[str, float | None] | None:

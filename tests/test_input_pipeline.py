@@ -11,6 +11,7 @@ import tensorflow as tf
 import example_images
 import input_pipeline
 from mixer import configuration
+from mixer.data import autoaugment
 from mixer.data.batches import TrainBatches
 from mixer.data.builders import digits
 from mixer.data import fake_source
@@ -271,6 +272,22 @@ def test_randaugment_is_applied_and_depends_on_the_seed_and_the_position_alone(d
   assert np.array_equal(np.concatenate(parts), one['image'][0])
   assert not equal([one], take(train(data_dir, randaugment_magnitude=20.), 1, start=5))
   assert not equal([one], take(train(data_dir, randaugment_magnitude=10., randaugment_layers=1), 1, start=5))
+
+
+def test_autoaugment_comes_after_crop_and_flip_and_depends_on_the_seed_and_the_position_alone(data_dir):
+  one, = take(train(data_dir, autoaugment='cifar10', threads=1), 1, start=5)
+  assert equal([one], take(train(data_dir, autoaugment='cifar10', threads=5), 6)[5:])
+  plain, = take(train(data_dir), 1, start=5)
+  expected = [autoaugment.apply(image, np.array([0, position]), autoaugment.CIFAR10)
+              for position, image in enumerate(plain['image'][0], 500)]
+  assert np.array_equal(one['image'][0], expected) and np.mean(one['image'] == plain['image']) < 0.9
+
+
+def test_augmentations_that_exclude_each_other_or_do_not_exist_are_refused(data_dir):
+  with pytest.raises(ValueError, match="^autoaugment is 'cifar10', and randaugment_magnitude is 9.0; set one of them to None"):
+    train(data_dir, autoaugment='cifar10', randaugment_magnitude=9.)
+  with pytest.raises(ValueError, match="^autoaugment is 'svhn'; it must be one of 'cifar10'"):
+    train(data_dir, autoaugment='svhn')
 
 
 def test_all_datasets_that_are_missing_are_named_at_once(data_dir):

@@ -49,11 +49,16 @@ def apply(image: np.ndarray, seed: np.ndarray, layers: int, magnitude: float) ->
 
   Which ones, their directions and places are a function of the seed alone, whatever the machine, process or thread.
   """
-  rng = np.random.Generator(np.random.Philox(key=np.asarray(seed, np.int64).astype(np.uint64)))
+  rng = generator(seed)
   operations = list(OPERATIONS.values())
   for index in rng.integers(len(operations), size=layers):
     image = operations[index](image, magnitude, rng)
   return image
+
+
+def generator(seed: np.ndarray) -> np.random.Generator:
+  """What draws for an image, of its seed, [2] int64."""
+  return np.random.Generator(np.random.Philox(key=np.asarray(seed, np.int64).astype(np.uint64)))
 
 
 # Values: each pixel's new value depends on its old one, by a table for all channels or one for each.
@@ -64,7 +69,7 @@ def autocontrast(image):
   # A dimension at a time: far faster than both at once.
   low, high = (x.astype(np.float32) for x in (image.min(0).min(0), image.max(0).max(0)))
   scale = np.float32(255) / np.maximum(high - low, 1)
-  return _look_up(image, np.where(high > low, _VALUES[:, None] * scale - low * scale, _VALUES[:, None]))
+  return look_up(image, np.where(high > low, _VALUES[:, None] * scale - low * scale, _VALUES[:, None]))
 
 
 def equalize(image):
@@ -72,7 +77,7 @@ def equalize(image):
   counts = np.stack([cv2.calcHist([image], [c], None, [256], [0, 256]) for c in range(3)], -1).astype(np.int64)
   below = counts.cumsum(0) - counts
   step = np.where(counts > 0, below, 0).max(0) // 255  # the pixels below the brightest value, over 255 steps
-  return _look_up(image, np.where(step > 0, (below + step // 2) // np.maximum(step, 1), _VALUES[:, None]))
+  return look_up(image, np.where(step > 0, (below + step // 2) // np.maximum(step, 1), _VALUES[:, None]))
 
 
 def invert(image):
@@ -87,12 +92,12 @@ def posterize(image, bits: int):
 def solarize(image, threshold: int):
   """Inverts the values from the threshold on, which is taken modulo 256."""
   threshold %= 256
-  return _look_up(image, np.where(_VALUES < threshold, _VALUES, 255 - _VALUES))
+  return look_up(image, np.where(_VALUES < threshold, _VALUES, 255 - _VALUES))
 
 
 def solarize_add(image, amount: int):
   """Brightens the darker half of the values."""
-  return _look_up(image, np.where(_VALUES < 128, _VALUES + amount, _VALUES))
+  return look_up(image, np.where(_VALUES < 128, _VALUES + amount, _VALUES))
 
 
 # Enhancements: a factor of 0 gives the other image, 1 the image itself, and more goes on beyond it.
@@ -107,12 +112,12 @@ def color(image, factor: float):
 def contrast(image, factor: float):
   """The other image is one grey, which depends on the image's size alone."""
   grey = np.float32(min(image.shape[0] * image.shape[1] // 256, 255))
-  return _look_up(image, grey + np.float32(factor) * (_VALUES - grey))
+  return look_up(image, grey + np.float32(factor) * (_VALUES - grey))
 
 
 def brightness(image, factor: float):
   """The other image is black."""
-  return _look_up(image, np.float32(factor) * _VALUES)
+  return look_up(image, np.float32(factor) * _VALUES)
 
 
 def sharpness(image, factor: float):
@@ -193,7 +198,7 @@ def _place(image, rng):
   return rng.integers(image.shape[0]), rng.integers(image.shape[1])
 
 
-def _look_up(image, table):
+def look_up(image, table):
   """Replaces each value by its entry in a table, clipped and without its fraction. The table is [256] or [256, 3]."""
   table = np.clip(table, 0, 255).astype(np.uint8)
   return cv2.LUT(image, table if table.ndim == 1 else table[None])
