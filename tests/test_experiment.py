@@ -7,6 +7,8 @@ import PIL.Image
 import pytest
 
 from configs import data_scale
+from configs import recipes
+import example_runs
 from mixer import configuration
 from mixer import models
 from mixer.run import preemption
@@ -25,11 +27,15 @@ def command(tmp_path, monkeypatch):
     trained.append(workdir.name)
     seed = int(fields['config.seed'])
     (workdir / 'config.json').write_text(json.dumps({'total_steps': 20}))
+    (workdir / 'history.jsonl').write_text(''.join(json.dumps(event) + '\n' for event in example_runs.started_and_ended(
+        seconds=10. + seed, devices=1)))
     # Upstream is best in the middle, where the probe is 0.1 better than at the end.
     score = 0.6 + 0.01 * seed
     rows = [{'step': 5, 'train/loss': 1.},
             {'step': 10, 'val/top1': 0.9, 'other/5shot': score + 0.1, 'val/examples': 7, 'other/examples': 9},
-            {'step': 20, 'val/top1': 0.8, 'other/5shot': score, 'val/examples': 7, 'other/examples': 9}]
+            {'step': 20, 'val/top1': 0.8, 'other/5shot': score, 'val/examples': 7, 'other/examples': 9, 'test/top1': score}]
+    if workdir.name.startswith('ema,'):
+      rows[-1]['test_ema/top1'] = score + 0.2
     ends = workdir.name == fake.ends  # before its last step
     (workdir / 'records.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows[:2 if ends else 3]))
     return fake.code if ends else 0
@@ -72,7 +78,7 @@ def test_the_last_step_counts_and_means_and_ranges_are_over_the_seeds(command, t
   assert (results['experiment'], results['dataset'], results['scored']) == ('appendix_a', 'digits', 'after the last step')
   assert [row['model'] for row in results['results']] == ['plain', 'untied', 'grouped', 'views', 'pyramid']
   row = results['results'][0]
-  assert (row['seeds'], row['steps']) == ([0, 1, 2], [20] * 3)
+  assert (row['seeds'], row['steps'], row['seconds']) == ([0, 1, 2], [20] * 3, 10.)
   assert row['examples'] == {'val/examples': 7, 'other/examples': 9}
   scores = row['other/5shot'].pop('scores')
   assert scores == pytest.approx([0.6, 0.61, 0.62])
@@ -89,6 +95,36 @@ def test_of_the_data_scale_the_best_upstream_validation_counts(command, tmp_path
   assert (row['model'], row['arm'], row['steps'], row['other/5shot']['mean']) == ('mixer_s', '0.03', [10], 0.7)
   assert row['other/5shot']['std'] is None
   assert '| model | 0.03 | 0.1 | 0.3 | 1 |' in (tmp_path / 'table.md').read_text().splitlines()
+
+
+def test_recipes_are_scored_on_the_test_split_and_an_average_by_itself(command, tmp_path, capsys):
+  images = tmp_path / 'images'
+  images.mkdir()
+  assert command('recipes', f'--dataset={images}', '--seeds=2')[0] == 'plain,images,seed0'
+  assert [row['model'] for row in rows_of(tmp_path)['results']] == list(recipes.RECIPES)
+  lines = capsys.readouterr().out.splitlines()
+  assert '| plain | 60.5 % (60.0 to 61.0; 2) |' in lines and '| ema | 80.5 % (80.0 to 81.0; 2) |' in lines
+
+
+@pytest.mark.parametrize('recipe', recipes.RECIPES)
+def test_each_recipe_is_a_config_that_differs_from_the_plain_one_by_it_alone(recipe):
+  config, plain = (configuration.flat(recipes.get_config(f'{which},cifar10')) for which in (recipe, 'plain'))
+  unlike = {name.split('.')[-1] for name in config.keys() | plain.keys() if config.get(name) != plain.get(name)}
+  sam = {'rho_max', 'rho_min', 'images_per_perturbation'}
+  assert unlike == {'plain': set(), 'mixup': {'mixup'}, 'cutmix': {'cutmix', 'cutmix_probability'},
+                    'label_smoothing': {'label_smoothing'}, 'ema': {'ema'}, 'sam': sam, 'gsam': sam | {'alpha'},
+                    'lion': {'name', 'learning_rate', 'weight_decay'}, 'sam_half': sam | {'total_epochs'},
+                    'gsam_half': sam | {'alpha', 'total_epochs'}}[recipe]
+  models.build(**recipes.get_config(f'{recipe},cifar10').model)
+
+
+@pytest.mark.parametrize('name, dataset, text', [
+    ('recipes', 'digits', '--dataset is digits; of recipes it must be cifar10, or a folder with its images'),
+    ('permutations', 'cifar10', '--dataset is cifar10; of permutations it must be digits or mnist5k')])
+def test_a_dataset_that_an_experiment_does_not_have_is_refused(name, dataset, text, capsys):
+  with pytest.raises(SystemExit):
+    experiment.main([name, f'--dataset={dataset}'])
+  assert text in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name', experiment.EXPERIMENTS)
@@ -148,6 +184,8 @@ def test_every_model_of_the_paper_has_configs_of_equal_steps_and_early_stopping(
     ('permutations', 'mixer,digits', 'permutations.py:mixer,digits is not one of mixer, vit, bit, a comma and one of '),
     ('data_scale', 'mixer,jft,0.1', 'data_scale.py:mixer,jft,0.1 is not one of mixer_b32, '),
     ('data_scale', 'mixer,digits,0.2', 'a comma and one of 0.03, 0.1, 0.3, 1$'),
+    ('recipes', 'dropout,cifar10', 'recipes.py:dropout,cifar10 is not RECIPE,DATASET: RECIPE is one of plain, mixup, '),
+    ('recipes', 'plain', 'recipes.py:plain is not RECIPE,DATASET'),
     ('appendix_a', 'tied,digits', 'appendix_a.py:tied,digits is not one of plain, untied, grouped, views, '),
 ])
 def test_what_no_config_is_called_lists_the_names(name, which, message):

@@ -1,8 +1,9 @@
-"""Trains all arms of one of the paper's experiments on small real images, with several seeds, and makes a table.
+"""Trains all arms of an experiment on small real images, with several seeds, and makes a table.
 
   python -m tools.experiment permutations                    # Fig. 4, on scikit-learn's digits
   python -m tools.experiment data_scale --dataset=mnist5k    # Fig. 2 right, on 5,000 digits of MNIST
   python -m tools.experiment appendix_a --seeds=5            # what did not help (App. A)
+  python -m tools.experiment recipes --dataset=cifar10       # recipes beyond the paper: SAM, CutMix and others
 
 Each run has its own folder in the work directory. Finished runs are skipped, so the same command resumes an interrupted
 one, and --seeds=5 after --seeds=3 trains two more of each. table.md, results.json and picture.png in the work directory
@@ -23,13 +24,15 @@ from matplotlib import figure
 from matplotlib import ticker
 import tqdm
 
+from configs import recipes
 from mixer.run import records
+from mixer.run import run_history
 from mixer import storage
 from mixer import user_errors
 from tools import sweep
 
-METRICS = {'other/5shot': 'linear 5-shot top-1 on the digits 5 to 9', 'val/top1': 'top-1 on the digits 0 to 4'}
-COLOURS = ('#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd')
+PROBE = {'other/5shot': 'linear 5-shot top-1 on the digits 5 to 9', 'val/top1': 'top-1 on the digits 0 to 4'}
+COLOURS = ('#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd', '#8c564b', '#e377c2', '#7f7f7f', '#bcbd22', '#17becf')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +45,18 @@ class Experiment:
     arms: its last part; ('',) where it has none.
     scored: the records of a run's evaluations -> the one that counts, and a description of it.
     over_steps: whether the picture shows the arms over the steps, and else over the arms.
+    metrics: {metric: what it is, for people}, the main one first. Where a run has an average of its weights, its is taken.
+    datasets: the values of --dataset, the default first.
+    folders: whether it may also be a folder of images.
   """
   title: str
   models: tuple[str, ...]
   arms: tuple[str, ...]
   scored: tuple[Callable, str]
   over_steps: bool = False
+  metrics: dict = dataclasses.field(default_factory=lambda: PROBE)
+  datasets: tuple[str, ...] = ('digits', 'mnist5k')
+  folders: bool = False
 
 
 LAST = (lambda rows: rows[-1]), 'after the last step'
@@ -61,6 +70,8 @@ EXPERIMENTS = {
                              ('0.03', '0.1', '0.3', '1'), EARLY_STOPPED),
     'appendix_a': Experiment('Other ways of token mixing (App. A)', ('plain', 'untied', 'grouped', 'views', 'pyramid'),
                              ('',), LAST),
+    'recipes': Experiment('Recipes beyond the paper', tuple(recipes.RECIPES), ('',), LAST, datasets=('cifar10',),
+                          metrics={'test/top1': 'top-1 on the test split'}, folders=True),
 }
 
 
@@ -73,36 +84,45 @@ class Run:
   config: str
   workdir: pathlib.Path
 
-  def evaluations(self) -> list[dict]:
-    """The records with evaluations of a finished run, else none."""
+  def evaluations(self, metrics=PROBE) -> list[dict]:
+    """The records with evaluations of a finished run, else none; `metrics` are those of the average, if it has one."""
     if sweep.result(self.workdir) is None:
       return []
-    return [row for row in records.read(self.workdir / 'records.jsonl') if set(METRICS) <= row.keys()]
+    rows = [row for row in records.read(self.workdir / 'records.jsonl') if set(metrics) <= row.keys()]
+    return [row | {name: row.get(name.replace('/', '_ema/'), row[name]) for name in metrics} for row in rows]
+
+  def seconds(self) -> float:
+    """Wall time of the training loop, over all starts."""
+    return sum(event.get('seconds', 0.) for event in run_history.read(self.workdir))
 
 
 def plan(name: str, dataset: str, seeds: int, root: pathlib.Path) -> list[Run]:
   """All runs of an experiment, seed by seed, so that the first ones already show all arms."""
   experiment = EXPERIMENTS[name]
-  which = lambda model, arm: ','.join(filter(None, (model, dataset, arm)))
-  return [Run(model, arm, seed, f'configs/{name}.py:{which(model, arm)}', root / f'{which(model, arm)},seed{seed}')
+  which = lambda model, arm, dataset=dataset: ','.join(filter(None, (model, dataset, arm)))
+  folder = lambda *parts: which(*parts, pathlib.Path(dataset).name)
+  return [Run(model, arm, seed, f'configs/{name}.py:{which(model, arm)}', root / f'{folder(model, arm)},seed{seed}')
           for seed, model, arm in itertools.product(range(seeds), experiment.models, experiment.arms)]
 
 
 def results(experiment: Experiment, runs: Sequence[Run]) -> list[dict]:
   """For each model and arm that has finished runs: the scores of its seeds, their mean and spread.
 
-  -> [{'model', 'arm', 'seeds': [0, ...], METRIC: {'scores': [...], 'mean', 'std', 'min', 'max'}, ...}, ...]; the
-  standard deviation is that of a sample, and None of one run.
+  -> [{'model', 'arm', 'seeds': [0, ...], METRIC: {'scores': [...], 'mean', 'std', 'min', 'max'}, 'seconds', ...},
+  ...]; the standard deviation is that of a sample, and None of one run. `seconds` are those of the fastest seed's training.
   """
   rows = []
   for (model, arm), group in itertools.groupby(sorted(runs, key=lambda run: _place(experiment, run)),
                                                key=lambda run: (run.model, run.arm)):
-    scored = {run.seed: experiment.scored[0](evaluations) for run in group if (evaluations := run.evaluations())}
+    group = list(group)
+    scored = {run.seed: experiment.scored[0](evaluations) for run in group
+              if (evaluations := run.evaluations(experiment.metrics))}
     if scored:
       rows.append({'model': model, 'arm': arm, 'seeds': list(scored),
                    'steps': [row['step'] for row in scored.values()],
                    'examples': {key: row[key] for row in scored.values() for key in row if key.endswith('examples')},
-                   **{metric: spread([row[metric] for row in scored.values()]) for metric in METRICS}})
+                   'seconds': min(run.seconds() for run in group if run.seed in scored),
+                   **{metric: spread([row[metric] for row in scored.values()]) for metric in experiment.metrics}})
   return rows
 
 
@@ -119,7 +139,7 @@ def table(experiment: Experiment, dataset: str, rows: list[dict]) -> str:
   """In Markdown: for each metric the mean and the range of each model in each arm."""
   arms = [arm for arm in experiment.arms if arm]
   lines = [f'# {experiment.title}, on {dataset}']
-  for metric, words in METRICS.items():
+  for metric, words in experiment.metrics.items():
     cells = {(row['model'], row['arm']): cell(row[metric]) for row in rows}
     lines += ['', f'{words}, {experiment.scored[1]}: mean of the seeds (lowest to highest; how many)'.capitalize(), '',
               f'| model | {" | ".join(arms) or "top-1"} |', '| --- ' * (1 + len(experiment.arms)) + '|']
@@ -141,10 +161,11 @@ def draw(experiment: Experiment, title: str, runs: Sequence[Run], rows: list[dic
     for axes, model in zip(canvas.subplots(1, len(experiment.models), sharey=True), experiment.models):
       _over_steps(axes, model, experiment.arms, runs)
       axes.set(title=model, xlabel='step')
-    canvas.axes[0].set_ylabel(METRICS['other/5shot'])
+    canvas.axes[0].set_ylabel(PROBE['other/5shot'])
   else:
     canvas = figure.Figure(figsize=(11, 4.2), layout='constrained')
-    for axes, (metric, words) in zip(canvas.subplots(1, len(METRICS)), METRICS.items()):
+    axes_of = canvas.subplots(1, len(experiment.metrics), squeeze=False)[0]
+    for axes, (metric, words) in zip(axes_of, experiment.metrics.items()):
       (_over_arms if len(experiment.arms) > 1 else _side_by_side)(axes, experiment, metric, rows)
       axes.set_title(words, loc='left', fontsize=10)
   canvas.suptitle(title)
@@ -222,13 +243,18 @@ def train_all(name: str, dataset: str, seeds: int, root: pathlib.Path):
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('name', choices=EXPERIMENTS)
-  parser.add_argument('--dataset', choices=('digits', 'mnist5k'), default='digits', help='mnist5k needs '
-                      'the extra mnist; default: digits')
+  parser.add_argument('--dataset', help='digits or mnist5k, which needs the extra mnist; of recipes cifar10, or a folder '
+                      'with its images, train/CLASS and test/CLASS; default: the first')
   parser.add_argument('--seeds', type=int, default=3, help='the number of runs of each arm; default: 3')
   parser.add_argument('--workdir', type=pathlib.Path, help='the parent of the folders of the runs; default: '
                       'runs/experiments/NAME_DATASET')
   parser.add_argument('--dry_run', action='store_true', help='print the commands and run none')
   flags = parser.parse_args(arguments)
+  experiment = EXPERIMENTS[flags.name]
+  flags.dataset = flags.dataset or experiment.datasets[0]
+  if flags.dataset not in experiment.datasets and not (experiment.folders and pathlib.Path(flags.dataset).is_dir()):
+    folder = ', or a folder with its images' if experiment.folders else ''
+    parser.error(f'--dataset is {flags.dataset}; of {flags.name} it must be {" or ".join(experiment.datasets)}{folder}')
   if flags.seeds < 1:
     parser.error(f'--seeds is {flags.seeds}; it must be at least 1, and 3 or more to show a spread')
   return flags
@@ -237,7 +263,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 @user_errors.in_one_line
 def main(arguments: list[str]):
   flags = parse(arguments)
-  root = (flags.workdir or pathlib.Path(f'runs/experiments/{flags.name}_{flags.dataset}')).expanduser()
+  root = (flags.workdir or pathlib.Path(f'runs/experiments/{flags.name}_{pathlib.Path(flags.dataset).name}')).expanduser()
   if flags.dry_run:
     for run in plan(flags.name, flags.dataset, flags.seeds, root):
       print(shlex.join(sweep.command(run.config, run.workdir, {'seed': str(run.seed)})))
