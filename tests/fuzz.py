@@ -412,7 +412,8 @@ class Config(Reader):
         data.resize data.randaugment_magnitude data.max_labels data.fraction data.threads data.label model.variant
         model.tiles model.dropout_rate model.dtype model.stochastic_depth step.accumulate optimizer.b1 evals.test.crop
         checkpoint.best checkpoint.keep_every_steps start_from probes no_such model data evals step optimizer.schedule
-        evals.other.dataset model.name.x total_steps data.autoaugment'''.split()]
+        evals.other.dataset model.name.x total_steps data.autoaugment
+        data.cutout data.randaugment_translate'''.split()]
     return [b'[]']
 
   def inputs(self, rng):

@@ -19,6 +19,7 @@ from mixer.data import image_paths
 from mixer.data import prefetch
 from mixer.data import preprocess
 from mixer.data.process_shard import ProcessShard
+from mixer.data import randaugment
 from mixer.data import tf_reading
 from mixer.data import tfds_source
 from tools import export
@@ -158,6 +159,8 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(data_dir):
     ('max_labels', (-1, 0), 'at least 1 and at most 100000'), ('pad', (-1, 10**6), 'at least 0 and at most 8192'),
     ('randaugment_magnitude', (-0.5, np.nan, np.inf), '.*at least 0 and at most 100'),
     ('randaugment_layers', (-1, 101), 'at least 0 and at most 100'),
+    ('randaugment_translate', (-1., 8193., np.nan), '.*at least 0 and at most 8192'),
+    ('randaugment_cutout', (-1., 8193.), 'at least 0 and at most 8192'), ('cutout', (0, -1, 8193), 'at least 1 and at most 8192'),
     ('min_area', (-0.1, 0., 1.1, np.nan), '.*above 0 and at most 1'),
     ('fraction', (-0.1, 0., 1.1, np.nan, 1e-9), 'above 0, at most 1'),
     ('batch_size', (-8, 0), r'a multiple of the 1 devices \(1\)'),
@@ -272,6 +275,26 @@ def test_randaugment_is_applied_and_depends_on_the_seed_and_the_position_alone(d
   assert np.array_equal(np.concatenate(parts), one['image'][0])
   assert not equal([one], take(train(data_dir, randaugment_magnitude=20.), 1, start=5))
   assert not equal([one], take(train(data_dir, randaugment_magnitude=10., randaugment_layers=1), 1, start=5))
+
+
+def test_the_sizes_of_randaugment_reach_it(data_dir):
+  fields = dict(randaugment_magnitude=10., randaugment_layers=4)
+  one, = take(train(data_dir, **fields), 1)
+  assert equal([one], take(train(data_dir, **fields, randaugment_translate=100., randaugment_cutout=40.), 1))
+  for sizes in (dict(translate=1.), dict(cutout=1.)):
+    expected = [randaugment.apply(image, np.array([0, k]), 4, 10., **sizes)
+                for k, image in enumerate(take(train(data_dir), 1)[0]['image'][0])]
+    got, = take(train(data_dir, **fields, **{f'randaugment_{name}': size for name, size in sizes.items()}), 1)
+    assert np.array_equal(got['image'][0], expected) and not equal([one], [got])
+
+
+def test_cutout_comes_last_and_draws_by_itself(data_dir):
+  for fields in ({}, dict(autoaugment='cifar10')):
+    (plain,), (cut,) = (take(train(data_dir, **fields, **more), 1) for more in ({}, dict(cutout=4)))
+    changed = (cut['image'] != plain['image']).any(-1)[0]
+    assert (cut['image'][0][changed] == 128).all() and changed.sum() > 500
+    assert len({mask.tobytes() for mask in changed}) > 30
+  assert equal([cut], take(train(data_dir, autoaugment='cifar10', cutout=4, threads=1), 1))
 
 
 def test_autoaugment_comes_after_crop_and_flip_and_depends_on_the_seed_and_the_position_alone(data_dir):

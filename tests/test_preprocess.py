@@ -95,6 +95,22 @@ def test_flip_mirrors_about_half_of_the_images():
   assert 70 < mirrored < 130
 
 
+@pytest.mark.parametrize('side', [1, 4, 5, 30])
+def test_cutout_greys_a_square_around_any_pixel_and_what_lies_outside_is_lost(side):
+  height, width = 5, 7
+  pixels = np.random.default_rng(0).integers(129, 256, (height, width, 3), np.uint8)
+  expected = {}
+  for y in range(height):
+    for x in range(width):
+      cut = expected[y, x] = pixels.copy()
+      top, left = y - side // 2, x - side // 2
+      cut[max(top, 0):top + side, max(left, 0):left + side] = 128
+  drawn = [preprocess.cutout(pixels, side, [3, k]).numpy() for k in range(300)]
+  seen = {cut.tobytes() for cut in drawn}
+  assert seen == {cut.tobytes() for cut in expected.values()}
+  assert (preprocess.cutout(pixels, side, [3, 7]).numpy() == drawn[7]).all()
+
+
 def test_the_two_evaluation_crops_of_appendix_c():
   # A wide image: (i) squeezes it and so sees nearly all of its width, (ii) keeps its shape and sees the middle.
   wide = tf.constant(image(100, 300))

@@ -159,11 +159,28 @@ def test_the_grey_of_a_colour_is_that_of_tensorflow():
   assert np.mean(differs) < 1e-4
 
 
+@pytest.mark.parametrize('name, moved', [('TranslateX', randaugment.translate_x), ('TranslateY', randaugment.translate_y)])
+def test_how_far_images_are_moved_is_chosen_for_a_magnitude_of_10(monkeypatch, name, moved):
+  monkeypatch.setattr(randaugment, 'OPERATIONS', {name: randaugment.OPERATIONS[name]})
+  image = noise(32, 32)
+  results = lambda magnitude, *of_size: {randaugment.apply(image, np.array([0, k]), 1, magnitude, *of_size).tobytes()
+                                         for k in range(20)}
+  both = lambda pixels: {moved(image, sign * pixels).tobytes() for sign in (1, -1)}
+  assert results(10, 10.) == both(10) and results(4, 10.) == both(4) and results(1) == both(10)
+
+
+def test_how_much_is_cut_out_is_chosen_for_a_magnitude_of_10(monkeypatch):
+  monkeypatch.setattr(randaugment, 'OPERATIONS', {'Cutout': randaugment.OPERATIONS['Cutout']})
+  most = lambda *of_size: max((randaugment.apply(np.zeros((64, 64, 3), np.uint8), np.array([0, k]), 1, *of_size)[..., 0] == 128).sum()
+                              for k in range(40))
+  assert most(10, 100., 10.) == 20**2 and most(7, 100., 10.) == 14**2 and most(1) == 8**2
+
+
 @pytest.fixture
 def recorded(monkeypatch):
   """Of all operations drawn, the names; they leave the image as it is and draw nothing."""
   names = []
-  record = lambda name: lambda image, level, rng: names.append((name, level)) or image
+  record = lambda name: lambda image, level, rng, *_: names.append((name, level)) or image
   monkeypatch.setattr(randaugment, 'OPERATIONS', {name: record(name) for name in randaugment.OPERATIONS})
   return names
 

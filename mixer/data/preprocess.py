@@ -102,8 +102,8 @@ def random_crop(encoded, resize: int, resolution: int, seed, pad: int = 0, antia
   """Decodes an image, resizes it to resize x resize whatever its shape, and cuts out a square at a random place.
 
   [] bytes -> [R, R, 3] uint8. The seed is [2] ints. `pad` is of black pixels to add on each side of the resized image.
-  Without it, this is the fine-tuning of the paper's predecessors (BiT, section 3.3); with 4 at 32 pixels, the usual crop
-  of CIFAR (He et al., arXiv 1512.03385, section 4.2).
+  Without it, this is the fine-tuning of the paper's predecessors (BiT, section 3.3); with 4 at 32 pixels, CIFAR's usual
+  crop (He et al., arXiv 1512.03385, section 4.2).
   """
   corner = tf.random.stateless_uniform([2], seed, 0, resize + 2 * pad - resolution + 1, tf.int32)
   image = _square(decode(encoded), resize, antialias)
@@ -114,6 +114,19 @@ def random_crop(encoded, resize: int, resolution: int, seed, pad: int = 0, antia
 def flip(image, seed):
   """Mirrors left and right with probability one half. [H, W, 3] -> [H, W, 3]. The seed is [2] ints."""
   return tf.image.stateless_random_flip_left_right(image, seed)
+
+
+def cutout(image, side: int, seed):
+  """Greys out a square of side x side pixels around any pixel, or what lies in the image of it. [H, W, 3] -> [H, W, 3].
+
+  DeVries and Taylor, arXiv 1708.04552; place and extent are as in AutoAugment's code for CIFAR. That fills in 0 of the
+  normalized images, their mean; here that is grey, whatever the images. The seed is [2] ints.
+  """
+  shape = tf.shape(image)[:2]
+  place = tf.cast(tf.random.stateless_uniform([2], seed) * tf.cast(shape, tf.float32), tf.int32) - side // 2
+  rows, columns = ((tf.range(shape[axis]) >= place[axis]) & (tf.range(shape[axis]) < place[axis] + side)
+                   for axis in (0, 1))
+  return tf.where((rows[:, None] & columns)[..., None], tf.constant(128, image.dtype), image)
 
 
 def permute(image, order):

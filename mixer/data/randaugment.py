@@ -23,6 +23,11 @@ The paper's numbers were computed with the accidents of that code, and so they a
 - Color and Sharpness drop the fraction of what they blend with, and Color's grey is a little too bright.
 - Level 0 is no identity: Posterize, Solarize and the factors act at 0, too.
 
+100 and 40 pixels are of ImageNet's images; at 32 pixels they leave grey alone. For CIFAR the paper has AutoAugment's scale
+(section 3), whose authors' code for CIFAR moves by 10 pixels at level 10 and cuts out 20 a side: 10 and 10 here. Meta
+Pseudo Labels (google-research, data_utils.py) has 4 and 4. Both go on to cut out 16 pixels a side of each image
+(`preprocess.cutout`), and the paper does, too (section 4.2).
+
 What each operation gives is what that code gives, of which tests/randaugment_authors.npz has outputs: exactly, but for
 Color in one pixel of 30,000, where float32 rounds another way. Where TensorFlow itself depends on the CPU, in Sharpness,
 those outputs and ours are of one with fused multiply-add, as all with AVX2 or NEON are.
@@ -44,15 +49,17 @@ _TO_GREY = np.array([[0.2989, 0.587, 0.114]], np.float32) * np.float32(255.5 / 2
 _GREY = 128
 
 
-def apply(image: np.ndarray, seed: np.ndarray, layers: int, magnitude: float) -> np.ndarray:
+def apply(image: np.ndarray, seed: np.ndarray, layers: int, magnitude: float, translate: float = 100.,
+          cutout: float = 40.) -> np.ndarray:
   """Applies `layers` operations, one after the other. [H, W, 3] uint8, [2] int64 -> [H, W, 3] uint8.
 
   Which ones, their directions and places are a function of the seed alone, whatever the machine, process or thread.
+  `translate` and `cutout` are how far images are moved, and half a side of what is cut out, in pixels at level 10.
   """
   rng = generator(seed)
-  operations = list(OPERATIONS.values())
-  for index in rng.integers(len(operations), size=layers):
-    image = operations[index](image, magnitude, rng)
+  names, of_size = list(OPERATIONS), {'TranslateX': (translate,), 'TranslateY': (translate,), 'Cutout': (cutout,)}
+  for index in rng.integers(len(names), size=layers):
+    image = OPERATIONS[names[index]](image, magnitude, rng, *of_size.get(names[index], ()))
   return image
 
 
@@ -166,7 +173,7 @@ def cutout(image, half: int, y: int, x: int):
   return image
 
 
-OPERATIONS = {  # name: function of (image, level, rng)
+OPERATIONS = {  # name: function of (image, level, rng), or also of how far it goes at level 10
     'AutoContrast': lambda image, level, rng: autocontrast(image),
     'Equalize': lambda image, level, rng: equalize(image),
     'Invert': lambda image, level, rng: invert(image),
@@ -179,9 +186,9 @@ OPERATIONS = {  # name: function of (image, level, rng)
     'Sharpness': lambda image, level, rng: sharpness(image, _factor(level)),
     'ShearX': lambda image, level, rng: shear_x(image, _sign(rng) * level / 10 * 0.3),
     'ShearY': lambda image, level, rng: shear_y(image, _sign(rng) * level / 10 * 0.3),
-    'TranslateX': lambda image, level, rng: translate_x(image, _sign(rng) * level / 10 * 100),
-    'TranslateY': lambda image, level, rng: translate_y(image, _sign(rng) * level / 10 * 100),
-    'Cutout': lambda image, level, rng: cutout(image, int(level / 10 * 40), *_place(image, rng)),
+    'TranslateX': lambda image, level, rng, most=100: translate_x(image, _sign(rng) * level / 10 * most),
+    'TranslateY': lambda image, level, rng, most=100: translate_y(image, _sign(rng) * level / 10 * most),
+    'Cutout': lambda image, level, rng, most=40: cutout(image, int(level / 10 * most), *_place(image, rng)),
     'SolarizeAdd': lambda image, level, rng: solarize_add(image, int(level / 10 * 110)),
 }
 
