@@ -1,6 +1,8 @@
 """The average of the parameters: what it is, and its way through checkpoints, evaluations, loading and files."""
 
 import functools
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,9 @@ from tools import convert
 import train
 
 DECAY = 0.9
+# With all else that a step may have: the state and the seed say all of it.
+RECIPE = {'step.ema': DECAY, 'step.sam': dict(rho_max=0.1, rho_min=0.05, alpha=0.1, images_per_perturbation=4),
+          'step.mixup': 0.5, 'step.cutmix': 1., 'step.cutmix_probability': 0.5, 'step.label_smoothing': 0.1}
 
 
 @pytest.mark.parametrize('decay', [0.5, 0.9999])
@@ -37,7 +42,8 @@ def test_the_steps_are_those_without_an_average():
   batch = jax.tree.map(lambda x: x.reshape(jax.device_count(), -1, *x.shape[1:]), test_train_step.a_batch())
   ends = []
   for ema in (None, DECAY):
-    state = train_step.init(model, optimizer, test_train_step.SHAPE, 0, ema)
+    state = test_train_step.start(model, optimizer)
+    state = state if ema is None else state.replace(ema=state.params)
     step = train_step.make_train_step(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0,
                                       loss='softmax_xent', ema=ema)
     visited = []
@@ -76,7 +82,7 @@ def a_train_step(decay):
 def run(data_dir, tmp_path_factory):
   """The work directory and the result of a run with an average."""
   workdir = tmp_path_factory.mktemp('averaged') / 'run'
-  return workdir, train.train(test_train.config(data_dir, **{'step.ema': DECAY}), str(workdir))
+  return workdir, train.train(test_train.config(data_dir, **RECIPE), str(workdir))
 
 
 def test_a_run_scores_and_saves_it_and_goes_on_bit_for_bit(run, data_dir, tmp_path, monkeypatch):
@@ -93,7 +99,7 @@ def test_a_run_scores_and_saves_it_and_goes_on_bit_for_bit(run, data_dir, tmp_pa
     original(self)
     if self._step == 3:
       raise Stop
-  config = test_train.config(data_dir, **{'step.ema': DECAY, 'checkpoint.best': 'test_ema/top1'})
+  config = test_train.config(data_dir, **RECIPE, **{'checkpoint.best': 'test_ema/top1'})
   with monkeypatch.context() as patched:
     patched.setattr(metric_logger.MetricLogger, 'write', write)
     with pytest.raises(Stop):
@@ -119,9 +125,12 @@ def test_it_is_loaded_scored_and_saved(run, tmp_path):
   assert f'{results["test/loss"]:.4f}' not in card
 
 
-def test_an_average_that_is_not_there_is_refused(run, data_dir, tmp_path):
+def test_an_average_that_is_not_there_is_refused(run, tmp_path):
   plain = tmp_path / 'plain'
-  train.train(test_train.config(data_dir), str(plain))
+  shutil.copytree(run[0], plain)
+  config = json.loads((plain / 'config.json').read_text())
+  del config['step']['ema']
+  (plain / 'config.json').write_text(json.dumps(config))
   with pytest.raises(ValueError, match='plain has no average of its weights: .*config.json has no step.ema. Leave out '
                                        'average, or train with --config.step.ema=0.9999'):
     mixer.load(plain, average=True)
