@@ -46,7 +46,7 @@ def test_what_may_be_added_has_its_default_and_is_not_there_already():
   assert not any(name.endswith('total_steps') or 'warmup_steps' in name for name in addable)  # they are in epochs
   transfer, addable = lines('configs/mixer_digits_transfer.py', mixer_digits_transfer.get_config())
   assert transfer['config.start_from.head'][0] == 'fresh' and [name for name in addable if 'start_from' in name] == [
-      'config.start_from.mean', 'config.start_from.std']
+      'config.start_from.mean', 'config.start_from.std', 'config.start_from.average']
   _, addable = lines('configs/mixer_b16_jft.py', mixer_b16_jft.get_config())
   assert 'config.model.hidden_dim' not in addable  # the variant has it
   assert addable['config.probes.imagenet.l2'][0] == '1024.0' and 'config.probes.imagenet.train.label' in addable
