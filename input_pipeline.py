@@ -25,6 +25,7 @@ from mixer.data import pixel_permutations
 from mixer.data import preprocess
 from mixer.data.process_shard import ProcessShard
 from mixer.data import randaugment
+from mixer.data import random_erasing
 from mixer.data import sources
 from mixer.data import subset
 from mixer import limits
@@ -32,12 +33,13 @@ from mixer import limits
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """The training transform of an image file: a random crop, maybe a flip, augmentation, cutout. All draw from the seed."""
+  """The training transform of an image file: a random crop, maybe a flip, and augmentation, all drawn from the seed."""
   crop: Callable  # of (encoded, resolution=, seed=)
   resolution: int
   flip: bool
   augment: Callable | None  # of (image, seed)
   cutout: int | None = None
+  erase: Callable | None = None  # of (image, seed)
 
   def __call__(self, encoded, seed):
     """[] string, [2] ints -> [R, R, 3] uint8, in a graph."""
@@ -46,7 +48,8 @@ class Augmentation:
     if self.flip:
       image = preprocess.flip(image, seed_of(1))
     image = self.augment(image, seed) if self.augment else image  # which draws in its own way, and needs no fold
-    return preprocess.cutout(image, self.cutout, seed_of(2)) if self.cutout else image
+    image = preprocess.cutout(image, self.cutout, seed_of(2)) if self.cutout else image
+    return self.erase(image, seed_of(3)) if self.erase else image
 
 
 def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int, seed: int, shard: ProcessShard,
@@ -54,9 +57,9 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
                   fraction: float = 1., resize: int | None = None, min_area: float | None = None, pad: int = 0,
                   antialias: bool = False, flip: bool = True, randaugment_magnitude: float | None = None,
                   randaugment_layers: int = 2, randaugment_translate: float = 100., randaugment_cutout: float = 40.,
-                  autoaugment: str | None = None, cutout: int | None = None, permutation: str | None = None,
-                  permutation_patch: int | None = None, permutation_seed: int = 0, threads: int | None = None,
-                  num_classes: int | None = None) -> TrainBatches:
+                  autoaugment: str | None = None, cutout: int | None = None, random_erasing: float = 0.,
+                  permutation: str | None = None, permutation_patch: int | None = None, permutation_seed: int = 0,
+                  threads: int | None = None, num_classes: int | None = None) -> TrainBatches:
   """The training batches of a config's `data` section.
 
   Args:
@@ -78,6 +81,7 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
       in pixels at a magnitude of 10: for 32 pixels 10 and 10, instead of ImageNet's numbers.
     autoaugment: the policy of AutoAugment to apply after crop and flip, 'cifar10'; None for none.
     cutout: the side of a square to grey out of each image, after all that, in pixels: 16 for CIFAR-10; None for none.
+    random_erasing: the probability that a box of an image becomes noise, after all other augmentation; 0 to 1, 0.25 in DeiT.
     permutation, permutation_patch, permutation_seed: of the pixels of all images, after all else:
       `pixel_permutations.draw`. Evaluations and probes must have the same.
     threads: that decode and augment; by default one a core. The batches are the same.
@@ -87,8 +91,8 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
     limits.check(seed=seed)
   limits.check(resolution=resolution, resize=resize, pad=pad, randaugment_magnitude=randaugment_magnitude,
                randaugment_layers=randaugment_layers, randaugment_translate=randaugment_translate,
-               randaugment_cutout=randaugment_cutout, cutout=cutout, permutation_patch=permutation_patch, threads=threads,
-               permutation_seed=permutation_seed, max_labels=max_labels)
+               randaugment_cutout=randaugment_cutout, cutout=cutout, random_erasing=random_erasing,
+               permutation_patch=permutation_patch, threads=threads, permutation_seed=permutation_seed, max_labels=max_labels)
   limits.check_crop(resize=resize, min_area=min_area)
   limits.check_augmentation(autoaugment=autoaugment, randaugment_magnitude=randaugment_magnitude)
   augment = _augment(autoaugment, randaugment_magnitude, layers=randaugment_layers, translate=randaugment_translate,
@@ -103,7 +107,7 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
   order = pixel_permutations.draw(permutation, resolution, permutation_patch, permutation_seed)
   model_classes = classes.ModelClasses.of_config(num_classes)
   model_classes.check(source)
-  transform = Augmentation(crop, resolution, flip, augment, cutout)
+  transform = Augmentation(crop, resolution, flip, augment, cutout, _erase(random_erasing))
   return TrainBatches(source, batch_size, resolution, seed, shard, transform, threads or os.cpu_count(), order,
                       model_classes.number_for(source))
 
@@ -112,15 +116,20 @@ def _augment(policy, magnitude, **of_randaugment):
   """AutoAugment, RandAugment, or None: a function of (image, seed) in a graph."""
   if policy is not None:
     arguments.check_choice('autoaugment', policy, autoaugment.POLICIES)
-    augment = functools.partial(autoaugment.apply, policy=autoaugment.POLICIES[policy])
-  elif magnitude is not None:
-    augment = functools.partial(randaugment.apply, magnitude=magnitude, **of_randaugment)
-  else:
-    return None
+    return _in_numpy(functools.partial(autoaugment.apply, policy=autoaugment.POLICIES[policy]))
+  if magnitude is not None:
+    return _in_numpy(functools.partial(randaugment.apply, magnitude=magnitude, **of_randaugment))
+  return None
 
+
+def _erase(probability):
+  return _in_numpy(functools.partial(random_erasing.apply, probability=probability)) if probability else None
+
+
+def _in_numpy(function):
   def apply(image, seed):
     # In numpy and OpenCV, which let go of Python's lock: TensorFlow's operations take four times as long.
-    return tf.ensure_shape(tf.numpy_function(augment, [image, seed], tf.uint8, stateful=False), image.shape)
+    return tf.ensure_shape(tf.numpy_function(function, [image, seed], tf.uint8, stateful=False), image.shape)
   return apply
 
 

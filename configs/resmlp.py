@@ -13,8 +13,8 @@ The recipe is the authors' (facebookresearch/deit#106 and its main.py): LAMB, le
 batch 2,048, 400 epochs, 5 of warmup, stochastic depth 0.05 at all depths, mixup 0.8, RandAugment at magnitude 9, softmax
 cross-entropy, float32, and weight decay on kernels alone.
 
-Left out: CutMix, which the authors apply to every other batch in the place of mixup, and label smoothing of 0.1. Not
-available here: random erasing, repeated augmentation, color jitter, the noise of RandAugment's magnitude. Not published,
+Left out: CutMix, which the authors apply to every other batch in the place of mixup, label smoothing of 0.1 and random
+erasing. Not available here: repeated augmentation, color jitter, the noise of RandAugment's magnitude. Not published,
 and what stands here: whether main.py multiplied the learning rate by batch / 512 (it is the peak here), the stochastic
 depth of S24, S36 and B24 (that of S12), LAMB's clipping (at 1, as in the library they used). The kernel of the head starts
 at zero, as in timm, and not at random.

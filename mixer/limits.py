@@ -9,7 +9,7 @@ MAX_THREADS = 1024  # each of them holds an image
 # field: (the least, the most, both of which it may be)
 LIMITS = {'seed': (-INT64, INT64 - 1), 'resolution': (1, MAX_SIDE), 'resize': (1, MAX_SIDE), 'pad': (0, MAX_SIDE),
           'randaugment_magnitude': (0, 100), 'randaugment_layers': (0, 100), 'randaugment_translate': (0, MAX_SIDE),
-          'randaugment_cutout': (0, MAX_SIDE), 'cutout': (1, MAX_SIDE), 'max_labels': (1, 100_000),
+          'randaugment_cutout': (0, MAX_SIDE), 'cutout': (1, MAX_SIDE), 'random_erasing': (0, 1), 'max_labels': (1, 100_000),
           'permutation_patch': (1, MAX_SIDE), 'permutation_seed': (0, INT64 - 1), 'threads': (1, MAX_THREADS)}
 
 

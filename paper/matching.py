@@ -79,7 +79,8 @@ def plain(config: dict) -> bool:
 def beyond(config: dict) -> bool:
   """Whether a recipe has what the paper does not have."""
   step, data, optimizer = (config.get(section, {}) for section in ('step', 'data', 'optimizer'))
-  return bool(any(map(step.get, ('sam', 'label_smoothing', 'cutmix'))) or any(map(data.get, ('pad', 'autoaugment', 'cutout')))
+  return bool(any(map(step.get, ('sam', 'label_smoothing', 'cutmix')))
+              or any(map(data.get, ('pad', 'autoaugment', 'cutout', 'random_erasing')))
               or data.get('randaugment_translate', 100.) != 100. or data.get('randaugment_cutout', 40.) != 40.
               or optimizer.get('layer_decay') or optimizer.get('name') in ('lamb', 'lion'))
 

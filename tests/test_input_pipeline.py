@@ -161,6 +161,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(data_dir):
     ('randaugment_layers', (-1, 101), 'at least 0 and at most 100'),
     ('randaugment_translate', (-1., 8193., np.nan), '.*at least 0 and at most 8192'),
     ('randaugment_cutout', (-1., 8193.), 'at least 0 and at most 8192'), ('cutout', (0, -1, 8193), 'at least 1 and at most 8192'),
+    ('random_erasing', (-0.1, 1.1, np.nan), '.*at least 0 and at most 1'),
     ('min_area', (-0.1, 0., 1.1, np.nan), '.*above 0 and at most 1'),
     ('fraction', (-0.1, 0., 1.1, np.nan, 1e-9), 'above 0, at most 1'),
     ('batch_size', (-8, 0), r'a multiple of the 1 devices \(1\)'),
@@ -311,6 +312,35 @@ def test_augmentations_that_exclude_each_other_or_do_not_exist_are_refused(data_
     train(data_dir, autoaugment='cifar10', randaugment_magnitude=9.)
   with pytest.raises(ValueError, match="^autoaugment is 'svhn'; it must be one of 'cifar10'"):
     train(data_dir, autoaugment='svhn')
+
+
+def test_random_erasing_comes_last_but_for_a_permutation_and_disturbs_no_other_draw(data_dir):
+  fields = dict(randaugment_magnitude=10., flip=True)
+  plain, = take(train(data_dir, **fields), 1, start=5)
+  assert equal([plain], take(train(data_dir, **fields, random_erasing=0.), 1, start=5))
+  fields['random_erasing'] = 0.6
+  one, = take(train(data_dir, **fields, threads=1), 1, start=5)
+  erased = (one['image'] != plain['image']).any(-1)[0]
+  assert 0 < erased.any((1, 2)).mean() < 1
+  for mask in erased:
+    box = np.outer(mask.any(1), mask.any(0))
+    assert (mask == box).all() and box.mean() < 0.5
+  assert equal([one], take(train(data_dir, **fields, threads=5), 6)[5:])
+  parts = [take(train(data_dir, ProcessShard(k, 2, 1), **fields), 1, start=5)[0]['image'][0] for k in range(2)]
+  assert np.array_equal(np.concatenate(parts), one['image'][0])
+  permuted = train(data_dir, **fields, permutation='pixels')
+  pixels = lambda batch: batch['image'].reshape(-1, 64, 3)
+  assert np.array_equal(pixels(take(permuted, 1, start=5)[0]), pixels(one)[:, permuted.permutation])
+
+
+def test_each_transform_of_an_image_has_a_seed_of_its_own(monkeypatch):
+  seeds = []
+  record = lambda image, *side, seed=None, **_: seeds.append(tuple(np.asarray(side[-1] if side else seed))) or image
+  for name in ('flip', 'cutout'):
+    monkeypatch.setattr(input_pipeline.preprocess, name, record)
+  augmentation = input_pipeline.Augmentation(record, 8, True, record, 4, record)
+  augmentation(np.zeros((8, 8, 3), np.uint8), np.array([3, 14]))
+  assert len(set(seeds)) == len(seeds) == 5 and seeds[2] == (3, 14)
 
 
 def test_all_datasets_that_are_missing_are_named_at_once(data_dir):

@@ -149,7 +149,7 @@ def test_a_run_fills_its_cell_and_no_other(tmp_path):
     dict(model__variant='B/32'), dict(start_from={'weights': 'sam/Mixer-B_16'}), dict(data__dataset='imagenet_v2'),
     dict(contents='a folder'), dict(step__sam={'rho_max': 0.5}), dict(step__label_smoothing=0.1),
     dict(step__cutmix=1.), dict(data__pad=4), dict(data__autoaugment='cifar10'), dict(data__cutout=16),
-    dict(data__randaugment_translate=10.), dict(data__randaugment_cutout=10.),
+    dict(data__randaugment_translate=10.), dict(data__randaugment_cutout=10.), dict(data__random_erasing=0.25),
     dict(optimizer__name='lion'), dict(optimizer__name='lamb'), dict(optimizer__layer_decay=0.75),
     dict(contents='imagenet2012/5.1.0, 128116 examples', total_steps=9384)])
 def test_another_run_fills_no_cell(tmp_path, fields):
