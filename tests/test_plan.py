@@ -56,7 +56,7 @@ BASELINES = {  # the paper's core-days, of Tables 2 and 3
     'vit.py:h14_jft': 2300, 'bit.py:r152x4_i21k': 940, 'bit.py:r152x4_jft': 9900, 'bit.py:r50x1_jft': 80,
     'bit.py:r50x2_jft': 140, 'bit.py:r152x1_jft': 140, 'bit.py:r152x2_jft': 580, 'bit.py:r200x3_jft': 1780,
     **{f'resmlp.py:{name}': None for name in resmlp.PLANNED},
-    'mixer_b16_i1k_lion.py': None,
+    'mixer_b16_i1k_lion.py': None, 'mixer_b16_i1k_strong.py': None,
     **{f'mixer_gsam.py:{name}': None for name in mixer_gsam.PLANNED},
     **{f'mixer_sam.py:{name}': None for name in mixer_sam.PLANNED},
 }
@@ -128,7 +128,7 @@ def test_quick_plan_of_a_baseline_or_of_a_study(quick, name):
 def test_the_slice_of_a_config_exists_and_is_what_it_is_planned_for(quick, name):
   topology = config_flags.import_config(str(ROOT / 'configs' / name)).SLICE
   slice_name, images_per_core = SLICES[topology]
-  images_per_core //= 2 if name.startswith('resmlp') else 1  # its recipe has batches of 2,048
+  images_per_core //= 2 if name.startswith(('resmlp', 'mixer_b16_i1k_strong')) else 1  # with batches of 2,048
   assert accelerators.slice_of(topology).name == slice_name
   planned = quick['plans'][f'configs/{name}']
   assert (planned['slice'], planned['images_per_core']) == (f'{slice_name} ({topology})', images_per_core)
