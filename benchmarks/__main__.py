@@ -70,7 +70,7 @@ PARTS = {
     'sam': (_sam('S/16', 16),),
     'inference': tuple(_inference(model, batch) for model in ('B/16', 'S/16') for batch in (16, 32)),
     'compiling': (_compiling('B/16', 8), _compiling('S/16', 16)),
-    'pipeline': (_side_by_side('input pipeline', 'pipeline', ('ours', 'decode'), '--seconds=4', rounds=9),),
+    'pipeline': (_side_by_side('input pipeline', 'pipeline', ('ours', 'augmented', 'decode'), '--seconds=4', rounds=9),),
     'loop': (_side_by_side('loop on JPEGs', 'loop', ('both',), '--model=S/16', '--batch=8', '--data=jpegs', '--every=4',
                            '--logs=6', '--seconds=8', rounds=3),
              _side_by_side('loop on fake images', 'loop', ('both',), '--model=demo', '--batch=128', '--every=50',
@@ -79,6 +79,11 @@ PARTS = {
                                  rounds=3),),
 }
 WITH_JPEGS = ('pipeline', 'loop', 'evaluation')
+
+
+def _on_photographs(group: turns.Group, dataset: str) -> turns.Group:
+  return turns.Group(f'{group.name}, photographs',
+                     tuple((*contender, f'--dataset={dataset}') for contender in group.contenders), group.rounds)
 
 
 def measure(groups: list[turns.Group], file, common: dict) -> list[dict]:
@@ -116,6 +121,8 @@ def main(arguments: list[str] | None = None):
   parser.add_argument('--parts', default=','.join(PARTS), help='default: %(default)s')
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/bench'), help='default: %(default)s')
   parser.add_argument('--rounds', type=int, help='of each group; by default 3 to 9')
+  parser.add_argument('--photographs', metavar='FOLDER', help='a folder of JPEGs, such as ImageNet\'s, on which the parts '
+                      f'{", ".join(WITH_JPEGS)} are measured, too')
   parser.add_argument('--without', default='', metavar='timm', help='contenders to skip')
   flags = parser.parse_args(arguments)
   parts = flags.parts.split(',')
@@ -123,6 +130,16 @@ def main(arguments: list[str] | None = None):
     if part not in PARTS:
       parser.error(f'--parts has {part!r}; it must be one of {", ".join(PARTS)}')
   groups = [group for part in parts for group in PARTS[part]]
+  if flags.photographs:
+    if not set(parts) & set(WITH_JPEGS):
+      parser.error(f'--photographs is {flags.photographs}, and none of the parts {flags.parts} reads images; add one of '
+                   f'{", ".join(WITH_JPEGS)}')
+    try:
+      dataset = jpegs.prepare(flags.photographs)
+    except ValueError as error:
+      parser.error(f'--photographs: {error}')
+    groups += [_on_photographs(group, dataset) for part in parts if part in WITH_JPEGS for group in PARTS[part]
+               if '--data=jpegs' in group.contenders[0] or part != 'loop']
   without = set(filter(None, flags.without.split(',')))
   if unknown := without - {contender[0] for group in groups for contender in group.contenders}:
     parser.error(f'--without has {unknown.pop()!r}, which is not a contender in these parts')

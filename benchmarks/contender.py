@@ -33,6 +33,14 @@ def add_dtype(parser: argparse.ArgumentParser):
                       help='of the computation, not of the parameters; default: %(default)s')
 
 
+def add_dataset(parser: argparse.ArgumentParser):
+  parser.add_argument('--dataset', help='photographs; default: the JPEGs of benchmarks.jpegs')
+
+
+def of_dataset(quantity: str, flags: argparse.Namespace) -> str:
+  return f'{quantity}, photographs' if flags.dataset else quantity
+
+
 def rates(run: Callable[[int], object], images: int, seconds: float) -> Iterator[float]:
   """Yields images/s, of stretches of about `seconds`.
 

@@ -45,10 +45,10 @@ def turns(flags):
 
 def main():
   parser = contender.parser(__doc__, ('split', 'forward'))
-  parser.add_argument('--dataset', help="a folder of images; default: those of benchmarks.jpegs")
+  contender.add_dataset(parser)
   flags = parser.parse_args()
-  contender.serve(turns(flags), contender=flags.kind, quantity='evaluation', model=flags.model, batch=flags.batch,
-                  dtype='float32')
+  contender.serve(turns(flags), contender=flags.kind, quantity=contender.of_dataset('evaluation', flags),
+                  model=flags.model, batch=flags.batch, dtype='float32')
 
 
 if __name__ == '__main__':

@@ -57,15 +57,15 @@ def turns(config, seconds: float):
 def main():
   parser = contender.parser(__doc__, ('both',))
   parser.add_argument('--data', choices=('fake', 'jpegs'), default='fake', help='default: %(default)s')
-  parser.add_argument('--dataset', help='a folder of images; default: those of benchmarks.jpegs')
+  contender.add_dataset(parser)
   parser.add_argument('--every', type=int, default=50, help='steps between two records; default: %(default)s')
   parser.add_argument('--logs', type=int, default=10, help='records of a run, the first of which is skipped; default: '
                       '%(default)s')
   flags = parser.parse_args()
   devices.tune_glibc_malloc()  # as train.py does
   config = config_of(flags)
-  contender.serve(turns(config, flags.seconds), quantity=f'loop on {flags.data}', model=flags.model, batch=flags.batch,
-                  dtype='float32')
+  contender.serve(turns(config, flags.seconds), quantity=contender.of_dataset(f'loop on {flags.data}', flags),
+                  model=flags.model, batch=flags.batch, dtype='float32')
 
 
 if __name__ == '__main__':

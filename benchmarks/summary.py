@@ -56,14 +56,17 @@ def _targets():
     theirs = memory(model, batch, 'listing')
     yield Target(f'memory of a step of {model}, ours to the listing', memory(model, batch, 'ours'), theirs, 0.75, False)
     yield Target(f'memory of a step of {model}, ours with remat to the listing', memory(model, batch, 'ours, remat'), theirs, 0.45, False)
-  yield Target('input pipeline to decoding alone', ('input pipeline', None, 128, 'ours'),
-               ('input pipeline', None, 128, 'decode'), 1.1)
-  yield Target('train.py on JPEGs to the step alone, S/16', ('loop on jpegs', 'S/16', 8, 'train'),
-               ('loop on jpegs', 'S/16', 8, 'step'), 0.95)
+  for images, pipeline in (('', 1.1), (', photographs', 1.15)):
+    of = lambda contender, quantity=f'input pipeline{images}': (quantity, None, 128, contender)
+    yield Target(f'input pipeline to decoding alone{images}', of('ours'), of('decode'), pipeline)
+    yield Target(f'the same with RandAugment{images}', of('augmented'), of('decode'), 0.95)
+    of = lambda contender, quantity=f'loop on jpegs{images}': (quantity, 'S/16', 8, contender)
+    yield Target(f'train.py on JPEGs to the step alone, S/16{images}', of('train'), of('step'), 0.95)
   yield Target("train.py to the step alone, the demo's model", ('loop on fake', 'demo', 128, 'train'),
                ('loop on fake', 'demo', 128, 'step'), 1 / 1.1)
-  yield Target('evaluation of a split to the forward pass alone, S/16', ('evaluation', 'S/16', 32, 'split'),
-               ('evaluation', 'S/16', 32, 'forward'), 0.9)
+  for images in ('', ', photographs'):
+    of = lambda contender, quantity=f'evaluation{images}': (quantity, 'S/16', 32, contender)
+    yield Target(f'evaluation of a split to the forward pass alone, S/16{images}', of('split'), of('forward'), 0.9)
 
 
 LIMIT = ('matmul limit', None, None, None)

@@ -11,6 +11,7 @@ MODELS = {
     **{variant: (224, mlp_mixer.variant_fields(variant)) for variant in VARIANTS},
     'demo': (8, dict(patch_size=4, num_blocks=2, hidden_dim=64, tokens_mlp_dim=32, channels_mlp_dim=256)),
 }
+IMAGES = 128  # of a batch of the input pipeline
 DATA = 'runs/bench_data'  # where JPEGs are generated, once
 
 

@@ -20,6 +20,7 @@ from benchmarks import timm
 from benchmarks import turns
 from benchmarks import workloads
 from conftest import ROOT
+from mixer.data import sources
 from mixer import models
 from mixer import trees
 
@@ -109,12 +110,12 @@ def photographs(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('module, kind, more', [
-    ('pipeline', 'ours', ()), ('pipeline', 'decode', ()), ('evaluation', 'split', ()), ('evaluation', 'forward', ()),
+    ('pipeline', 'augmented', ()), ('pipeline', 'decode', ()), ('evaluation', 'split', ()), ('evaluation', 'forward', ()),
     ('loop', 'both', ('--data=jpegs', '--every=1', '--logs=2'))])
 def test_contenders_read_jpegs(module, kind, more, photographs):
   samples = contend(module, kind, *SIZE, f'--dataset={photographs}', *more)
   assert [sample['contender'] for sample in samples] == (['train', 'step'] if kind == 'both' else [kind])
-  assert all(sample['value'] > 0 for sample in samples)
+  assert all(sample['value'] > 0 and sample['quantity'].endswith(', photographs') for sample in samples)
 
 
 def test_jpegs_are_the_same_again_and_as_large_as_was_said():
@@ -123,6 +124,43 @@ def test_jpegs_are_the_same_again_and_as_large_as_was_said():
   assert make(1) == make(1) != make(3)
   assert 48e3 < np.mean([len(make(seed)) for seed in range(100)]) < 54e3
   assert cv2.imdecode(np.frombuffer(make(1), np.uint8), cv2.IMREAD_COLOR).shape == (375, 500, 3)
+
+
+def test_a_folder_of_photographs_is_packed_byte_for_byte(tmp_path):
+  folder, images = tmp_path / 'photographs', sklearn.datasets.load_sample_images().images
+  files = {folder / f'{k % 3}' / f'{k:03}.JPEG': jpegs.encoded(images[k % 2], np.random.default_rng(k)) for k in range(3)}
+  for path, data in files.items():
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+  with pytest.raises(ValueError, match=f'{folder} has 3 JPEGs; at least 128 are needed'):
+    jpegs.prepare(str(folder), tmp_path)
+  for k in range(3, 130):
+    (folder / f'0/{k}.jpg').hardlink_to(folder / '0/000.JPEG')
+  (folder / 'notes.txt').write_text('no image')
+  packed = jpegs.prepare(str(folder), tmp_path)
+  assert jpegs.prepare(str(folder), tmp_path) == packed
+  for split in ('train', 'test'):
+    source = sources.open_split(packed, split)
+    assert source.num_examples == 130
+    assert {source.parse(source.example(k), k)[0].numpy() for k in range(130)} == set(files.values())
+  (folder / '0/130.jpg').hardlink_to(folder / '1/001.JPEG')
+  assert jpegs.prepare(str(folder), tmp_path) != packed
+
+
+def test_photographs_are_measured_beside_the_generated_images(monkeypatch, tmp_path, capsys):
+  measured = []
+  monkeypatch.setattr(jpegs, 'prepare', lambda folder=None: f'packed {folder}')
+  monkeypatch.setattr(bench, 'measure', lambda groups, *_: measured.extend(groups) or [])
+  monkeypatch.setattr(bench.picture, 'draw', lambda *_: None)
+  bench.main(['--parts=pipeline,sam,loop', '--photographs=mine', f'--out={tmp_path}'])
+  assert [group.name for group in measured] == ['input pipeline', 'GSAM S/16', 'loop on JPEGs', 'loop on fake images',
+                                                'input pipeline, photographs', 'loop on JPEGs, photographs']
+  for group in measured:
+    for contender in group.contenders:
+      assert ('--dataset=packed mine' in contender) == group.name.endswith('photographs')
+  with pytest.raises(SystemExit):
+    bench.main(['--parts=sam', '--photographs=mine', f'--out={tmp_path}'])
+  assert '--photographs is mine, and none of the parts sam reads images; add one of pipeline, loop' in capsys.readouterr().err
 
 
 # the listing
