@@ -78,6 +78,14 @@ def a_train_step(decay):
                                     seed=0, loss='softmax_xent', ema=decay)
 
 
+def test_an_evaluation_with_the_name_of_an_averages_results_is_refused(data_dir, tmp_path):
+  both = test_train.config(data_dir, **RECIPE)
+  both.evals.test_ema = both.evals.test
+  with pytest.raises(ValueError, match='both test and test_ema .* with step.ema, test_ema is the name of the results of test'):
+    train.train(both, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
 @pytest.fixture(scope='module')
 def run(data_dir, tmp_path_factory):
   """The work directory and the result of a run with an average."""

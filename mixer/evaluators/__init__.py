@@ -27,7 +27,14 @@ class Evaluators:
       settings: {probe: its section of the config}.
       prefetch: sends batches to the devices.
       ema: whether an average of the parameters is evaluated, too.
+
+    Raises:
+      ValueError: if an evaluation or probe has the name of another one's results by the average.
     """
+    for name in (*evals, *probes) if ema else ():
+      if (taken := f'{name}{EMA}') in (*evals, *probes):
+        raise ValueError(f'config has both {name} and {taken} among evals and probes; with step.ema, {taken} is the name of '
+                         f'the results of {name} by the average of the weights; rename one')
     self._evals, self._probes, self._prefetch = evals, probes, prefetch
     self.scorer, self.samples = classification.Scorer(model, loss), {}
     self._probe = {name: _build_probe(name, settings[name], train.source, test.source, model)
