@@ -16,13 +16,16 @@ LIMITS = {'seed': (-INT64, INT64 - 1), 'resolution': (1, MAX_SIDE), 'resize': (1
 def check(**fields):
   """Raises an ArgumentError that names the field unless each number is within its limits; None always is.
 
-  The side before a crop, `resize`, must also be at least that of the crop, `resolution`.
+  The side before a crop, `resize`, must also be at least that of the crop, `resolution`, and `pad` be below it.
   """
   for name, value in fields.items():
     least, most = LIMITS[name]
     arguments.check({name: value}, at_least=least, at_most=most)
   if (resize := fields.get('resize')) is not None and resize < fields['resolution']:
     raise arguments.ArgumentError(f'resize is {resize}, smaller than the crop: resolution is {fields["resolution"]}')
+  if resize is not None and (pad := fields.get('pad') or 0) >= fields['resolution']:
+    raise arguments.ArgumentError(f'pad is {pad}, and crops of {fields["resolution"]} pixels, the resolution, could lie in '
+                                  'the padding alone; pad fewer')
 
 
 def check_crop(*, resize: int | None, min_area: float | None):

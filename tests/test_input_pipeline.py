@@ -388,6 +388,9 @@ def test_random_crops_of_resized_images_take_no_fields_of_inceptions(data_dir):
     train(data_dir, **{**fields, 'min_area': 0.5})
   with pytest.raises(ValueError, match='resize is 6, smaller than the crop: resolution is 8'):
     train(data_dir, **{**fields, 'resize': 6})
+  train(data_dir, **fields, pad=7)
+  with pytest.raises(ValueError, match='^pad is 8, and crops of 8 pixels, the resolution, could lie in the padding alone; pad fewer'):
+    train(data_dir, **fields, pad=8)
 
 
 @pytest.fixture(scope='module')
