@@ -47,9 +47,9 @@ def stages(data):
   records = data.records(0).map(lambda position, index, record: record)
   yield 'read', count(batches.batch_and_prefetch(records, data.batch_size).as_numpy_iterator())
   images = lambda data: (batch['image'][0] for batch in data.start(0))
-  cropped = dataclasses.replace(data.transform, augment=None, erase=None)
+  cropped = dataclasses.replace(data.transform, augment=None, cutout=None, erase=None)
   yield 'and decode, crop, flip', count(images(dataclasses.replace(data, transform=cropped)))
-  if data.transform.augment or data.transform.erase:
+  if data.transform != cropped:
     yield 'and augment', count(images(data))
 
 
