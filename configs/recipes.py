@@ -25,7 +25,7 @@ LION = 10  # as configs/mixer_b16_i1k_lion.py: the learning rate is that much sm
 RECIPES = {  # {section: {field: value}}
     'plain': {},
     'mixup': dict(step=dict(mixup=0.5)),  # of the paper's Mixer-B/16 (Table 4)
-    'cutmix': dict(step=dict(cutmix=1., cutmix_probability=0.5)),  # of CIFAR in its paper (arXiv 1905.04899, section 4.1)
+    'cutmix': dict(step=dict(cutmix=1., cutmix_probability=0.5)),  # its authors' for CIFAR-100 (clovaai/CutMix-PyTorch)
     'label_smoothing': dict(step=dict(label_smoothing=0.1)),  # arXiv 1512.00567, section 7
     'ema': dict(step=dict(ema=0.995)),  # over some 200 steps of the 1,950
     'sam': dict(step=dict(sam=SAM)),

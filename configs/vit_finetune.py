@@ -7,7 +7,7 @@ L/16, and 518, H/14), to which the position embeddings are resized; dev as in mi
 ViT, App. B.1.1: SGD with momentum 0.9, batch 512, clipping at 1, cosine, no weight decay, a single linear layer for
 the head, which starts at zero; the learning rate is the best on the dev split of 0.003, 0.01, 0.03 and 0.06 for
 ImageNet and of 0.001, 0.003, 0.01 and 0.03 elsewhere. Its figures of Table 2, on ImageNet at more than 384, are of the
-average of the weights (Polyak, 0.9999): test_ema.
+average of the weights (Polyak, 0.9999): test_ema here, and tools.sweep chooses by it with --metric=dev_ema/top1.
 The weights are ViT-B_16.npz and so on, in the current directory, as ImageNet-21k's of gs://vit_models/imagenet21k are
 called; other files, or a work directory of configs/vit.py, by --config.start_from.weights=.
 Ours: not yet run.

@@ -161,7 +161,8 @@ def load(name: str | os.PathLike, mean: Sequence[float] | float | None = None,
       'runs/digits/interrupted/500').
     mean, std: of the pixels in [0, 1] that the file's model takes, three numbers or one, where its config.json
       lacks them or is wrong; 0.5 and 0.5 for those in [-1, 1].
-    average: the average of a run's parameters, which it keeps with config.step.ema, instead of those of a step.
+    average: whether to load a run's average of its parameters, which it keeps with config.step.ema, instead of the
+      parameters themselves.
 
   Raises:
     FileNotFoundError, OSError, ValueError: naming the file or address and the problem.
