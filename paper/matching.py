@@ -6,6 +6,7 @@ import functools
 import pathlib
 import re
 
+from mixer.run.records import EMA
 from paper import records
 
 MODELS = pathlib.Path(__file__).parent.parent / 'mixer' / 'models'
@@ -79,9 +80,10 @@ def plain(config: dict) -> bool:
 def beyond(config: dict) -> bool:
   """Whether a recipe has what the paper does not have."""
   step, data, optimizer = (config.get(section, {}) for section in ('step', 'data', 'optimizer'))
+  of_cifar = data.get('randaugment_translate', 100.) != 100. or data.get('randaugment_cutout', 40.) != 40.
   return bool(any(map(step.get, ('sam', 'label_smoothing', 'cutmix')))
               or any(map(data.get, ('pad', 'autoaugment', 'cutout', 'random_erasing')))
-              or data.get('randaugment_translate', 100.) != 100. or data.get('randaugment_cutout', 40.) != 40.
+              or (data.get('randaugment_magnitude') is not None and of_cifar)
               or optimizer.get('layer_decay') or optimizer.get('name') in ('lamb', 'lion'))
 
 
@@ -123,7 +125,7 @@ def scores(run: records.Run, of: str, metric: str, crop: str | None = None,
   if run.kind == 'evaluation' and run.config['start_from'].get('average', False) != average:
     return
   for name, section in run.config.get('evals', {}).items():
-    name = f'{name}_ema' if average and run.kind == 'run' else name
+    name = f'{name}{EMA}' if average and run.kind == 'run' else name
     if (dataset(section) == of and f'{name}/{metric}' in run.metrics and not section.get('permutation')
         and crop in (None, section.get('crop', DEFAULT_CROP)) and split in (None, section.get('split'))):
       yield run.metrics[f'{name}/{metric}']

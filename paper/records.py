@@ -219,6 +219,8 @@ def check_config(config: dict, place: str, whole: bool):
       raise Unreadable(f'{place}: evals.{name} of the config is {safe_io.show(section)}; it must have a resolution')
   if whole and not isinstance(config['data'].get('fraction', 1.), int | float):
     raise Unreadable(f'{place}: data.fraction of the config is {safe_io.show(config["data"]["fraction"])}; it must be a number')
+  if not whole and not config.get('start_from'):
+    raise Unreadable(f'{place}: the config has no start_from, the section of the weights that were scored')
   if not whole and not config.get('evals'):
     raise Unreadable(f'{place}: the config has no evals, the sections of what was scored')
 

@@ -151,11 +151,19 @@ def arguments():
   source = type('Source', (), dict(num_examples=1000, class_names=None))()
   section = dict(dataset='imagenet2012', split='train[:99%]', fraction=0.1, resolution=224)
   run = dict(model=dict(name='mlp_mixer', variant='B/16', num_classes=1000), data=dict(section, batch_size=100),
-             total_steps=50, evals=dict(real=dict(section, fraction=None)), contents='1000 examples',
+             step={}, total_steps=50, evals=dict(real=dict(section, fraction=None)), contents='1000 examples',
              probes=dict(pets=dict(train=section, test=dict(section, split='test'), shots=(5,))))
   results = {'real/top1': 0.5, 'real/loss': 2., 'real/examples': 1000, 'real/classified': 900, 'pets/5shot': 0.25,
              'pets/examples': 37, 'pets/train_examples': 74}
   return dict(workdir='runs/b16', run=run, source=source, parameters=12, results=results, events=[])
+
+
+def test_an_average_is_named_where_it_is_scored_and_where_a_run_starts_from_it(arguments):
+  run = {**arguments['run'], 'step': {'ema': 0.999}, 'start_from': {'weights': 'runs/a', 'average': True}}
+  text = model_card.text(**{**arguments, 'run': run})
+  assert '; fine-tuned from the average of runs/a for ' in text
+  assert 'NAME_ema is of the average of the weights (decay 0.999), which --average loads.' in text
+  assert 'average' not in model_card.text(**arguments)
 
 
 def test_each_metric_has_the_number_of_examples_that_it_rests_on(arguments):

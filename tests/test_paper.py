@@ -149,7 +149,8 @@ def test_a_run_fills_its_cell_and_no_other(tmp_path):
     dict(model__variant='B/32'), dict(start_from={'weights': 'sam/Mixer-B_16'}), dict(data__dataset='imagenet_v2'),
     dict(contents='a folder'), dict(step__sam={'rho_max': 0.5}), dict(step__label_smoothing=0.1),
     dict(step__cutmix=1.), dict(data__pad=4), dict(data__autoaugment='cifar10'), dict(data__cutout=16),
-    dict(data__randaugment_translate=10.), dict(data__randaugment_cutout=10.), dict(data__random_erasing=0.25),
+    dict(data__randaugment_magnitude=5., data__randaugment_translate=10.), dict(data__random_erasing=0.25),
+    dict(data__randaugment_magnitude=5., data__randaugment_cutout=10.),
     dict(optimizer__name='lion'), dict(optimizer__name='lamb'), dict(optimizer__layer_decay=0.75),
     dict(contents='imagenet2012/5.1.0, 128116 examples', total_steps=9384)])
 def test_another_run_fills_no_cell(tmp_path, fields):
@@ -159,6 +160,19 @@ def test_another_run_fills_no_cell(tmp_path, fields):
   shown = {table.key: all_ours(table) for table in tables.all_tables(collection) if table.key not in ('table4', 'table1')}
   place = 'figure4_table' if 'data__permutation' in fields else 'other_runs'
   assert shown.pop(place) == ['70.00'] and not any(shown.values())
+
+
+def test_the_sizes_of_randaugment_count_only_with_randaugment():
+  config = example_runs.imagenet(data__randaugment_translate=10., data__randaugment_magnitude=None)
+  assert not matching.beyond(config)
+
+
+def test_an_evaluation_that_does_not_say_what_was_scored_is_named_and_skipped(tmp_path):
+  (tmp_path / 'scores.json').write_text(json.dumps({
+      'format': 1, 'kind': 'evaluation', 'name': 'x', 'val/top1': 0.8, 'val/examples': 50000,
+      'config': {'model': {'name': 'mlp_mixer', 'num_blocks': 24}, 'evals': {'val': {'resolution': 224}}}}))
+  collection = reading.read([str(tmp_path / 'scores.json')])
+  assert not collection.runs and 'the config has no start_from' in collection.warnings[0]
 
 
 def test_a_run_that_is_not_finished_fills_no_cell(tmp_path):

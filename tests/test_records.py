@@ -129,3 +129,11 @@ def test_a_full_disk_is_named_and_costs_no_record(tmp_path):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert steps_in(path) == [1]
+
+
+def test_the_results_of_an_average_are_told_from_those_of_the_weights():
+  results = {'test/top1': 0.7, 'test/examples': 9, 'test_ema/top1': 0.8, 'test_ema/examples': 9}
+  assert records.of_weights(results, average=False) == {'test/top1': 0.7, 'test/examples': 9}
+  assert records.of_weights(results, average=True) == {'test/top1': 0.8, 'test/examples': 9}
+  alone = {'the_ema/top1': 0.7}  # an evaluation of this name, of a run without an average
+  assert records.of_weights(alone, average=False) == alone and records.of_weights(alone, average=True) == {}

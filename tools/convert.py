@@ -27,6 +27,7 @@ from tools import weights_flags
 
 with epy.lazy_imports():  # JAX with them, which --help and a wrong flag need not wait for
   from mixer.run import finished
+  from mixer.run import records
   from mixer import weights
 
 
@@ -52,8 +53,7 @@ def main(arguments: list[str] | None = None):
   loaded = weights_flags.load(flags)
   print(loaded.describe())
   if to_hub:
-    results = {name.replace('_ema/', '/'): value for name, value in finished.results(flags.weights).items()
-               if ('_ema/' in name) == flags.average}
+    results = records.of_weights(finished.results(flags.weights), flags.average)
     written = weights.save_for_hub(loaded, out, results)
   else:
     written = weights.save(loaded, out)

@@ -119,8 +119,8 @@ def flip(image, seed):
 def cutout(image, side: int, seed):
   """Greys out a square of side x side pixels around any pixel, or what lies in the image of it. [H, W, 3] -> [H, W, 3].
 
-  DeVries and Taylor, arXiv 1708.04552; place and extent are as in AutoAugment's code for CIFAR. That fills in 0 of the
-  normalized images, their mean; here that is grey, whatever the images. The seed is [2] ints.
+  DeVries and Taylor, arXiv 1708.04552; place and extent are as in AutoAugment's code for CIFAR, whose sides are
+  even. That fills in 0 of the normalized images, their mean; here it is grey, whatever the images. The seed is [2] ints.
   """
   shape = tf.shape(image)[:2]
   place = tf.cast(tf.random.stateless_uniform([2], seed) * tf.cast(shape, tf.float32), tf.int32) - side // 2

@@ -13,6 +13,8 @@ import math
 
 import numpy as np
 
+from mixer.data import randaugment
+
 AREA = 0.02, 1 / 3
 LOG_ASPECT = math.log(0.3), -math.log(0.3)
 ATTEMPTS = 10
@@ -22,7 +24,7 @@ STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)
 
 def apply(image: np.ndarray, seed: np.ndarray, probability: float) -> np.ndarray:
   """Erases a box with some probability. [H, W, 3] uint8, [2] int64 -> [H, W, 3] uint8, a function of the seed alone."""
-  rng = np.random.Generator(np.random.Philox(key=np.asarray(seed, np.int64).astype(np.uint64)))
+  rng = randaugment.generator(seed)
   if rng.random() >= probability:
     return image
   height, width, channels = image.shape

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from mixer import configuration
 from mixer.evaluators import classification
 from mixer.evaluators import fewshot
-
-EMA = '_ema'  # ends the name of an evaluation or probe of the average of the parameters
+from mixer.run import records
 
 
 class Evaluators:
@@ -32,7 +31,7 @@ class Evaluators:
       ValueError: if an evaluation or probe has the name of another one's results by the average.
     """
     for name in (*evals, *probes) if ema else ():
-      if (taken := f'{name}{EMA}') in (*evals, *probes):
+      if (taken := f'{name}{records.EMA}') in (*evals, *probes):
         raise ValueError(f'config has both {name} and {taken} among evals and probes; with step.ema, {taken} is the name of '
                          f'the results of {name} by the average of the weights; rename one')
     self._evals, self._probes, self._prefetch = evals, probes, prefetch
@@ -43,7 +42,7 @@ class Evaluators:
                     for metric in classification.metric_names(batches.source, model.num_classes)]
     self.metrics += [f'{name}/{metric}' for name, probe in self._probe.items() for metric in probe.metrics]
     if ema:
-      self.metrics += [metric.replace('/', f'{EMA}/') for metric in self.metrics]
+      self.metrics += [metric.replace('/', f'{records.EMA}/') for metric in self.metrics]
 
   def __call__(self, params, keep: bool = False, ema=None) -> dict[str, float]:
     """{'test/top1': ..., 'test/examples': ..., 'imagenet/5shot': ...}. Raises what the evaluators do.
@@ -53,7 +52,7 @@ class Evaluators:
     """
     results = {name: value for part in self.each(params, keep) for name, value in part.items()}
     of_ema = () if ema is None else self.each(ema)
-    return results | {name.replace('/', f'{EMA}/'): value for part in of_ema for name, value in part.items()}
+    return results | {name.replace('/', f'{records.EMA}/'): value for part in of_ema for name, value in part.items()}
 
   def each(self, params, keep: bool = False) -> Iterator[dict[str, float]]:
     """Yields the results of one evaluation or probe after the other."""

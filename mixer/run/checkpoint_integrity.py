@@ -101,7 +101,7 @@ def _read_params(path, part):
     shapes = handler.metadata(path / 'default').tree[part]
     target = {part: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)}
     if not storage.in_bucket(path):
-      safe_io.check_unpacked(path, sum(part.stat().st_size for part in pathlib.Path(path).rglob('*') if part.is_file()),
+      safe_io.check_unpacked(path, sum(file.stat().st_size for file in pathlib.Path(path).rglob('*') if file.is_file()),
                              sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(target)))
     restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target)
     restored = handler.restore(path / 'default', args=ocp.args.PyTreeRestore(

@@ -99,7 +99,10 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
 
 
 def _origin(config):
-  return f'fine-tuned from {config["start_from"]["weights"]}' if 'start_from' in config else 'trained from scratch'
+  if 'start_from' not in config:
+    return 'trained from scratch'
+  average = 'the average of ' if config['start_from'].get('average') else ''
+  return f'fine-tuned from {average}{config["start_from"]["weights"]}'
 
 
 def _table(header, rows) -> str:

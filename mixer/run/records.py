@@ -7,6 +7,8 @@ import os
 from mixer import jsonl
 from mixer import storage
 
+EMA = '_ema'  # ends the name of an evaluation of the average of the weights: 'test_ema/top1', beside 'test/top1'
+
 
 def read(path) -> Iterator[dict]:
   """The records of a file, in order. Damaged lines are skipped, such as one that a killed run has not finished."""
@@ -20,6 +22,14 @@ def at(path, step: int) -> dict:
     if record.pop('step') == step:
       values = record
   return values
+
+
+def of_weights(results: dict, average: bool) -> dict:
+  """The results of the weights themselves, or of their average, under the names of the former: {'test/top1': ...}."""
+  of_average = {name.replace('/', f'{EMA}/'): name for name in results if name.replace('/', f'{EMA}/') in results}
+  if average:
+    return {name: results[of] for of, name in of_average.items()}
+  return {name: value for name, value in results.items() if name not in of_average}
 
 
 class Writer:

@@ -89,7 +89,7 @@ class Run:
     if sweep.result(self.workdir) is None:
       return []
     rows = [row for row in records.read(self.workdir / 'records.jsonl') if set(metrics) <= row.keys()]
-    return [row | {name: row.get(name.replace('/', '_ema/'), row[name]) for name in metrics} for row in rows]
+    return [row | records.of_weights(row, average=True) for row in rows]
 
   def seconds(self) -> float:
     """Wall time of the training loop, over all starts."""
