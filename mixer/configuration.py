@@ -31,6 +31,7 @@ SHORTENED_FROM = 'shortened_from'  # holds the total of a config whose total the
 NOT_FIELDS = ('contents', 'contents_sample', 'contents_features')  # further keys of a run's config.json
 SECTIONS = ('model', 'data', 'step', 'optimizer', 'checkpoint', 'evals', 'start_from', 'probes')
 
+IS_FOLDER = ' files, '  # in 'contents', of the images of a folder: `folder_source.FolderSource.contents`
 # Fields that may change when a run is resumed: they touch neither the data, the model nor the steps.
 MUTABLE_ON_RESUME = ('log_every_steps', 'eval_every_steps', 'checkpoint', 'evals', 'probes', 'data.data_dir',
                      'data.threads')
@@ -330,7 +331,8 @@ def differences(old, new, old_is: str = 'before', new_is: str = 'now') -> list[s
     ignored.append('contents_sample')
   mutable = lambda path: any(path == field or path.startswith(field + '.') for field in ignored)
   show = lambda side, path: repr(side[path]) if path in side else 'not set'
-  notes = {'contents': '; restore the same file names, with a good image under the name of a bad one',
+  notes = {'contents': '; restore the same file names, with a good image under the name of a bad one'
+           if any(IS_FOLDER in str(side.get('contents')) for side in (old, new)) else '; pass the copy that the run began on',
            'contents_sample': '; the images differ, or how they are stored: pass the copy that the run began on'}
   return [f'{path}: {show(old, path)} {old_is}, {show(new, path)} {new_is}{notes.get(path, "")}'
           for path in sorted(old.keys() | new.keys()) if not mutable(path) and not same(path)]
@@ -349,7 +351,7 @@ def _same_images(old: dict, new: dict) -> bool:
   if old.get('contents_features') is not None and old['contents_features'] == new.get('contents_features'):
     return True
   samples = old.get('contents_sample'), new.get('contents_sample')
-  is_folder = ' files, ' in str(old['contents'])  # the format of `folder_source.FolderSource.contents`
+  is_folder = IS_FOLDER in str(old['contents'])
   if None in samples or (is_folder and samples[0] != samples[1]):
     return absolute(old) == absolute(new)
   return samples[0] == samples[1]

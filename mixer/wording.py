@@ -4,3 +4,8 @@
 def counted(number: int, noun: str) -> str:
   """'1 image', '1,234 images'."""
   return f'{number:,} {noun}' + 's' * (number != 1)
+
+
+def resized(contents: str) -> str:
+  """What the `contents` of images say if these are a resized copy (mixer/data/resized_copy.py): ', resized: ...'; or ''."""
+  return ''.join(contents.partition(', resized: ')[1:])

@@ -7,6 +7,7 @@ import pathlib
 import re
 
 from mixer.run.records import EMA
+from mixer import wording
 from paper import records
 
 MODELS = pathlib.Path(__file__).parent.parent / 'mixer' / 'models'
@@ -72,9 +73,14 @@ def epochs(config: dict) -> float | None:
 
 
 def plain(config: dict) -> bool:
-  """Whether the data are whole and their pixels not permuted, and the recipe is not `beyond`."""
+  """Whether the data are whole, neither permuted nor resized beforehand, and the recipe is not `beyond`."""
   data = config.get('data', {})
-  return data.get('fraction', 1.) == 1. and not data.get('permutation') and not beyond(config)
+  return data.get('fraction', 1.) == 1. and not data.get('permutation') and not resized(config) and not beyond(config)
+
+
+def resized(config: dict) -> str:
+  """`wording.resized` of the training images."""
+  return wording.resized(str(config.get('contents', '')))
 
 
 def beyond(config: dict) -> bool:

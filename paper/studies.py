@@ -124,7 +124,8 @@ def key(run: records.Run, *fields: str) -> str:
 def data_of(run: records.Run) -> str:
   """'digits at 8 x 8 pixels'."""
   section = run.config['data'] if run.kind == 'run' else next(iter(run.config['evals'].values()))
-  return f'{section.get("dataset", "data unknown")} at {section["resolution"]} x {section["resolution"]} pixels'
+  return (f'{section.get("dataset", "data unknown")} at {section["resolution"]} x {section["resolution"]} pixels'
+          + matching.resized(run.config))
 
 
 def groups(runs: Sequence[records.Run]) -> list[Group]:

@@ -166,6 +166,16 @@ def test_an_average_is_named_where_it_is_scored_and_where_a_run_starts_from_it(a
   assert 'average' not in model_card.text(**arguments)
 
 
+def test_a_card_marks_images_of_resized_copies(arguments):
+  said = ', resized: shorter side at most 384, JPEG quality 95'
+  run = {**arguments['run'], 'contents': f'imagenet2012/5.1.0, 1000 examples{said}'}
+  eval_source = type('Source', (), dict(contents=f'imagenet2012_real/5.1.0, 50 examples{said}'))()
+  text = model_card.text(**{**arguments, 'run': run}, evals={'real': eval_source})
+  assert f'| training | imagenet2012{said} | ' in text and f'| real | imagenet2012{said} | ' in text
+  assert f'Training images: imagenet2012/5.1.0, 1000 examples{said}.' in text
+  assert said not in model_card.text(**arguments)
+
+
 def test_each_metric_has_the_number_of_examples_that_it_rests_on(arguments):
   text = model_card.text(**arguments)
   assert 'train_examples' not in text

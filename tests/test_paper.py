@@ -152,6 +152,7 @@ def test_a_run_fills_its_cell_and_no_other(tmp_path):
     dict(data__randaugment_magnitude=5., data__randaugment_translate=10.), dict(data__random_erasing=0.25),
     dict(data__randaugment_magnitude=5., data__randaugment_cutout=10.),
     dict(optimizer__name='lion'), dict(optimizer__name='lamb'), dict(optimizer__layer_decay=0.75),
+    dict(contents='imagenet2012/5.1.0, 1281167 examples, resized: shorter side at most 384, JPEG quality 95'),
     dict(contents='imagenet2012/5.1.0, 128116 examples', total_steps=9384)])
 def test_another_run_fills_no_cell(tmp_path, fields):
   write_final(tmp_path / 'run', example_runs.imagenet(**fields), {'val/top1': 0.7})

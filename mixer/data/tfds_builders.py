@@ -60,7 +60,11 @@ def open_split(spec: SplitSpec):
   """The source of a dataset that TFDS, or a builder of ours, knows by its name; ours that need no files are prepared."""
   if spec.dataset.startswith(('/', '.', '~')) or '://' in spec.dataset:
     raise ValueError(f'dataset {spec.dataset!r} is not a directory that can be read here')
-  return tfds_source.open_copy(_prepared(spec.dataset, spec.data_dir), spec)
+  source = tfds_source.open_copy(_prepared(spec.dataset, spec.data_dir), spec)
+  if source.resized:
+    raise ValueError(f'dataset {spec.dataset!r} names the original, and {source.folder} is a copy{source.resized}. To use it, '
+                     'give this directory as the dataset')
+  return source
 
 
 def _prepared(name, data_dir):

@@ -16,6 +16,7 @@ import numpy as np
 
 from mixer.data.lazy import tf
 from mixer.data.lazy import tfds
+from mixer.data import resized_copy
 from mixer.data.source_protocol import RandomAccessSource
 from mixer.data.source_protocol import SplitSpec
 from mixer.data.source_protocol import StreamSource
@@ -79,7 +80,9 @@ def open_copy(path, spec: SplitSpec):
   """The source of a split of the copy in a folder, which `spec.dataset` names."""
   builder, split, label, max_labels = builder_of(path), spec.split, spec.label, spec.max_labels
   info = builder.info
-  name = f'{info.full_name} at {builder.data_path}'
+  metadata = info.metadata or {}
+  resized = resized_copy.stated(metadata)
+  name = f'{info.full_name}{resized}{"," * bool(resized)} at {builder.data_path}'
   try:
     part = info.splits[split]
   except (KeyError, ValueError) as error:
@@ -99,7 +102,6 @@ def open_copy(path, spec: SplitSpec):
   if missing:
     also = f', of which these labels are made: {", ".join(possible)}' if possible else ''
     raise ValueError(f'{name} has no feature {missing[0]!r}; it has {", ".join(info.features)}{also}')
-  metadata = info.metadata or {}
   made = None if label in info.features else vtab_labels.LABELS[label]
   feature, number = None if made else info.features[label], None
   if isinstance(feature, tfds.features.Sequence):
@@ -116,8 +118,8 @@ def open_copy(path, spec: SplitSpec):
     features['weight'] = True
   fields = dict(
       name=f'{name}, split {split}', num_examples=part.num_examples,
-      contents=f'{info.full_name}, {part.num_examples} examples', folder=builder.data_path, split=split,
-      label=label, made=made, max_labels=number, restore=vtab_labels.IMAGES.get(builder.name),
+      contents=f'{info.full_name}, {part.num_examples} examples{resized}', resized=resized,
+      folder=builder.data_path, split=split, label=label, made=made, max_labels=number, restore=vtab_labels.IMAGES.get(builder.name),
       class_names=(made.class_names if made else (label == 'label' and metadata.get('class_names'))
                    or getattr(feature, 'names', None)),
       features=vtab_labels.select(info.features, features))
@@ -132,6 +134,7 @@ class _Tfds:
   name: str
   num_examples: int
   contents: str
+  resized: str  # of a resized copy what it says, else ''
   folder: Any
   split: str
   class_names: list[str] | None

@@ -21,6 +21,7 @@ from mixer.run import sanity
 from mixer import storage
 from mixer import trees
 from mixer.wording import counted
+from mixer.wording import resized
 
 with epy.lazy_imports():  # Matplotlib with it
   from mixer.run import plots
@@ -54,7 +55,7 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
   count = trees.count(params)
   parts['card.md'] = lambda path: storage.write(path, text(
       workdir, run=run, source=source, parameters=count, results=results, events=run_history.read(workdir),
-      warnings=warnings))
+      warnings=warnings, evals={name: batches.source for name, batches in evals.items()}))
   for name, make in parts.items():
     try:
       make(folder / name)
@@ -66,10 +67,10 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
 
 
 def text(workdir, *, run: dict, source, parameters: int, results: dict, events: list[dict],
-         warnings: Sequence[str] = ()) -> str:
+         warnings: Sequence[str] = (), evals: dict | None = None) -> str:
   """The card, in Markdown. The arguments are those of `write_artifacts`.
 
-  `parameters` is their number, `events` the history, `warnings` those of `sanity.warnings`.
+  `parameters` is their number, `events` the history, `warnings` those of `sanity.warnings`; `evals` are sources here.
   """
   config = {name: value for name, value in run.items() if name not in configuration.NOT_FIELDS}
   model, batch = config['model'], config['data']['batch_size']
@@ -91,7 +92,7 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
       '![Learning curves](learning_curves.png)',
       '## Use', "In this repository's folder:",
       '```sh\n' + '\n'.join(_commands(workdir, name, config)) + '\n```',
-      '## Data', _table(('for', 'dataset', 'split', 'images'), _data(config, source, results)),
+      '## Data', _table(('for', 'dataset', 'split', 'images'), _data(config, source, results, run['contents'], evals or {})),
       f'Training images: {run["contents"]}.' + (' Classes: [classes.txt](classes.txt).' if source.class_names else ''),
       '## Compute', _table(('', ''), _compute(events)),
       '## Config', '<details><summary>All fields</summary>', f'```json\n{json.dumps(config, indent=2)}\n```', '</details>']
@@ -122,12 +123,13 @@ def _scores(results):
     yield name, metric, f'{value:.4f}' if metric == 'loss' else f'{value:.2%}', f'{number:,}'
 
 
-def _data(config, source, results):
-  split = lambda section: (section['dataset'], section.get('split', '') + (
+def _data(config, source, results, contents, evals):
+  split = lambda section, contents='': (section['dataset'] + resized(contents), section.get('split', '') + (
       f', {section["fraction"]:.3g} of it' if section.get('fraction') else ''))
-  yield ('training', *split(config['data']), f'{source.num_examples:,}')
+  yield ('training', *split(config['data'], contents), f'{source.num_examples:,}')
   for name, section in config['evals'].items():
-    yield (name, *split(section), f'{results[f"{name}/examples"]:,}')
+    of = evals[name].contents if name in evals else ''
+    yield (name, *split(section, of), f'{results[f"{name}/examples"]:,}')
   for name, section in config.get('probes', {}).items():
     yield (f'{name} (training)', *split(section['train']), f'{results[f"{name}/train_examples"]:,}')
     yield (name, *split(section['test']), f'{results[f"{name}/examples"]:,}')
