@@ -7,6 +7,7 @@ prepares them as a TFDS copy in array_record files, once, which takes a few seco
 byte for byte: ImageNet's own are twice as large on average, and take longer to decode.
 """
 
+import contextlib
 import hashlib
 import io
 import pathlib
@@ -100,4 +101,6 @@ def prepare(photographs: str | None = None, data_dir: str = workloads.DATA) -> s
 
 
 if __name__ == '__main__':
-  print(prepare(*sys.argv[1:2]))
+  with contextlib.redirect_stdout(sys.stderr):  # of TFDS, for $(python -m benchmarks.jpegs)
+    path = prepare(*sys.argv[1:2])
+  print(path)
