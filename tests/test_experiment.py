@@ -103,6 +103,7 @@ def test_recipes_are_scored_on_the_test_split_and_an_average_by_itself(command, 
   assert command('recipes', f'--dataset={images}', '--seeds=2')[0] == 'plain,images,seed0'
   assert [row['model'] for row in rows_of(tmp_path)['results']] == list(recipes.RECIPES)
   lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == '# Recipes beyond the paper, on images'
   assert '| plain | 60.5 % (60.0 to 61.0; 2) |' in lines and '| ema | 80.5 % (80.0 to 81.0; 2) |' in lines
 
 

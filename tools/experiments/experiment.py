@@ -216,11 +216,12 @@ def write(name: str, dataset: str, runs: Sequence[Run], root: pathlib.Path) -> s
   """Writes results.json, table.md and picture.png of the runs that are finished. Returns the table."""
   experiment = EXPERIMENTS[name]
   rows = results(experiment, runs)
-  text = table(experiment, dataset, rows)
+  folder = pathlib.Path(dataset).name
+  text = table(experiment, folder, rows)
   storage.write(root / 'results.json', json.dumps(
       {'format': 1, 'experiment': name, 'dataset': dataset, 'scored': experiment.scored[1], 'results': rows}, indent=2))
   storage.write(root / 'table.md', text)
-  storage.write(root / 'picture.png', draw(experiment, f'{experiment.title}, on {dataset}', runs, rows))
+  storage.write(root / 'picture.png', draw(experiment, f'{experiment.title}, on {folder}', runs, rows))
   return text
 
 
