@@ -127,7 +127,7 @@ def scores(run: records.Run, of: str, metric: str, crop: str | None = None,
   Of a ViT that averages its weights they are the average's, as its authors' are; of all others the last weights'.
   """
   config, _ = trained(run)
-  average = config['model']['name'] == 'vit' and config.get('step', {}).get('ema') is not None
+  average = family(config['model']) == 'ViT' and config.get('step', {}).get('ema') is not None
   if run.kind == 'evaluation' and run.config['start_from'].get('average', False) != average:
     return
   for name, section in run.config.get('evals', {}).items():

@@ -134,6 +134,7 @@ def test_the_rate_that_is_returned_is_the_one_applied():
     (dict(schedule=dict(name='linear', warmup_step=1)),
      r'unknown field config\.optimizer\.schedule\.warmup_step\. Did you mean config\.optimizer\.schedule\.warmup_steps\?'),
     (dict(schedule=dict(name='linear', peak=1.)), r'unknown field config\.optimizer\.schedule\.peak\.'),
+    (dict(schedule=dict(name='linear', warmup_steps=None)), r'schedule\.warmup_steps is None, of type NoneType; it must be int'),
     (dict(schedule=dict(name='linear', warmup_steps=10)),
      r'schedule\.warmup_steps is 10, and the run has 10 steps in all; shorten the warmup'),
 ])

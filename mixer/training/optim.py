@@ -98,8 +98,9 @@ def build(*, name: str, learning_rate: float, schedule, total_steps: int, weight
     raise ValueError(f"config.optimizer.schedule is {schedule!r}; it must be a section: dict(name={schedule!r}, ...)")
   schedule = dict(schedule)
   rates = configuration.lookup('optimizer.schedule', 'name', schedule.pop('name', None), schedules.SCHEDULES)
-  if schedule.get('warmup_steps', 0) >= total_steps:
-    raise ValueError(f'config.optimizer.schedule.warmup_steps is {schedule["warmup_steps"]}, and the run has '
+  warmup = schedule.get('warmup_steps', 0)  # of another type it is refused below
+  if isinstance(warmup, int | float) and warmup >= total_steps:
+    raise ValueError(f'config.optimizer.schedule.warmup_steps is {warmup}, and the run has '
                      f'{total_steps} steps in all; shorten the warmup or raise total_steps')
   rate = configuration.instantiate(rates, 'optimizer.schedule', schedule, peak=learning_rate, total_steps=total_steps)
   return optax.chain(
