@@ -8,7 +8,7 @@ from benchmarks import summary
 matplotlib.use('Agg')
 
 COLOURS = {'ours': '#2a7f3f', 'train': '#2a7f3f', 'split': '#2a7f3f', 'ours, remat': '#7fbf8f',
-           'ours, stock malloc': '#7fbf8f', 'listing': '#4878a8',
+           'ours, stock malloc': '#7fbf8f', 'augmented': '#7fbf8f', 'listing': '#4878a8',
            'timm': '#c98a3a', 'timm, compiled': '#a8562a'}
 OTHERS = '#999999'
 
