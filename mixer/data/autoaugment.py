@@ -60,8 +60,6 @@ CIFAR10 = (
 POLICIES = {'cifar10': CIFAR10}  # config.data.autoaugment
 MEAN = (125, 123, 114)  # of CIFAR-10's training images
 
-_VALUES = np.arange(256, dtype=np.float32)  # float32, so that blends round as in Pillow
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 _TO_GREY = np.array([[19595, 38470, 7471, 2**15]], np.float32) / 2**16  # Pillow's; all sums are exact in float32
 
 
@@ -93,13 +91,13 @@ def operate(image: np.ndarray, operations: list[tuple[str, int, int]]) -> np.nda
   return image
 
 
-# Values. A factor of 0 gives the other image, 1 the image itself, and more goes on beyond it: Pillow's ImageEnhance.
+# Values. A factor of 0 gives the other image, 1 the image itself, and more extrapolates: Pillow's ImageEnhance.
 
 
 def _autocontrast(image, magnitude):
   low, high = (x.astype(float) for x in (image.min(0).min(0), image.max(0).max(0)))
   scale = 255 / np.maximum(high - low, 1)
-  return randaugment.look_up(image, np.where(high > low, _VALUES[:, None] * scale - low * scale, _VALUES[:, None]))
+  return randaugment.look_up(image, np.where(high > low, randaugment.VALUES[:, None] * scale - low * scale, randaugment.VALUES[:, None]))
 
 
 def _color(image, magnitude):
@@ -108,12 +106,12 @@ def _color(image, magnitude):
 
 def _contrast(image, magnitude):
   grey = _grey(image)
-  return randaugment.look_up(image, _blend(int(grey.sum() / grey.size + 0.5), _VALUES, magnitude))
+  return randaugment.look_up(image, _blend(int(grey.sum() / grey.size + 0.5), randaugment.VALUES, magnitude))
 
 
 def _sharpness(image, magnitude):
   smooth = image.copy()
-  smooth[1:-1, 1:-1] = cv2.filter2D(image, -1, _SMOOTH)[1:-1, 1:-1]
+  smooth[1:-1, 1:-1] = cv2.filter2D(image, -1, randaugment.SMOOTH)[1:-1, 1:-1]
   return _blend(smooth, image, magnitude)
 
 
@@ -123,7 +121,7 @@ _OF_VALUES = {
     'Invert': lambda image, magnitude: randaugment.invert(image),
     'Posterize': lambda image, magnitude: randaugment.posterize(image, 4 - int(4 * magnitude / 10)),
     'Solarize': lambda image, magnitude: randaugment.look_up(
-        image, np.where(_VALUES < 256 - int(256 * magnitude / 10), _VALUES, 255 - _VALUES)),
+        image, np.where(randaugment.VALUES < 256 - int(256 * magnitude / 10), randaugment.VALUES, 255 - randaugment.VALUES)),
     'Color': _color,
     'Contrast': _contrast,
     'Brightness': lambda image, magnitude: randaugment.brightness(image, _factor(magnitude)),

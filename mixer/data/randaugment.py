@@ -42,8 +42,8 @@ import numpy as np
 # tf.data already gives each core an image of its own. Threads of OpenCV's would only fight them for the same cores.
 cv2.setNumThreads(0)
 
-_VALUES = np.arange(256, dtype=np.float32)  # all that a pixel can be; float32, so that blends round as Pillow's do
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / np.float32(13)
+VALUES = np.arange(256, dtype=np.float32)  # all that a pixel can be; float32, so that blends round as Pillow's do
+SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / np.float32(13)
 # TensorFlow's rgb_to_grayscale takes values to [0, 1] by 255, and back by 255.5.
 _TO_GREY = np.array([[0.2989, 0.587, 0.114]], np.float32) * np.float32(255.5 / 255)
 _GREY = 128
@@ -76,7 +76,7 @@ def autocontrast(image):
   # A dimension at a time: far faster than both at once.
   low, high = (x.astype(np.float32) for x in (image.min(0).min(0), image.max(0).max(0)))
   scale = np.float32(255) / np.maximum(high - low, 1)
-  return look_up(image, np.where(high > low, _VALUES[:, None] * scale - low * scale, _VALUES[:, None]))
+  return look_up(image, np.where(high > low, VALUES[:, None] * scale - low * scale, VALUES[:, None]))
 
 
 def equalize(image):
@@ -84,7 +84,7 @@ def equalize(image):
   counts = np.stack([cv2.calcHist([image], [c], None, [256], [0, 256]) for c in range(3)], -1).astype(np.int64)
   below = counts.cumsum(0) - counts
   step = np.where(counts > 0, below, 0).max(0) // 255  # the pixels below the brightest value, over 255 steps
-  return look_up(image, np.where(step > 0, (below + step // 2) // np.maximum(step, 1), _VALUES[:, None]))
+  return look_up(image, np.where(step > 0, (below + step // 2) // np.maximum(step, 1), VALUES[:, None]))
 
 
 def invert(image):
@@ -99,15 +99,15 @@ def posterize(image, bits: int):
 def solarize(image, threshold: int):
   """Inverts the values from the threshold on, which is taken modulo 256."""
   threshold %= 256
-  return look_up(image, np.where(_VALUES < threshold, _VALUES, 255 - _VALUES))
+  return look_up(image, np.where(VALUES < threshold, VALUES, 255 - VALUES))
 
 
 def solarize_add(image, amount: int):
   """Brightens the darker half of the values."""
-  return look_up(image, np.where(_VALUES < 128, _VALUES + amount, _VALUES))
+  return look_up(image, np.where(VALUES < 128, VALUES + amount, VALUES))
 
 
-# Enhancements: a factor of 0 gives the other image, 1 the image itself, and more goes on beyond it.
+# Enhancements: a factor of 0 gives the other image, 1 the image itself, and more extrapolates.
 
 
 def color(image, factor: float):
@@ -119,18 +119,18 @@ def color(image, factor: float):
 def contrast(image, factor: float):
   """The other image is one grey, which depends on the image's size alone."""
   grey = np.float32(min(image.shape[0] * image.shape[1] // 256, 255))
-  return look_up(image, grey + np.float32(factor) * (_VALUES - grey))
+  return look_up(image, grey + np.float32(factor) * (VALUES - grey))
 
 
 def brightness(image, factor: float):
   """The other image is black."""
-  return look_up(image, np.float32(factor) * _VALUES)
+  return look_up(image, np.float32(factor) * VALUES)
 
 
 def sharpness(image, factor: float):
   """The other image is smoothed, except at its border."""
   smooth = image.copy()
-  smooth[1:-1, 1:-1] = cv2.filter2D(image.astype(np.float32), -1, _SMOOTH)[1:-1, 1:-1]  # without the fraction
+  smooth[1:-1, 1:-1] = cv2.filter2D(image.astype(np.float32), -1, SMOOTH)[1:-1, 1:-1]  # without the fraction
   return _blend(smooth, image, factor)
 
 
