@@ -42,7 +42,7 @@ class Evaluators:
                     for metric in classification.metric_names(batches.source, model.num_classes)]
     self.metrics += [f'{name}/{metric}' for name, probe in self._probe.items() for metric in probe.metrics]
     if ema:
-      self.metrics += [metric.replace('/', f'{records.EMA}/') for metric in self.metrics]
+      self.metrics += list(map(records.of_average, self.metrics))
 
   def __call__(self, params, keep: bool = False, ema=None) -> dict[str, float]:
     """{'test/top1': ..., 'test/examples': ..., 'imagenet/5shot': ...}. Raises what the evaluators do.
@@ -52,7 +52,7 @@ class Evaluators:
     """
     results = {name: value for part in self.each(params, keep) for name, value in part.items()}
     of_ema = () if ema is None else self.each(ema)
-    return results | {name.replace('/', f'{records.EMA}/'): value for part in of_ema for name, value in part.items()}
+    return results | {records.of_average(name): value for part in of_ema for name, value in part.items()}
 
   def each(self, params, keep: bool = False) -> Iterator[dict[str, float]]:
     """Yields the results of one evaluation or probe after the other."""

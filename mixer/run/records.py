@@ -24,12 +24,17 @@ def at(path, step: int) -> dict:
   return values
 
 
+def of_average(name: str) -> str:
+  """'test/top1' -> 'test_ema/top1'."""
+  return name.replace('/', f'{EMA}/')
+
+
 def of_weights(results: dict, average: bool) -> dict:
   """The results of the weights themselves, or of their average, under the names of the former: {'test/top1': ...}."""
-  of_average = {name.replace('/', f'{EMA}/'): name for name in results if name.replace('/', f'{EMA}/') in results}
+  averages = {name: of_average(name) for name in results if of_average(name) in results}
   if average:
-    return {name: results[of] for of, name in of_average.items()}
-  return {name: value for name, value in results.items() if name not in of_average}
+    return {name: results[of] for name, of in averages.items()}
+  return {name: value for name, value in results.items() if name not in averages.values()}
 
 
 class Writer:
