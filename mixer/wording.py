@@ -1,5 +1,7 @@
 """Wording of messages."""
 
+RESIZED = ', resized: '  # begins what the contents of a resized copy say of that
+
 
 def counted(number: int, noun: str) -> str:
   """'1 image', '1,234 images'."""
@@ -8,4 +10,4 @@ def counted(number: int, noun: str) -> str:
 
 def resized(contents: str) -> str:
   """What the `contents` of images say if these are a resized copy (mixer/data/resized_copy.py): ', resized: ...'; or ''."""
-  return ''.join(contents.partition(', resized: ')[1:])
+  return ''.join(contents.partition(RESIZED)[1:])

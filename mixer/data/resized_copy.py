@@ -22,6 +22,7 @@ from mixer.data.lazy import tfds
 from mixer.data import preprocess
 from mixer import limits
 from mixer import safe_io
+from mixer import wording
 
 FIELD = 'resized'  # of a copy's metadata.json
 ORIENTATION = 0x112  # EXIF's tag
@@ -118,7 +119,7 @@ def stated(metadata) -> str:
 
   The form that `wording.resized` finds again.
   """
-  return f', resized: {metadata[FIELD]}' if metadata.get(FIELD) else ''
+  return f'{wording.RESIZED}{metadata[FIELD]}' if metadata.get(FIELD) else ''
 
 
 @functools.cache

@@ -99,9 +99,10 @@ class Run:
 def plan(name: str, dataset: str, seeds: int, root: pathlib.Path) -> list[Run]:
   """All runs of an experiment, seed by seed, so that the first ones already show all arms."""
   experiment = EXPERIMENTS[name]
-  which = lambda model, arm, dataset=dataset: ','.join(filter(None, (model, dataset, arm)))
-  folder = lambda *parts: which(*parts, pathlib.Path(dataset).name)
-  return [Run(model, arm, seed, f'configs/{name}.py:{which(model, arm)}', root / f'{folder(model, arm)},seed{seed}')
+  which = lambda *parts: ','.join(filter(None, parts))
+  folder = pathlib.Path(dataset).name
+  return [Run(model, arm, seed, f'configs/{name}.py:{which(model, dataset, arm)}',
+              root / f'{which(model, folder, arm)},seed{seed}')
           for seed, model, arm in itertools.product(range(seeds), experiment.models, experiment.arms)]
 
 
