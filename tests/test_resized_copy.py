@@ -16,6 +16,7 @@ from mixer.data import resized_copy
 from mixer.data import sources
 from mixer.run import checkpoint
 from mixer.wording import resized
+import test_tfds_source
 from tools import prepare
 
 SIDE = 40  # of the copies
@@ -70,12 +71,7 @@ class Photographs(tfds.core.GeneratorBasedBuilder):
 @pytest.fixture(scope='module')
 def originals(tmp_path_factory):
   """{form: directory}, of two shards each."""
-  directories = {}
-  for form in ('array_record', 'tfrecord'):
-    builder = Photographs(data_dir=tmp_path_factory.mktemp(form), file_format=form)
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=2))
-    directories[form] = builder.data_path
-  return directories
+  return test_tfds_source.in_both_forms(Photographs, tmp_path_factory, 2)
 
 
 def resize(original, out, *more):

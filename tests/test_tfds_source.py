@@ -45,15 +45,20 @@ class Lists(tfds.core.GeneratorBasedBuilder):
                 'weight': [0.5] * len(classes)}
 
 
+def in_both_forms(kind, tmp_path_factory, num_shards: int) -> dict:
+  """{'array_record', 'tfrecord'}: the directories of two copies of a kind of builder, each split in so many files."""
+  directories = {}
+  for file_format in ('array_record', 'tfrecord'):
+    builder = kind(data_dir=tmp_path_factory.mktemp(file_format), file_format=file_format)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=num_shards))
+    directories[file_format] = builder.data_path
+  return directories
+
+
 @pytest.fixture(scope='module')
 def copies(tmp_path_factory):
   """{'array_record', 'tfrecord'}: the directories of two copies in 7 files."""
-  directories = {}
-  for file_format in ('array_record', 'tfrecord'):
-    builder = Lists(data_dir=tmp_path_factory.mktemp(file_format), file_format=file_format)
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=7))
-    directories[file_format] = str(builder.data_path)
-  return directories
+  return {form: str(path) for form, path in in_both_forms(Lists, tmp_path_factory, 7).items()}
 
 
 IMAGE = '"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image"'
