@@ -1,15 +1,15 @@
 """Ways of token mixing that the paper tried and dropped (App. A): appendix_a.py:MODEL,DATA.
 
 MODEL is plain (the Mixer), untied (an MLP for each channel), grouped (two neighbouring channels in one column), views
-(two learned views of a feature in one column) or pyramid (fewer tokens from the middle on). DATA is digits or mnist5k,
-or imagenet or jft, with S/32. On ImageNet the regularisation is that of B/16 (Table 4), which has none for S/32.
+(two learned views of a feature in one column) or pyramid (fewer tokens from the middle on). DATA is digits, or
+imagenet or jft, with S/32. On ImageNet the regularisation is that of B/16 (Table 4), which has none for S/32.
 The numbers of groups and of tokens are ours; the paper names none.
 
 Paper: untied "no noticeable improvement"; grouped less than 1 to 2 points of 5-shot ImageNet top-1; views 3 to 4 points
 of ImageNet top-5 for S/32, none at larger scales; pyramid faster on JFT-300M at little loss, not so on ImageNet.
 Ours: docs/reproducing.md, on digits; not yet run on ImageNet or JFT-like data.
 Cost: half a minute on two cores; on JFT-like data about 10 TPUv3 core-days (Table 3, S/32).
-Run: python -m tools.experiment appendix_a --dataset=mnist5k
+Run: python -m tools.experiment appendix_a
      python train.py --config=configs/appendix_a.py:views,imagenet --workdir=WORKDIR
 """
 
@@ -18,8 +18,7 @@ from configs import small_images
 
 SLICE = 'v3:4x4'
 
-SMALL = {data: (lambda data=data: small_images.pretrain(data, small_images.model('mixer', data)))
-         for data in small_images.DATASETS}
+SMALL = {'digits': lambda: small_images.train('digits', small_images.model('mixer', 'digits'))}
 LARGE = {'imagenet': lambda: pretraining.imagenet('S/32', mixup=0.5, magnitude=15.),
          'jft': lambda: pretraining.jft('S/32', learning_rate=3e-3, total_epochs=5)}
 MODELS = {'plain': dict(name='mlp_mixer'), 'untied': dict(name='untied_mixer'),

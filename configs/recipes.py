@@ -2,9 +2,9 @@
 
 RECIPE is plain (crops and flips) or what is added to it or replaces a part: mixup, cutmix, label_smoothing, ema, sam,
 gsam, lion. All have equally many epochs; sam_half and gsam_half have half as many, and so the time of the others, as a
-step of SAM takes two gradients. DATASET is cifar10, which TFDS downloads, or a folder with the images: train/CLASS/*.png,
-test/CLASS/*.png. A tenth of the training images, chosen by content, is trained on: on all of them a model as small fits
-its training images too little in so many steps for a recipe to matter.
+step of SAM takes two gradients. DATASET is cifar10, which TFDS downloads; a folder with its images, train/CLASS/*.png
+and test/CLASS/*.png, goes as well: --config.data.dataset=FOLDER. A tenth of the training images, chosen by content, is
+trained on: on all of them a model as small fits its training images too little in so many steps for a recipe to matter.
 
 The learning rate was chosen for the plain recipe, on training images that were left out, of 1e-3 and 3e-3. The other
 values are those of the sources named beside them, and not tuned.
@@ -15,6 +15,8 @@ Run: python -m tools.experiment recipes
 """
 
 import ml_collections
+
+from configs import small_images
 
 EPOCHS = 50.
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.1
@@ -37,11 +39,7 @@ RECIPES = {  # {section: {field: value}}
 
 
 def get_config(which: str = 'plain,cifar10'):
-  """Raises a ValueError unless `which` is RECIPE,DATASET; it lists the recipes."""
-  recipe, _, dataset = which.partition(',')
-  if recipe not in RECIPES or not dataset:
-    raise ValueError(f'recipes.py:{which} is not RECIPE,DATASET: RECIPE is one of {", ".join(RECIPES)}; DATASET is cifar10, '
-                     'or a folder with train/CLASS and test/CLASS')
+  recipe, _ = small_images.parse('recipes.py', which, RECIPES, ('cifar10',))
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.total_epochs = EPOCHS
@@ -49,13 +47,14 @@ def get_config(which: str = 'plain,cifar10'):
   config.eval_every_epochs = EPOCHS
   config.model = dict(name='mlp_mixer', num_classes=10, patch_size=8, num_blocks=4, hidden_dim=64, tokens_mlp_dim=32,
                       channels_mlp_dim=256)
-  config.data = dict(dataset=dataset, split='train', fraction=0.1, batch_size=128, resolution=32, resize=32, pad=4)
+  config.data = dict(dataset='cifar10', split='train', fraction=0.1, batch_size=128, resolution=32, resize=32, pad=4)
   config.step = dict(loss='softmax_xent')
   config.optimizer = dict(name='adamw', learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, clip_norm=1.,
                           schedule=dict(name='cosine', warmup_epochs=3.))
   config.checkpoint = dict(every_epochs=5., keep_latest=1)
   # Once, after the last step.
-  config.evals = dict(test=dict(dataset=dataset, split='test', batch_size=500, resolution=32, crop='antialiased', resize=32))
+  config.evals = dict(test=dict(dataset=config.data.get_ref('dataset'), split='test', batch_size=500, resolution=32,
+                                crop='antialiased', resize=32))
   for section, fields in RECIPES[recipe].items():
     config.update({section: fields})
   return config

@@ -32,7 +32,8 @@ def command(tmp_path, monkeypatch):
     # Upstream is best in the middle, where the probe is 0.1 better than at the end.
     score = 0.6 + 0.01 * seed
     rows = [{'step': 5, 'train/loss': 1.},
-            {'step': 10, 'val/top1': 0.9, 'other/5shot': score + 0.1, 'val/examples': 7, 'other/examples': 9},
+            {'step': 10, 'val/top1': 0.9, 'other/5shot': score + 0.1, 'val/examples': 7, 'other/examples': 9,
+             'test/top1': score + 0.1},
             {'step': 20, 'val/top1': 0.8, 'other/5shot': score, 'val/examples': 7, 'other/examples': 9, 'test/top1': score}]
     if workdir.name.startswith('ema,'):
       rows[-1]['test_ema/top1'] = score + 0.2
@@ -58,9 +59,11 @@ def rows_of(tmp_path):
   return json.loads((tmp_path / 'results.json').read_text())
 
 
-@pytest.mark.parametrize('name, arms', [('permutations', 9), ('data_scale', 20), ('appendix_a', 5)])
-def test_every_arm_has_its_seeds_and_a_config_of_equal_steps(name, arms, tmp_path):
-  runs = experiment.plan(name, 'digits', 3, tmp_path)
+@pytest.mark.parametrize('name, dataset, arms', [('permutations', 'mnist5k', 9), ('permutations', 'cifar10', 9),
+                                                 ('data_scale', 'mnist5k', 20), ('data_scale', 'cifar10', 20),
+                                                 ('appendix_a', 'digits', 5)])
+def test_every_arm_has_its_seeds_and_a_config_of_equal_steps(name, dataset, arms, tmp_path):
+  runs = experiment.plan(name, dataset, 3, tmp_path)
   assert len(runs) == 3 * arms == len({run.workdir for run in runs})
   assert {run.seed for run in runs[:arms]} == {0}  # the first third has all arms
   module = __import__(f'configs.{name}', fromlist=['get_config'])
@@ -68,8 +71,13 @@ def test_every_arm_has_its_seeds_and_a_config_of_equal_steps(name, arms, tmp_pat
   assert len({config.total_steps for config in resolved}) == 1
   assert len({str(configuration.flat(config)) for config in resolved}) == arms
   for config in resolved:
-    assert {config.data.dataset, config.evals.val.dataset} == {'few_digits'}
-    assert config.probes.other.train.dataset == config.probes.other.test.dataset == 'other_digits'
+    if dataset == 'cifar10':
+      assert (config.data.split, config.evals.val.split, config.evals.test.split) == ('train[:90%]', 'train[90%:]', 'test')
+      config.data.dataset = '/a/folder'
+      assert {config.evals.val.dataset, config.evals.test.dataset} == {'/a/folder'}
+    else:
+      assert {config.data.dataset, config.evals.val.dataset} == {f'few_{dataset}'}
+      assert config.probes.other.train.dataset == config.probes.other.test.dataset == f'other_{dataset}'
 
 
 def test_the_last_step_counts_and_means_and_ranges_are_over_the_seeds(command, tmp_path, capsys):
@@ -89,18 +97,21 @@ def test_the_last_step_counts_and_means_and_ranges_are_over_the_seeds(command, t
 
 
 def test_of_the_data_scale_the_best_upstream_validation_counts(command, tmp_path):
-  command('data_scale', '--seeds=1')
+  command('data_scale', '--dataset=mnist5k', '--seeds=1')
   results = rows_of(tmp_path)
   row = results['results'][0]
   assert (row['model'], row['arm'], row['steps'], row['other/5shot']['mean']) == ('mixer_s', '0.03', [10], 0.7)
   assert row['other/5shot']['std'] is None
   assert '| model | 0.03 | 0.1 | 0.3 | 1 |' in (tmp_path / 'table.md').read_text().splitlines()
+  command('data_scale', '--seeds=1')
+  row = rows_of(tmp_path)['results'][0]
+  assert (row['arm'], row['steps'], row['test/top1']['mean']) == ('0.03', [10], 0.7)
 
 
 def test_recipes_are_scored_on_the_test_split_and_an_average_by_itself(command, tmp_path, capsys):
   images = tmp_path / 'images'
   images.mkdir()
-  assert command('recipes', f'--dataset={images}', '--seeds=2')[0] == 'plain,images,seed0'
+  assert command('recipes', f'--dataset={images}', '--seeds=2')[0] == 'plain,cifar10,seed0'
   assert [row['model'] for row in rows_of(tmp_path)['results']] == list(recipes.RECIPES)
   lines = capsys.readouterr().out.splitlines()
   assert lines[0] == '# Recipes beyond the paper, on images'
@@ -120,8 +131,9 @@ def test_each_recipe_is_a_config_that_differs_from_the_plain_one_by_it_alone(rec
 
 
 @pytest.mark.parametrize('name, dataset, text', [
-    ('recipes', 'digits', '--dataset is digits; of recipes it must be cifar10, or a folder with its images'),
-    ('permutations', 'cifar10', '--dataset is cifar10; of permutations it must be digits or mnist5k')])
+    ('recipes', 'digits', '--dataset is digits; of recipes it must be cifar10, or a folder with the images of CIFAR-10'),
+    ('permutations', 'digits', '--dataset is digits; of permutations it must be cifar10 or mnist5k, or a folder with '),
+    ('appendix_a', '.', '--dataset is .; of appendix_a it must be digits (')])
 def test_a_dataset_that_an_experiment_does_not_have_is_refused(name, dataset, text, capsys):
   with pytest.raises(SystemExit):
     experiment.main([name, f'--dataset={dataset}'])
@@ -137,14 +149,14 @@ def test_each_has_a_picture(command, tmp_path, name):
 
 
 def test_it_goes_on_where_it_was_stopped_with_the_tables_of_what_there_is(command, tmp_path):
-  stopped = 'vit,digits,patches,seed0'
+  stopped = 'vit,cifar10,patches,seed0'
   with pytest.raises(SystemExit) as ended:
     command('permutations', ends=stopped, code=preemption.EXIT_PREEMPTED)
   assert ended.value.code == preemption.EXIT_PREEMPTED
   assert [(row['model'], row['arm']) for row in rows_of(tmp_path)['results']] == [
       ('mixer', 'original'), ('mixer', 'patches'), ('mixer', 'pixels'), ('vit', 'original')]
   # The run in hand has evaluations, and is not finished.
-  assert sum(bool(run.evaluations()) for run in experiment.plan('permutations', 'digits', 1, tmp_path)) == 4
+  assert sum(bool(run.evaluations(experiment.TOP1)) for run in experiment.plan('permutations', 'cifar10', 1, tmp_path)) == 4
   rest = command('permutations')
   assert rest[0] == stopped and len(rest) == 27 - 4
   assert command('permutations') == []
@@ -153,8 +165,8 @@ def test_it_goes_on_where_it_was_stopped_with_the_tables_of_what_there_is(comman
 
 
 def test_a_run_that_fails_ends_it_by_name(command, tmp_path):
-  with pytest.raises(SystemExit, match=r"^error: .*appendix_a.py:untied,mnist5k.* non-zero exit status 3"):
-    command('appendix_a', '--dataset=mnist5k', ends='untied,mnist5k,seed0')
+  with pytest.raises(SystemExit, match=r"^error: .*appendix_a.py:untied,digits.* non-zero exit status 3"):
+    command('appendix_a', ends='untied,digits,seed0')
   assert [row['model'] for row in rows_of(tmp_path)['results']] == ['plain']
 
 
@@ -184,9 +196,9 @@ def test_every_model_of_the_paper_has_configs_of_equal_steps_and_early_stopping(
 @pytest.mark.parametrize('name, which, message', [
     ('permutations', 'mixer,digits', 'permutations.py:mixer,digits is not one of mixer, vit, bit, a comma and one of '),
     ('data_scale', 'mixer,jft,0.1', 'data_scale.py:mixer,jft,0.1 is not one of mixer_b32, '),
-    ('data_scale', 'mixer,digits,0.2', 'a comma and one of 0.03, 0.1, 0.3, 1$'),
-    ('recipes', 'dropout,cifar10', 'recipes.py:dropout,cifar10 is not RECIPE,DATASET: RECIPE is one of plain, mixup, '),
-    ('recipes', 'plain', 'recipes.py:plain is not RECIPE,DATASET'),
+    ('data_scale', 'mixer,mnist5k,0.2', 'a comma and one of 0.03, 0.1, 0.3, 1$'),
+    ('recipes', 'dropout,cifar10', 'recipes.py:dropout,cifar10 is not one of plain, mixup, '),
+    ('recipes', 'plain', 'recipes.py:plain is not one of plain, mixup, '),
     ('appendix_a', 'tied,digits', 'appendix_a.py:tied,digits is not one of plain, untied, grouped, views, '),
 ])
 def test_what_no_config_is_called_lists_the_names(name, which, message):

@@ -1,10 +1,11 @@
 """Trains all arms of an experiment on small real images, with several seeds, and makes a table.
 
-  python -m tools.experiment permutations                    # Fig. 4, on scikit-learn's digits
+  python -m tools.experiment permutations                    # Fig. 4, on CIFAR-10
   python -m tools.experiment data_scale --dataset=mnist5k    # Fig. 2 right, on 5,000 digits of MNIST
-  python -m tools.experiment appendix_a --seeds=5            # what did not help (App. A)
-  python -m tools.experiment recipes --dataset=cifar10       # recipes beyond the paper: SAM, CutMix and others
+  python -m tools.experiment appendix_a --seeds=5            # what did not help (App. A), on scikit-learn's digits
+  python -m tools.experiment recipes --dataset=FOLDER        # recipes beyond the paper: SAM, CutMix and others
 
+TFDS downloads CIFAR-10; --dataset=FOLDER takes its images from a folder with train/CLASS and test/CLASS.
 Each run has its own folder in the work directory. Finished runs are skipped, so the same command resumes an interrupted
 one, and --seeds=5 after --seeds=3 trains two more of each. table.md, results.json and picture.png in the work directory
 are rewritten after every run. SIGTERM and Ctrl-C stop the current run as they stop train.py, and then all.
@@ -31,6 +32,7 @@ from mixer import storage
 from mixer import user_errors
 from tools import sweep
 
+TOP1 = {'test/top1': 'top-1 on the test split'}
 PROBE = {'other/5shot': 'linear 5-shot top-1 on the digits 5 to 9', 'val/top1': 'top-1 on the digits 0 to 4'}
 COLOURS = ('#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd', '#8c564b', '#e377c2', '#7f7f7f', '#bcbd22', '#17becf')
 
@@ -45,18 +47,19 @@ class Experiment:
     arms: its last part; ('',) where it has none.
     scored: the records of a run's evaluations -> the one that counts, and a description of it.
     over_steps: whether the picture shows the arms over the steps, and else over the arms.
-    metrics: {metric: what it is, for people}, the main one first. Where a run has an average of its weights, its is taken.
-    datasets: the values of --dataset, the default first.
-    folders: whether it may also be a folder of images.
+    datasets: {value of --dataset: {metric: what it is, for people}}, the default and the main one first. Where a run has
+      an average of its weights, its is taken. A folder of images stands for cifar10.
   """
   title: str
   models: tuple[str, ...]
   arms: tuple[str, ...]
   scored: tuple[Callable, str]
   over_steps: bool = False
-  metrics: dict = dataclasses.field(default_factory=lambda: PROBE)
-  datasets: tuple[str, ...] = ('digits', 'mnist5k')
-  folders: bool = False
+  datasets: dict = dataclasses.field(default_factory=lambda: {'cifar10': TOP1, 'mnist5k': PROBE})
+
+  def dataset_of(self, dataset: str) -> str:
+    """The one of `datasets` that `dataset` is: itself, or cifar10 for a folder."""
+    return dataset if dataset in self.datasets else 'cifar10'
 
 
 LAST = (lambda rows: rows[-1]), 'after the last step'
@@ -69,22 +72,22 @@ EXPERIMENTS = {
     'data_scale': Experiment('The role of data scale (Fig. 2 right)', ('mixer_s', 'mixer', 'mixer_l', 'vit', 'bit'),
                              ('0.03', '0.1', '0.3', '1'), EARLY_STOPPED),
     'appendix_a': Experiment('Other ways of token mixing (App. A)', ('plain', 'untied', 'grouped', 'views', 'pyramid'),
-                             ('',), LAST),
-    'recipes': Experiment('Recipes beyond the paper', tuple(recipes.RECIPES), ('',), LAST, datasets=('cifar10',),
-                          metrics={'test/top1': 'top-1 on the test split'}, folders=True),
+                             ('',), LAST, datasets={'digits': PROBE}),
+    'recipes': Experiment('Recipes beyond the paper', tuple(recipes.RECIPES), ('',), LAST, datasets={'cifar10': TOP1}),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One training."""
+  """One training: `config` with the values of `fields`."""
   model: str
   arm: str
   seed: int
   config: str
+  fields: dict[str, str]
   workdir: pathlib.Path
 
-  def evaluations(self, metrics=PROBE) -> list[dict]:
+  def evaluations(self, metrics) -> list[dict]:
     """The records with evaluations of a finished run, else none; `metrics` are those of the average, if it has one."""
     if sweep.result(self.workdir) is None:
       return []
@@ -99,14 +102,14 @@ class Run:
 def plan(name: str, dataset: str, seeds: int, root: pathlib.Path) -> list[Run]:
   """All runs of an experiment, seed by seed, so that the first ones already show all arms."""
   experiment = EXPERIMENTS[name]
-  which = lambda *parts: ','.join(filter(None, parts))
-  folder = pathlib.Path(dataset).name
-  return [Run(model, arm, seed, f'configs/{name}.py:{which(model, dataset, arm)}',
-              root / f'{which(model, folder, arm)},seed{seed}')
+  which = lambda model, arm: ','.join(filter(None, (model, experiment.dataset_of(dataset), arm)))
+  folder = {} if dataset in experiment.datasets else {'data.dataset': dataset}
+  return [Run(model, arm, seed, f'configs/{name}.py:{which(model, arm)}', {'seed': str(seed), **folder},
+              root / f'{which(model, arm)},seed{seed}')
           for seed, model, arm in itertools.product(range(seeds), experiment.models, experiment.arms)]
 
 
-def results(experiment: Experiment, runs: Sequence[Run]) -> list[dict]:
+def results(experiment: Experiment, metrics: dict, runs: Sequence[Run]) -> list[dict]:
   """For each model and arm that has finished runs: the scores of its seeds, their mean and spread.
 
   -> [{'model', 'arm', 'seeds': [0, ...], METRIC: {'scores': [...], 'mean', 'std', 'min', 'max'}, 'seconds', ...},
@@ -117,13 +120,13 @@ def results(experiment: Experiment, runs: Sequence[Run]) -> list[dict]:
                                                key=lambda run: (run.model, run.arm)):
     group = list(group)
     scored = {run.seed: experiment.scored[0](evaluations) for run in group
-              if (evaluations := run.evaluations(experiment.metrics))}
+              if (evaluations := run.evaluations(metrics))}
     if scored:
       rows.append({'model': model, 'arm': arm, 'seeds': list(scored),
                    'steps': [row['step'] for row in scored.values()],
                    'examples': {key: row[key] for row in scored.values() for key in row if key.endswith('examples')},
                    'seconds': min(run.seconds() for run in group if run.seed in scored),
-                   **{metric: spread([row[metric] for row in scored.values()]) for metric in experiment.metrics}})
+                   **{metric: spread([row[metric] for row in scored.values()]) for metric in metrics}})
   return rows
 
 
@@ -136,11 +139,11 @@ def spread(scores: list[float]) -> dict:
           'std': statistics.stdev(scores) if len(scores) > 1 else None}
 
 
-def table(experiment: Experiment, dataset: str, rows: list[dict]) -> str:
+def table(experiment: Experiment, metrics: dict, dataset: str, rows: list[dict]) -> str:
   """In Markdown: for each metric the mean and the range of each model in each arm."""
   arms = [arm for arm in experiment.arms if arm]
   lines = [f'# {experiment.title}, on {dataset}']
-  for metric, words in experiment.metrics.items():
+  for metric, words in metrics.items():
     cells = {(row['model'], row['arm']): cell(row[metric]) for row in rows}
     lines += ['', f'{words}, {experiment.scored[1]}: mean of the seeds (lowest to highest; how many)'.capitalize(), '',
               f'| model | {" | ".join(arms) or "top-1"} |', '| --- ' * (1 + len(experiment.arms)) + '|']
@@ -155,18 +158,19 @@ def cell(values: dict) -> str:
           f'{len(values["scores"])})')
 
 
-def draw(experiment: Experiment, title: str, runs: Sequence[Run], rows: list[dict]) -> bytes:
+def draw(experiment: Experiment, metrics: dict, title: str, runs: Sequence[Run], rows: list[dict]) -> bytes:
   """The picture of the finished runs, as PNG: means as lines or points, ranges as bands, seeds as dots."""
+  main = next(iter(metrics))
   if experiment.over_steps:
     canvas = figure.Figure(figsize=(4 * len(experiment.models), 3.8), layout='constrained')
     for axes, model in zip(canvas.subplots(1, len(experiment.models), sharey=True), experiment.models):
-      _over_steps(axes, model, experiment.arms, runs)
+      _over_steps(axes, model, experiment.arms, main, runs)
       axes.set(title=model, xlabel='step')
-    canvas.axes[0].set_ylabel(PROBE['other/5shot'])
+    canvas.axes[0].set_ylabel(metrics[main])
   else:
     canvas = figure.Figure(figsize=(11, 4.2), layout='constrained')
-    axes_of = canvas.subplots(1, len(experiment.metrics), squeeze=False)[0]
-    for axes, (metric, words) in zip(axes_of, experiment.metrics.items()):
+    axes_of = canvas.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, (metric, words) in zip(axes_of, metrics.items()):
       (_over_arms if len(experiment.arms) > 1 else _side_by_side)(axes, experiment, metric, rows)
       axes.set_title(words, loc='left', fontsize=10)
   canvas.suptitle(title)
@@ -182,12 +186,12 @@ def draw(experiment: Experiment, title: str, runs: Sequence[Run], rows: list[dic
   return file.getvalue()
 
 
-def _over_steps(axes, model, arms, runs):
+def _over_steps(axes, model, arms, metric, runs):
   for arm, colour in zip(arms, COLOURS):
-    curves = [rows for run in runs if (run.model, run.arm) == (model, arm) and (rows := run.evaluations())]
+    curves = [rows for run in runs if (run.model, run.arm) == (model, arm) and (rows := run.evaluations([metric]))]
     if curves:
       steps = [row['step'] for row in curves[0]]
-      scores = list(zip(*([row['other/5shot'] for row in curve] for curve in curves)))
+      scores = list(zip(*([row[metric] for row in curve] for curve in curves)))
       axes.plot(steps, list(map(statistics.mean, scores)), '.-', color=colour, label=arm)
       axes.fill_between(steps, list(map(min, scores)), list(map(max, scores)), color=colour, alpha=0.15, linewidth=0)
 
@@ -216,13 +220,14 @@ def _side_by_side(axes, experiment, metric, rows):
 def write(name: str, dataset: str, runs: Sequence[Run], root: pathlib.Path) -> str:
   """Writes results.json, table.md and picture.png of the runs that are finished. Returns the table."""
   experiment = EXPERIMENTS[name]
-  rows = results(experiment, runs)
+  metrics = experiment.datasets[experiment.dataset_of(dataset)]
+  rows = results(experiment, metrics, runs)
   folder = pathlib.Path(dataset).name
-  text = table(experiment, folder, rows)
+  text = table(experiment, metrics, folder, rows)
   storage.write(root / 'results.json', json.dumps(
       {'format': 1, 'experiment': name, 'dataset': dataset, 'scored': experiment.scored[1], 'results': rows}, indent=2))
   storage.write(root / 'table.md', text)
-  storage.write(root / 'picture.png', draw(experiment, f'{experiment.title}, on {folder}', runs, rows))
+  storage.write(root / 'picture.png', draw(experiment, metrics, f'{experiment.title}, on {folder}', runs, rows))
   return text
 
 
@@ -236,7 +241,7 @@ def train_all(name: str, dataset: str, seeds: int, root: pathlib.Path):
   root.mkdir(parents=True, exist_ok=True)
   for run in tqdm.tqdm(runs, unit='run', desc=name, smoothing=0, dynamic_ncols=True):
     new = sweep.result(run.workdir) is None
-    sweep.train(run.config, run.workdir, {'seed': str(run.seed)})
+    sweep.train(run.config, run.workdir, run.fields)
     if new:
       write(name, dataset, runs, root)
   print(f'{write(name, dataset, runs, root)}\ntable, numbers and picture: {root}')
@@ -245,17 +250,18 @@ def train_all(name: str, dataset: str, seeds: int, root: pathlib.Path):
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('name', choices=EXPERIMENTS)
-  parser.add_argument('--dataset', help='digits or mnist5k, which needs the extra mnist; of recipes cifar10, or a folder '
-                      'with its images, train/CLASS and test/CLASS; default: the first')
+  parser.add_argument('--dataset', help='cifar10, or a folder with its images, train/CLASS and test/CLASS; mnist5k, which '
+                      'needs the extra mnist; of appendix_a digits')
   parser.add_argument('--seeds', type=int, default=3, help='the number of runs of each arm; default: 3')
   parser.add_argument('--workdir', type=pathlib.Path, help='the parent of the folders of the runs; default: '
                       'runs/experiments/NAME_DATASET')
   parser.add_argument('--dry_run', action='store_true', help='print the commands and run none')
   flags = parser.parse_args(arguments)
   experiment = EXPERIMENTS[flags.name]
-  flags.dataset = flags.dataset or experiment.datasets[0]
-  if flags.dataset not in experiment.datasets and not (experiment.folders and pathlib.Path(flags.dataset).is_dir()):
-    folder = ', or a folder with its images' if experiment.folders else ''
+  flags.dataset = flags.dataset or next(iter(experiment.datasets))
+  takes_folders = 'cifar10' in experiment.datasets
+  if flags.dataset not in experiment.datasets and not (takes_folders and pathlib.Path(flags.dataset).is_dir()):
+    folder = ', or a folder with the images of CIFAR-10' if takes_folders else ''
     parser.error(f'--dataset is {flags.dataset}; of {flags.name} it must be {" or ".join(experiment.datasets)}{folder}')
   if flags.seeds < 1:
     parser.error(f'--seeds is {flags.seeds}; it must be at least 1, and 3 or more to show a spread')
@@ -268,7 +274,7 @@ def main(arguments: list[str]):
   root = (flags.workdir or pathlib.Path(f'runs/experiments/{flags.name}_{pathlib.Path(flags.dataset).name}')).expanduser()
   if flags.dry_run:
     for run in plan(flags.name, flags.dataset, flags.seeds, root):
-      print(shlex.join(sweep.command(run.config, run.workdir, {'seed': str(run.seed)})))
+      print(shlex.join(sweep.command(run.config, run.workdir, run.fields)))
     return
   with sweep.exit_if_stopped():
     train_all(flags.name, flags.dataset, flags.seeds, root)
