@@ -4,7 +4,7 @@
 it, is in mixer/data/batches.py; where images come from, in mixer/data/sources.py; crops, in mixer/data/preprocess.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import os
@@ -18,7 +18,7 @@ from mixer import configuration
 from mixer.data import autoaugment
 from mixer.data.batches import EvalBatches
 from mixer.data.batches import TrainBatches
-from mixer.data import classes
+from mixer.data.classes import ModelClasses
 from mixer.data import crop_sizes
 from mixer.data.lazy import tf
 from mixer.data import pixel_permutations
@@ -54,20 +54,21 @@ class Augmentation:
 
 def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int, seed: int, shard: ProcessShard,
                   data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
-                  fraction: float = 1., resize: int | None = None, min_area: float | None = None, pad: int = 0,
-                  antialias: bool = False, flip: bool = True, randaugment_magnitude: float | None = None,
-                  randaugment_layers: int = 2, randaugment_translate: float = 100., randaugment_cutout: float = 40.,
-                  autoaugment: str | None = None, cutout: int | None = None, random_erasing: float = 0.,
-                  permutation: str | None = None, permutation_patch: int | None = None, permutation_seed: int = 0,
-                  threads: int | None = None, num_classes: int | None = None) -> TrainBatches:
+                  classes: Sequence[str] | None = None, fraction: float = 1., resize: int | None = None,
+                  min_area: float | None = None, pad: int = 0, antialias: bool = False, flip: bool = True,
+                  randaugment_magnitude: float | None = None, randaugment_layers: int = 2,
+                  randaugment_translate: float = 100., randaugment_cutout: float = 40., autoaugment: str | None = None,
+                  cutout: int | None = None, random_erasing: float = 0., permutation: str | None = None,
+                  permutation_patch: int | None = None, permutation_seed: int = 0, threads: int | None = None,
+                  num_classes: int | None = None) -> TrainBatches:
   """The training batches of a config's `data` section.
 
   Args:
-    dataset, split, data_dir, label, max_labels: which images and labels: `sources.open_split`.
+    dataset, split, data_dir, label, max_labels, classes: which images and labels: `sources.open_split`.
     num_classes: of the model, by default of the images; a label that is not among them is an error.
     batch_size: of all devices of all processes together.
     resolution: of the images, in pixels.
-    fraction: how much of the split to use, chosen by content: `subset.Subset`.
+    fraction: how much of the split, or of its `classes`, to use, chosen by content: `subset.Subset`.
     seed: of order and augmentation.
     shard: which part of each batch this process reads, over how many devices.
     resize: the side to which whole images are resized before a crop at a random place (fine-tuning); by default crops
@@ -102,10 +103,10 @@ def train_batches(*, dataset: str, split: str, batch_size: int, resolution: int,
   else:
     crop = functools.partial(preprocess.random_crop, resize=resize)
   crop = functools.partial(crop, pad=pad, antialias=antialias)
-  source = sources.open_split(dataset, split, data_dir, label, max_labels, training=True)
+  source = sources.open_split(dataset, split, data_dir, label, max_labels, training=True, classes=classes)
   source = source if fraction == 1 else subset.Subset.of(source, fraction)
   order = pixel_permutations.draw(permutation, resolution, permutation_patch, permutation_seed)
-  model_classes = classes.ModelClasses.of_config(num_classes)
+  model_classes = ModelClasses.of_config(num_classes)
   model_classes.check(source)
   transform = Augmentation(crop, resolution, flip, augment, cutout, _erase(random_erasing))
   return TrainBatches(source, batch_size, resolution, seed, shard, transform, threads or os.cpu_count(), order,
@@ -135,13 +136,13 @@ def _in_numpy(function):
 
 def eval_batches(*, dataset: str, split: str, batch_size: int, resolution: int, shard: ProcessShard,
                  data_dir: str | None = None, label: str = 'label', max_labels: int | None = None,
-                 crop: str = 'paper_resize', resize: int | None = None, permutation: str | None = None,
-                 permutation_patch: int | None = None, permutation_seed: int = 0, threads: int | None = None,
-                 model_classes: classes.ModelClasses = classes.ModelClasses()) -> EvalBatches:
+                 classes: Sequence[str] | None = None, crop: str = 'paper_resize', resize: int | None = None,
+                 permutation: str | None = None, permutation_patch: int | None = None, permutation_seed: int = 0,
+                 threads: int | None = None, model_classes: ModelClasses = ModelClasses()) -> EvalBatches:
   """The batches of one of a config's `evals`, or of a part of one of its `probes`.
 
   Args:
-    dataset, split, data_dir, label, max_labels: which images and labels: `sources.open_split`.
+    dataset, split, data_dir, label, max_labels, classes: which images and labels: `sources.open_split`.
     batch_size: of all devices of all processes together; what is scored does not depend on it.
     resolution: of the images, in pixels.
     shard: as in `train_batches`.
@@ -160,7 +161,7 @@ def eval_batches(*, dataset: str, split: str, batch_size: int, resolution: int, 
   limits.check(resolution=resolution, resize=resize, permutation_patch=permutation_patch, threads=threads,
                permutation_seed=permutation_seed, max_labels=max_labels)
   resize = resize or crop_sizes.resize_for(resolution, None, crop)
-  source = sources.open_split(dataset, split, data_dir, label, max_labels, model_classes.names)
+  source = sources.open_split(dataset, split, data_dir, label, max_labels, model_classes.names, classes=classes)
   model_classes.check(source)
   order = pixel_permutations.draw(permutation, resolution, permutation_patch, permutation_seed)
   return EvalBatches(source, batch_size, resolution, shard, crop, resize, threads or os.cpu_count(), order,
@@ -214,8 +215,8 @@ def dataset_openers(config, shard: ProcessShard) -> dict[str, Callable]:
   def model_classes(path, reference):
     """The classes of the section `reference`; if it could not be opened, those of the model, or any for a probe."""
     if reference in opened:
-      return classes.ModelClasses.of(opened[reference], path, reference)
-    return classes.ModelClasses.of_config(config.model.num_classes if reference == 'data' else None)
+      return ModelClasses.of(opened[reference], path, reference)
+    return ModelClasses.of_config(config.model.num_classes if reference == 'data' else None)
 
   openers = {'data': train}
   for name, fields in config.evals.items():

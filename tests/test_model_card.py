@@ -186,6 +186,11 @@ def test_each_metric_has_the_number_of_examples_that_it_rests_on(arguments):
           '| pets | imagenet2012 | test, 0.1 of it | 37 |') in text
 
 
+def test_a_card_says_how_many_of_the_classes_were_used(arguments):
+  run = {**arguments['run'], 'data': {**arguments['run']['data'], 'classes': ['a', 'b']}}
+  assert '| training | imagenet2012 | train[:99%], 2 of its classes, 0.1 of it | ' in model_card.text(**{**arguments, 'run': run})
+
+
 def test_a_mixer_of_table_1_is_fine_tuned_by_the_papers_recipe(arguments):
   words = commands_of(model_card.text(**arguments))['fine-tune']
   config = config_of(parsed(words[2:], extra=['workdir']))

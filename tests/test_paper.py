@@ -144,7 +144,8 @@ def test_a_run_fills_its_cell_and_no_other(tmp_path):
 
 @pytest.mark.parametrize('fields', [
     dict(total_steps=18579),  # 60 epochs
-    dict(data__fraction=0.1), dict(data__permutation='pixels'), dict(evals__val__permutation='pixels'),
+    dict(data__fraction=0.1), dict(data__permutation='pixels'), dict(data__classes=('a', 'b')),
+    dict(evals__val__classes=('a', 'b')), dict(evals__val__permutation='pixels'),
     dict(evals__val__crop='paper_resize'), dict(evals__val__split='train[99%:]'), dict(data__resolution=256),
     dict(model__variant='B/32'), dict(start_from={'weights': 'sam/Mixer-B_16'}), dict(data__dataset='imagenet_v2'),
     dict(contents='a folder'), dict(step__sam={'rho_max': 0.5}), dict(step__label_smoothing=0.1),

@@ -8,6 +8,7 @@ from mixer.data import folder_source
 from mixer.data.lazy import tf
 from mixer.data.source_protocol import Source
 from mixer.data.source_protocol import SplitSpec
+from mixer.data import subset
 from mixer.data import tfds_builders
 from mixer.data import tfds_source
 
@@ -16,7 +17,8 @@ OPENERS = (fake_source.open_split, tfds_source.open_split, folder_source.open_sp
 
 
 def open_split(dataset: str, split: str, data_dir: str | None = None, label: str = 'label',
-               max_labels: int | None = None, class_names: Sequence[str] | None = None, training: bool = False) -> Source:
+               max_labels: int | None = None, class_names: Sequence[str] | None = None, training: bool = False,
+               classes: Sequence[str] | None = None) -> Source:
   """The source of one split.
 
   Args:
@@ -29,12 +31,16 @@ def open_split(dataset: str, split: str, data_dir: str | None = None, label: str
       (vtab_labels.py).
     max_labels: the most classes that an example has, where they are a list and the dataset does not say it.
     class_names, training: by which names an image folder's classes are numbered: `folder_source.FolderSource.open`.
+    classes: the names of the classes to use, in the order of their new numbers; None for all. The labels of a TFDS
+      dataset are read for it.
 
   Raises:
-    ValueError: if the dataset, the split or an image in it is missing; it says what exists, and the fix.
+    ValueError: if the dataset, the split, an image or a class in it is missing; it says what exists, and the fix.
   """
-  spec = SplitSpec(dataset, split, data_dir, label, max_labels, class_names, training)
-  return next(source for opener in OPENERS if (source := opener(spec)) is not None)
+  # Of some classes the names alone count, which the source numbers in its own way before.
+  spec = SplitSpec(dataset, split, data_dir, label, max_labels, class_names if classes is None else None, training)
+  source = next(source for opener in OPENERS if (source := opener(spec)) is not None)
+  return source if classes is None else subset.Subset.of_classes(source, classes)
 
 
 def identity(source: Source) -> dict:

@@ -1,6 +1,10 @@
-"""A part of a split, chosen by what its images are: the paper's study of data scale (section 3.3, Fig. 2 right)."""
+"""A part of a split: some of its classes, or images chosen by what they are, as in the paper's study of data scale
+(section 3.3, Fig. 2 right).
+"""
 
+from collections.abc import Sequence
 import dataclasses
+import difflib
 import hashlib
 import io
 import os
@@ -14,12 +18,14 @@ import numpy as np
 import tqdm
 
 from mixer import arguments
+from mixer.data import classes
 from mixer.data.lazy import tf
 from mixer.data.source_protocol import RandomAccessSource
 from mixer.data import tf_reading
 from mixer import safe_io
 
 CACHE = '~/.cache/mixer'  # for content hashes of datasets that are read-only
+STREAM = 'cannot be read by index. Rewrite it with\n  python -m tools.prepare DIRECTORY --out=NEW'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Subset(RandomAccessSource):
   class_names: list[str] | None
   labels: dict
   fix: str
+  numbers: np.ndarray | None = None  # of the classes, by those of `whole`; -1 for one that is not chosen
 
   @classmethod
   def of(cls, source, fraction: float):
@@ -48,13 +55,43 @@ class Subset(RandomAccessSource):
       raise arguments.ArgumentError(f'fraction is {fraction}; it must be above 0, at most 1, and leave some of the '
                                     f'{source.num_examples:,} examples of {source.name}')
     if not source.random_access:
-      raise arguments.ArgumentError(f'fraction is {fraction}, and {source.name} cannot be read by index. Rewrite it '
-                                    'with\n  python -m tools.prepare DIRECTORY --out=NEW')
+      raise arguments.ArgumentError(f'fraction is {fraction}, and {source.name} {STREAM}')
     number = round(fraction * source.num_examples)
     order = np.argsort(content_hashes(source), kind='stable')
     return cls(source, np.sort(order[:number]), f'{fraction:.3g} of {source.name}', number,
                f'{fraction:.3g} by content of {source.contents}', source.order, source.class_names, source.labels,
                source.fix)
+
+  @classmethod
+  def of_classes(cls, source, names: Sequence[str]):
+    """The examples of the classes `names`, which are numbered in this order.
+
+    Raises:
+      ArgumentError: if the names are not two or more of the source's, each once, or its examples have no single class
+        that can be looked up by index.
+    """
+    if isinstance(names, str) or len(names) < 2 or len(set(names)) < len(names):
+      raise arguments.ArgumentError(f'classes is {safe_io.show(names)}; it must be two or more names, each once, or None')
+    if not source.class_names or source.labels['label'][0]:
+      lacks = 'has several labels an example' if source.class_names else 'has no names of classes'
+      raise arguments.ArgumentError(f'classes is {safe_io.show(tuple(names))}, and {source.name} {lacks}. Leave it None')
+    if unknown := [name for name in names if name not in source.class_names]:
+      near = difflib.get_close_matches(unknown[0], source.class_names, n=3)
+      hint = f'Did you mean {" or ".join(map(safe_io.show, near))}? ' if near else ''
+      raise arguments.ArgumentError(f'classes has {classes.listed(unknown)}, not among those of {source.name}. {hint}'
+                                    f'It has {classes.listed(source.class_names)}')
+    if not source.random_access:
+      raise arguments.ArgumentError(f'classes is {safe_io.show(tuple(names))}, and {source.name} {STREAM}')
+    numbers = np.full(len(source.class_names), -1)
+    numbers[[source.class_names.index(name) for name in names]] = np.arange(len(names))
+    labels = _labels(source)
+    indices = np.flatnonzero(numbers[labels] >= 0)
+    if not len(indices):
+      raise arguments.ArgumentError(f'classes is {safe_io.show(tuple(names))}, of which {source.name} has no example')
+    digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()[:16]
+    return cls(source, indices, f'{len(names)} classes of {source.name}', len(indices),
+               f'{len(indices)} examples, of the classes {classes.listed(names)} (sha256 of the names {digest}) of '
+               f'{source.contents}', source.order, list(names), source.labels, source.fix, numbers)
 
   @property
   def canonical(self):
@@ -64,7 +101,10 @@ class Subset(RandomAccessSource):
     return self.whole.read(tf.gather(self.indices, indices))
 
   def parse(self, record, index):
-    return self.whole.parse(record, tf.gather(self.indices, index))
+    image, labels = self.whole.parse(record, tf.gather(self.indices, index))
+    if self.numbers is not None:
+      labels = {'label': tf.cast(tf.gather(self.numbers, labels['label']), tf.int32)}
+    return image, labels
 
   def locate(self, index):
     return self.whole.locate(self.indices[index])
@@ -100,6 +140,8 @@ def spread(hashes, classes) -> np.ndarray:
 
 def content_hashes(source) -> np.ndarray:
   """[N] uint64: a hash of each example's image file. Computed once, then kept with the dataset, or else in CACHE."""
+  if isinstance(source, Subset):
+    return content_hashes(source.whole)[source.indices]
   name = f'content_hashes-{urllib.parse.quote(source.split, safe="")}'
   folder = os.path.abspath(source.folder) if '://' not in str(source.folder) else str(source.folder)
   place = hashlib.sha256(folder.encode()).hexdigest()[:16]
@@ -136,4 +178,15 @@ def _hash(source):
   hashes = (int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), 'big')
             for image in tf_reading.untuned(images.prefetch(tf_reading.READ_AT_ONCE)).as_numpy_iterator())
   return np.fromiter(tqdm.tqdm(hashes, total=source.num_examples, unit='image', desc='content hashes'), np.uint64,
+                     count=source.num_examples)
+
+
+def _labels(source) -> np.ndarray:
+  """[N] ints: the class of each example. Those of an image folder are known; others are read, with a bar."""
+  if hasattr(source, 'classes'):
+    return source.classes
+  records = tf_reading.records(source, tf.data.Dataset.range(source.num_examples))
+  labels = records.map(lambda i, record: source.parse(record, i)[1]['label'], num_parallel_calls=2)
+  labels = tf_reading.untuned(labels.prefetch(tf_reading.READ_AT_ONCE)).as_numpy_iterator()
+  return np.fromiter(tqdm.tqdm(labels, total=source.num_examples, unit='image', desc='labels'), np.int64,
                      count=source.num_examples)

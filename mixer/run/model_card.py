@@ -125,6 +125,7 @@ def _scores(results):
 
 def _data(config, source, results, contents, evals):
   split = lambda section, contents='': (section['dataset'] + resized(contents), section.get('split', '') + (
+      f', {len(section["classes"])} of its classes' if section.get('classes') else '') + (
       f', {section["fraction"]:.3g} of it' if section.get('fraction') else ''))
   yield ('training', *split(config['data'], contents), f'{source.num_examples:,}')
   for name, section in config['evals'].items():
