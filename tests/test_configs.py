@@ -10,6 +10,7 @@ import pytest
 from configs import bit_finetune
 from configs import bit_vtab
 from configs import finetuning
+from configs import mixer_cifar10_transfer
 from configs import mixer_digits_transfer
 from configs import mixer_finetune
 from configs import mixer_vtab
@@ -192,6 +193,7 @@ def test_fine_tuned_models_are_scored_as_tables_2_and_3_do(load, which, side, re
     (bit_finetune.get_config, 'r101x1,cifar10', r'bit_finetune.py:r101x1,cifar10 is not .*MODEL is one of r50x1'),
     (bit_finetune.get_config, 'r50x1,cifar10,224,160', r'is not MODEL,TASK\[,SIDE\]\[,dev\].*SIDE a number of pixels'),
     (mixer_digits_transfer.get_config, 'dev', 'is none of weights; nothing'),
+    (mixer_cifar10_transfer.get_config, 'weights,test', r'is not WAY\[,dev\]: WAY is pretrain, weights, nothing'),
 ])
 def test_what_no_config_is_called_lists_the_names(load, which, message):
   with pytest.raises(ValueError, match=message):

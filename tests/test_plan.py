@@ -21,6 +21,7 @@ from configs import bit_finetune
 from configs import evaluate_imagenet
 from configs import finetuning
 from configs import mixer_b16_i1k
+from configs import mixer_cifar10_transfer
 from configs import mixer_digits
 from configs import mixer_finetune
 from configs import mixer_gsam
@@ -262,6 +263,13 @@ def test_a_fraction_of_the_data(data_dir):
   config = mixer_jft_subset.get_config('l16,0.1')
   config.data.data_dir = data_dir
   assert arithmetic.images_of(config).number == 30_300_000
+
+
+def test_some_classes_of_the_data(data_dir):
+  config = mixer_cifar10_transfer.get_config('weights')
+  config.data.data_dir = data_dir
+  images = arithmetic.images_of(config)
+  assert (images.number, images.num_classes) == (250, 5)
 
 
 @pytest.mark.parametrize('dataset, split', [('neverheard', 'train'), ('imagenet2012', 'test'),

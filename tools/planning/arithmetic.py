@@ -66,7 +66,9 @@ def images_of(config, num_examples: int | None = None) -> Images:
   data = config.data
   part = data.fraction if 'fraction' in data else 1.
   splits, source, labels = PUBLISHED.get(data.dataset, ({}, f'its split, {data.split}', _ONE_LABEL))
-  num_classes = CLASSES.get(data.dataset)
+  num_classes, chosen = CLASSES.get(data.dataset), data.get('classes')
+  if chosen and num_classes:
+    part, num_classes = part * len(chosen) / num_classes, len(chosen)  # classes of published data are of like sizes
   if num_examples:
     return Images(round(num_examples * part), '--num_examples', labels, num_classes)
   local = _opened(config, must_be_here=data.dataset not in PUBLISHED)
