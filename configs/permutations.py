@@ -24,13 +24,17 @@ JFT = {'mixer': lambda: pretraining.jft('B/16', learning_rate=3e-3, total_epochs
        'vit': lambda: vit.jft('B/16', 8e-4, 7, 768),
        'bit': lambda: bit.adam('R50x1', 7, 1e-3)}
 PATCH_SIZES = {'jft': 16, **{name: small_images.DATASETS[name]['patch_size'] for name in ('cifar10', 'mnist5k')}}
+LIKE_COST = {'cifar10': {'mixer': 'mixer_l', 'vit': 'vit_l'}}  # to BiT's: 11 to 12 million FLOPs an image
 KINDS = ('original', 'patches', 'pixels')
 PLANNED = tuple(f'{model},jft,original' for model in JFT)  # with every kind the steps take the same
 
 
 def get_config(which: str = 'mixer,cifar10,patches'):
   model, data, kind = small_images.parse('permutations.py', which, JFT, PATCH_SIZES, KINDS)
-  config = JFT[model]() if data == 'jft' else small_images.train(data, small_images.model(model, data))
+  if data == 'jft':
+    config = JFT[model]()
+  else:
+    config = small_images.train(data, small_images.model(LIKE_COST.get(data, {}).get(model, model), data))
   if kind != 'original':
     # Not the seed's own reference: --config.data.permutation_seed= leaves the seed, and changes all parts.
     shared = dict(permutation=kind, permutation_seed=config.get_ref('seed') + 0)

@@ -16,6 +16,7 @@ MODELS = {
     'mixer': dict(name='mlp_mixer', num_blocks=2, hidden_dim=64, tokens_mlp_dim=32, channels_mlp_dim=256),
     'mixer_l': dict(name='mlp_mixer', num_blocks=4, hidden_dim=96, tokens_mlp_dim=48, channels_mlp_dim=384),
     'vit': dict(name='vit', num_blocks=2, hidden_dim=64, mlp_dim=256, num_heads=4),
+    'vit_l': dict(name='vit', num_blocks=3, hidden_dim=96, mlp_dim=384, num_heads=4),
     'bit': dict(name='bit_resnet', units=(1, 1, 1), width_factor=0.5),
 }
 
