@@ -108,6 +108,24 @@ def test_of_the_data_scale_the_best_upstream_validation_counts(command, tmp_path
   assert (row['arm'], row['steps'], row['test/top1']['mean']) == ('0.03', [10], 0.7)
 
 
+def test_a_baseline_is_compared_with_the_other_arms_in_standard_errors(command, tmp_path, capsys):
+  command('permutations', '--seeds=3')
+  # Scores of 0.60, 0.61 and 0.62 in every arm: the standard deviation is 0.01.
+  assert '- vit, pixels: +0.0 points, 0% of the score, 0.0 standard errors' in capsys.readouterr().out.splitlines()
+  command('permutations', '--dataset=mnist5k', '--seeds=1')
+  assert '- bit, patches: +0.0 points, 0% of the score' in capsys.readouterr().out.splitlines()
+
+
+def test_the_standard_error_of_a_difference_is_of_both_means():
+  first, second = experiment.spread([0.5, 0.7]), experiment.spread([0.2, 0.3, 0.4])
+  change = experiment.difference(first, second)
+  # Variances 0.02 of two and 0.01 of three.
+  assert change['mean'] == pytest.approx(0.3)
+  assert change['standard_error'] == pytest.approx((0.02 / 2 + 0.01 / 3)**0.5)
+  assert change['standard_errors'] == pytest.approx(0.3 / change['standard_error'])
+  assert experiment.difference(first, experiment.spread([0.2]))['standard_error'] is None
+
+
 def test_recipes_are_scored_on_the_test_split_and_an_average_by_itself(command, tmp_path, capsys):
   images = tmp_path / 'images'
   images.mkdir()

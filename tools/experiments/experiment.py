@@ -47,6 +47,7 @@ class Experiment:
     arms: its last part; ('',) where it has none.
     scored: the records of a run's evaluations -> the one that counts, and a description of it.
     over_steps: whether the picture shows the arms over the steps, and else over the arms.
+    baseline: the arm that the table compares the others with, or None.
     datasets: {value of --dataset: {metric: what it is, for people}}, the default and the main one first. Where a run has
       an average of its weights, its is taken. A folder of images stands for cifar10.
   """
@@ -55,6 +56,7 @@ class Experiment:
   arms: tuple[str, ...]
   scored: tuple[Callable, str]
   over_steps: bool = False
+  baseline: str | None = None
   datasets: dict = dataclasses.field(default_factory=lambda: {'cifar10': TOP1, 'mnist5k': PROBE})
 
   def dataset_of(self, dataset: str) -> str:
@@ -68,7 +70,7 @@ EARLY_STOPPED = (lambda rows: max(rows, key=lambda row: row['val/top1'])), 'at t
 
 EXPERIMENTS = {
     'permutations': Experiment('Permuted pixels (Fig. 4)', ('mixer', 'vit', 'bit'), ('original', 'patches', 'pixels'),
-                               LAST, over_steps=True),
+                               LAST, over_steps=True, baseline='original'),
     'data_scale': Experiment('The role of data scale (Fig. 2 right)', ('mixer_s', 'mixer', 'mixer_l', 'vit', 'bit'),
                              ('0.03', '0.1', '0.3', '1'), EARLY_STOPPED),
     'appendix_a': Experiment('Other ways of token mixing (App. A)', ('plain', 'untied', 'grouped', 'views', 'pyramid'),
@@ -139,6 +141,17 @@ def spread(scores: list[float]) -> dict:
           'std': statistics.stdev(scores) if len(scores) > 1 else None}
 
 
+def difference(first: dict, second: dict) -> dict:
+  """What the mean of the first `spread` is above that of the second: with its standard error, and in standard errors.
+
+  The standard error is sqrt(s1^2 / n1 + s2^2 / n2). Of one seed neither is known, and None.
+  """
+  mean, error = first['mean'] - second['mean'], None
+  if None not in (first['std'], second['std']):
+    error = sum(one['std']**2 / len(one['scores']) for one in (first, second))**0.5
+  return {'mean': mean, 'standard_error': error, 'standard_errors': mean / error if error else None}
+
+
 def table(experiment: Experiment, metrics: dict, dataset: str, rows: list[dict]) -> str:
   """In Markdown: for each metric the mean and the range of each model in each arm."""
   arms = [arm for arm in experiment.arms if arm]
@@ -149,7 +162,22 @@ def table(experiment: Experiment, metrics: dict, dataset: str, rows: list[dict])
               f'| model | {" | ".join(arms) or "top-1"} |', '| --- ' * (1 + len(experiment.arms)) + '|']
     lines += [f'| {model} | ' + ' | '.join(cells.get((model, arm), '') for arm in experiment.arms) + ' |'
               for model in experiment.models]
+    if experiment.baseline:
+      lines += ['', f'Compared with {experiment.baseline}:', '', *_changes(experiment, metric, rows)]
   return '\n'.join(lines) + '\n'
+
+
+def _changes(experiment, metric, rows):
+  """'- bit, pixels: -20.1 points, 35 % of the score, 29.5 standard errors' for each model and arm but the baseline."""
+  scores = {(row['model'], row['arm']): row[metric] for row in rows}
+  for (model, arm), values in scores.items():
+    base = scores.get((model, experiment.baseline))
+    if base and arm != experiment.baseline:
+      change = difference(values, base)
+      errors = change['standard_errors']
+      known = '' if errors is None else f', {abs(errors):.1f} standard errors'
+      yield (f'- {model}, {arm}: {change["mean"] * 100:+.1f} points, {abs(change["mean"]) / base["mean"]:.0%} of the '
+             f'score{known}')
 
 
 def cell(values: dict) -> str:

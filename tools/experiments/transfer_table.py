@@ -53,19 +53,6 @@ def score(way: str, rate: str, seed: int, dataset: str, root: pathlib.Path) -> f
                      )['test/top1']
 
 
-def gain_of(ways: dict) -> dict:
-  """What the first way's mean is above the second's: with its standard error, sqrt(s1^2 / n1 + s2^2 / n2), and in such.
-
-  Args:
-    ways: {way: of `experiment.spread`}. Of one seed neither is known, and None.
-  """
-  tuned, scratch = ways.values()
-  mean, error = tuned['mean'] - scratch['mean'], None
-  if None not in (tuned['std'], scratch['std']):
-    error = sum(way['std']**2 / len(way['scores']) for way in ways.values())**0.5
-  return {'mean': mean, 'standard_error': error, 'standard_errors': mean / error if error else None}
-
-
 def table(dataset: str, ways: dict, gain: dict) -> str:
   """In Markdown: each way's learning rate, scores and mean, and the gain."""
   percent = lambda x: f'{x * 100:.1f}'
@@ -88,7 +75,7 @@ def run_all(dataset: str, seeds: int, root: pathlib.Path):
     for way, rate in rates.items():
       scores[way].append(score(way, rate, seed, dataset, root))
   ways = {way: {'learning_rate': rates[way], **experiment.spread(scores[way])} for way in WAYS}
-  gain, name = gain_of(ways), pathlib.Path(dataset).name
+  gain, name = experiment.difference(*ways.values()), pathlib.Path(dataset).name
   text = table(name, ways, gain)
   storage.write(root / 'results.json', json.dumps({'format': 1, 'dataset': name, 'ways': ways, 'gain': gain}, indent=2))
   storage.write(root / 'table.md', text)
