@@ -8,7 +8,7 @@ upstream validation is best.
 Paper: figure only. On the smallest part all Mixers overfit strongly; BiT plateaus; L/16 gains most from more data, and
 comes nearer to ViT-L/16.
 TFDS downloads CIFAR-10; a folder with its images, train/CLASS and test/CLASS, goes as well: --config.data.dataset=FOLDER.
-Ours: docs/reproducing.md, on cifar10 and mnist5k; not yet run on JFT-like data.
+Ours: docs/reproducing.md, on mnist5k; not yet run on cifar10 and JFT-like data.
 Cost: a minute or two on two cores; on JFT-like data 50 to 230 TPUv3 core-days of the Mixers (Table 3, which has no others
 of 7 epochs).
 Run: python -m tools.experiment data_scale

@@ -1,11 +1,11 @@
 """What pre-training on five classes of CIFAR-10 gains on the other five at twice the resolution: WAY[,dev].
 
 `pretrain` trains a small Mixer at 32 x 32 pixels on airplane, bird, deer, frog and truck. `weights` fine-tunes it at
-64 x 64 on automobile, cat, dog, horse and ship, 50 training images a class, with its token-mixing MLPs widened block by
+64 x 64 on automobile, cat, dog, horse and ship, 250 training images, with its token-mixing MLPs widened block by
 block as in the paper's fine-tuning at 448 (App. C) and the recipe of configs/mixer_finetune.py: SGD with momentum, no
 weight decay, a head that starts at zero. `nothing` trains the same model on the same images without the weights.
 
-With `dev`, 90 % of the training images are trained on, as many of them, and the others scored, to choose the learning
+With `dev`, as many images are taken from 90 % of the training split, and the other 10 % scored, to choose the learning
 rate on. TFDS downloads the images; a folder with train/CLASS and test/CLASS goes as well: --config.data.dataset=FOLDER.
 Ours: docs/reproducing.md, with a learning rate chosen for each way.
 Cost: some minutes for `pretrain` and one for each of the others, on a core.

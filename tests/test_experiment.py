@@ -126,10 +126,12 @@ def test_the_standard_error_of_a_difference_is_of_both_means():
   assert experiment.difference(first, experiment.spread([0.2]))['standard_error'] is None
 
 
-def test_recipes_are_scored_on_the_test_split_and_an_average_by_itself(command, tmp_path, capsys):
+def test_recipes_are_scored_on_the_test_split_and_an_average_by_itself(command, tmp_path, capsys, monkeypatch):
   images = tmp_path / 'images'
   images.mkdir()
   assert command('recipes', f'--dataset={images}', '--seeds=2')[0] == 'plain,cifar10,seed0'
+  monkeypatch.chdir(tmp_path)
+  assert command('recipes', '--dataset=images/', '--seeds=2') == []  # the same folder
   assert [row['model'] for row in rows_of(tmp_path)['results']] == list(recipes.RECIPES)
   lines = capsys.readouterr().out.splitlines()
   assert lines[0] == '# Recipes beyond the paper, on images'

@@ -127,3 +127,11 @@ def test_an_interrupted_run_leaves_nothing_under_its_name_and_starts_over(files,
   monkeypatch.undo()
   idx_folder.main([str(files), str(out)])
   assert len(list(out.rglob('*.png'))) == 6 and not (tmp_path / 'out.partial').exists()
+
+
+def test_a_folder_with_a_comma_is_refused_and_the_next_command_is_quoted(files, tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    idx_folder.main([str(files), str(tmp_path / 'a,b')])
+  assert 'takes paths without a comma' in capsys.readouterr().err
+  idx_folder.main([str(files), str(tmp_path / 'a b')])
+  assert f"'--config=configs/image_folder.py:{tmp_path}/a b' --workdir" in capsys.readouterr().out

@@ -7,6 +7,7 @@
 import gzip
 import math
 import pathlib
+import shlex
 import shutil
 import zlib
 
@@ -104,8 +105,11 @@ def main(arguments: list[str] | None = None):
   parser.add_argument('--classes', help='how the class folders are named; default: %(default)s, 0 to 9', choices=CLASSES,
                       default='digits')
   flags = parser.parse_args(arguments)
+  if ',' in str(flags.out):
+    parser.error(f'OUT is {flags.out}; configs/image_folder.py takes paths without a comma')
   write(flags.folder.expanduser(), flags.out.expanduser(), CLASSES[flags.classes])
-  print(f'written: {flags.out}. Train on it: python train.py --config=configs/image_folder.py:{flags.out} --workdir=WORKDIR')
+  config = shlex.quote(f'--config=configs/image_folder.py:{flags.out}')
+  print(f'written: {flags.out}. Train on it: python train.py {config} --workdir=WORKDIR')
 
 
 if __name__ == '__main__':

@@ -291,6 +291,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   if flags.dataset not in experiment.datasets and not (takes_folders and pathlib.Path(flags.dataset).is_dir()):
     folder = ', or a folder with the images of CIFAR-10' if takes_folders else ''
     parser.error(f'--dataset is {flags.dataset}; of {flags.name} it must be {" or ".join(experiment.datasets)}{folder}')
+  if flags.dataset not in experiment.datasets:
+    flags.dataset = str(pathlib.Path(flags.dataset).resolve())  # so that a resumed run has the same, however it is written
   if flags.seeds < 1:
     parser.error(f'--seeds is {flags.seeds}; it must be at least 1, and 3 or more to show a spread')
   return flags
