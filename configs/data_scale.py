@@ -9,7 +9,7 @@ Paper: figure only. On the smallest part all Mixers overfit strongly; BiT platea
 comes nearer to ViT-L/16.
 TFDS downloads CIFAR-10; a folder with its images, train/CLASS and test/CLASS, goes as well: --config.data.dataset=FOLDER.
 Ours: docs/reproducing.md, on mnist5k; not yet run on cifar10 and JFT-like data.
-Cost: a minute or two on two cores; on JFT-like data 50 to 230 TPUv3 core-days of the Mixers (Table 3, which has no others
+Cost: half a minute on two cores on mnist5k; on JFT-like data 50 to 230 TPUv3 core-days of the Mixers (Table 3, which has no others
 of 7 epochs).
 Run: python -m tools.experiment data_scale
      python train.py --config=configs/data_scale.py:mixer_b32,jft,0.03 --workdir=WORKDIR

@@ -8,7 +8,7 @@ Paper: linear 5-shot ImageNet top-1, figure only. The Mixer's curves of original
 R50x1 falls; with pixels the Mixer loses some 45 %, R50x1 some 75 %.
 TFDS downloads CIFAR-10; a folder with its images, train/CLASS and test/CLASS, goes as well: --config.data.dataset=FOLDER.
 Ours: docs/reproducing.md, on cifar10 and mnist5k; not yet run on JFT-like data.
-Cost: a minute or two on two cores; on JFT-like data 80 TPUv3 core-days (Table 3, which has no ViT-B/16 on JFT).
+Cost: two to four minutes of a core on cifar10; on JFT-like data 80 TPUv3 core-days (Table 3, which has no ViT-B/16 on JFT).
 Run: python -m tools.experiment permutations
      python train.py --config=configs/permutations.py:mixer,jft,patches --workdir=WORKDIR
 """
