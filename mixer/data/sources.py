@@ -37,7 +37,7 @@ def open_split(dataset: str, split: str, data_dir: str | None = None, label: str
   Raises:
     ValueError: if the dataset, the split, an image or a class in it is missing; it says what exists, and the fix.
   """
-  # Of some classes the names alone count, which the source numbers in its own way before.
+  # With `classes`, the source numbers all of its own in its own way, and the subset renumbers them by name.
   spec = SplitSpec(dataset, split, data_dir, label, max_labels, class_names if classes is None else None, training)
   source = next(source for opener in OPENERS if (source := opener(spec)) is not None)
   return source if classes is None else subset.Subset.of_classes(source, classes)

@@ -2,7 +2,7 @@
 (section 3.3, Fig. 2 right).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import difflib
 import hashlib
@@ -173,20 +173,21 @@ def content_hashes(source) -> np.ndarray:
 
 
 def _hash(source):
-  records = tf_reading.records(source, tf.data.Dataset.range(source.num_examples))
-  images = records.map(lambda i, record: source.stored(record, i), num_parallel_calls=2)
-  hashes = (int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), 'big')
-            for image in tf_reading.untuned(images.prefetch(tf_reading.READ_AT_ONCE)).as_numpy_iterator())
-  return np.fromiter(tqdm.tqdm(hashes, total=source.num_examples, unit='image', desc='content hashes'), np.uint64,
-                     count=source.num_examples)
+  hash_of = lambda image: int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), 'big')
+  return _of_each(source, source.stored, hash_of, np.uint64, 'content hashes')
 
 
 def _labels(source) -> np.ndarray:
   """[N] ints: the class of each example. Those of an image folder are known; others are read, with a bar."""
   if hasattr(source, 'classes'):
     return source.classes
+  return _of_each(source, lambda record, i: source.parse(record, i)[1]['label'], int, np.int64, 'labels')
+
+
+def _of_each(source, part: Callable, number_of: Callable, dtype, words: str) -> np.ndarray:
+  """[N]: a number of each example, in their order, with a bar: `number_of` what `part`, in a graph, takes of a record."""
   records = tf_reading.records(source, tf.data.Dataset.range(source.num_examples))
-  labels = records.map(lambda i, record: source.parse(record, i)[1]['label'], num_parallel_calls=2)
-  labels = tf_reading.untuned(labels.prefetch(tf_reading.READ_AT_ONCE)).as_numpy_iterator()
-  return np.fromiter(tqdm.tqdm(labels, total=source.num_examples, unit='image', desc='labels'), np.int64,
+  parts = records.map(lambda i, record: part(record, i), num_parallel_calls=2)
+  parts = tf_reading.untuned(parts.prefetch(tf_reading.READ_AT_ONCE)).as_numpy_iterator()
+  return np.fromiter(map(number_of, tqdm.tqdm(parts, total=source.num_examples, unit='image', desc=words)), dtype,
                      count=source.num_examples)
