@@ -7,9 +7,9 @@ durations are in steps, whatever the model, the permutation and the part of the 
 
 import ml_collections
 
-DATASETS = {'digits': dict(resolution=8, patch_size=2, pad=1, bit=dict(root='small')),
-            'mnist5k': dict(resolution=28, patch_size=7, pad=2, bit=dict(root='large')),
-            'cifar10': dict(resolution=32, patch_size=8, pad=4, bit=dict(root='large'))}
+DATASETS = {'digits': dict(resolution=8, patch_size=2, pad=1, root='small'),
+            'mnist5k': dict(resolution=28, patch_size=7, pad=2, root='large'),
+            'cifar10': dict(resolution=32, patch_size=8, pad=4, root='large')}
 
 MODELS = {
     'mixer_s': dict(name='mlp_mixer', num_blocks=1, hidden_dim=32, tokens_mlp_dim=16, channels_mlp_dim=128),
@@ -36,8 +36,8 @@ def parse(file: str, which: str, *tables) -> list[str]:
 
 def model(name: str, dataset: str) -> dict:
   """The section `model` for the images of a dataset, but for the classes."""
-  facts = DATASETS[dataset]
-  return {**MODELS[name], **(facts['bit'] if name == 'bit' else dict(patch_size=facts['patch_size']))}
+  size = 'root' if name == 'bit' else 'patch_size'
+  return {**MODELS[name], size: DATASETS[dataset][size]}
 
 
 def train(dataset: str, section: dict):
@@ -47,19 +47,21 @@ def train(dataset: str, section: dict):
 
 def _cifar10(section):
   """1,000 steps of 128 of the training images but for a tenth, which is `val`."""
+  side, pad = DATASETS['cifar10']['resolution'], DATASETS['cifar10']['pad']
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.total_steps = 1000
   config.log_every_steps = 50
   config.eval_every_steps = 250
   config.model = dict(section, num_classes=10)
-  config.data = dict(dataset='cifar10', split='train[:90%]', batch_size=128, resolution=32, resize=32, pad=4)
+  config.data = dict(dataset='cifar10', split='train[:90%]', batch_size=128, resolution=side, resize=side, pad=pad)
   config.step = dict(loss='softmax_xent')
   config.optimizer = dict(name='adamw', learning_rate=3e-3, weight_decay=0.1, clip_norm=1.,
                           schedule=dict(name='cosine', warmup_steps=100))
   config.checkpoint = dict(every_steps=500, keep_latest=1)
   # A folder that is set in `data` is set here.
-  evaluation = dict(dataset=config.data.get_ref('dataset'), batch_size=500, resolution=32, crop='antialiased', resize=32)
+  evaluation = dict(dataset=config.data.get_ref('dataset'), batch_size=500, resolution=side, crop='antialiased',
+                    resize=side)
   config.evals = dict(val=dict(evaluation, split='train[90%:]'), test=dict(evaluation, split='test'))
   return config
 
