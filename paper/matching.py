@@ -75,8 +75,12 @@ def epochs(config: dict) -> float | None:
 def plain(config: dict) -> bool:
   """Whether the data are whole, neither permuted nor resized beforehand, and the recipe is not `beyond`."""
   data = config.get('data', {})
-  return (data.get('fraction', 1.) == 1. and not any(map(data.get, ('classes', 'permutation'))) and not resized(config)
-          and not beyond(config))
+  return data.get('fraction', 1.) == 1. and not _altered(data) and not resized(config) and not beyond(config)
+
+
+def _altered(section: dict) -> bool:
+  """Whether a section of a config takes some of the classes alone, or permutes the pixels."""
+  return bool(section.get('classes') or section.get('permutation'))
 
 
 def resized(config: dict) -> str:
@@ -123,7 +127,7 @@ def same_epochs(published: str, ours: float | None) -> bool:
 
 def scores(run: records.Run, of: str, metric: str, crop: str | None = None,
            split: str | None = None) -> Iterator[float]:
-  """A run's scores on the unpermuted images of all classes of a dataset, if `crop` and `split` are those of the evaluation or None.
+  """A run's scores on a dataset, of all classes and unpermuted, if `crop` and `split` are the evaluation's or None.
 
   Of a ViT that averages its weights they are the average's, as its authors' are; of all others the last weights'.
   """
@@ -134,7 +138,7 @@ def scores(run: records.Run, of: str, metric: str, crop: str | None = None,
   for name, section in run.config.get('evals', {}).items():
     name = f'{name}{EMA}' if average and run.kind == 'run' else name
     if (dataset(section) == of and f'{name}/{metric}' in run.metrics
-        and not any(map(section.get, ('classes', 'permutation')))
+        and not _altered(section)
         and crop in (None, section.get('crop', DEFAULT_CROP)) and split in (None, section.get('split'))):
       yield run.metrics[f'{name}/{metric}']
 
