@@ -275,6 +275,11 @@ def train_all(name: str, dataset: str, seeds: int, root: pathlib.Path):
   print(f'{write(name, dataset, runs, root)}\ntable, numbers and picture: {root}')
 
 
+def resolved(dataset: str, names) -> str:
+  """`dataset`, if it is one of `names`; else the absolute path of the folder, so that a resumed run has the same one."""
+  return dataset if dataset in names else str(pathlib.Path(dataset).resolve())
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser = user_errors.ArgumentParser(__doc__)
   parser.add_argument('name', choices=EXPERIMENTS)
@@ -291,8 +296,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   if flags.dataset not in experiment.datasets and not (takes_folders and pathlib.Path(flags.dataset).is_dir()):
     folder = ', or a folder with the images of CIFAR-10' if takes_folders else ''
     parser.error(f'--dataset is {flags.dataset}; of {flags.name} it must be {" or ".join(experiment.datasets)}{folder}')
-  if flags.dataset not in experiment.datasets:
-    flags.dataset = str(pathlib.Path(flags.dataset).resolve())  # so that a resumed run has the same, however it is written
+  flags.dataset = resolved(flags.dataset, experiment.datasets)
   if flags.seeds < 1:
     parser.error(f'--seeds is {flags.seeds}; it must be at least 1, and 3 or more to show a spread')
   return flags

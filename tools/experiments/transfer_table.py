@@ -92,8 +92,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   flags = parser.parse_args(arguments)
   if flags.dataset != 'cifar10' and not pathlib.Path(flags.dataset).is_dir():
     parser.error(f'--dataset is {flags.dataset}; it must be cifar10, or a folder with its images')
-  if flags.dataset != 'cifar10':
-    flags.dataset = str(pathlib.Path(flags.dataset).resolve())  # so that a resumed run has the same, however it is written
+  flags.dataset = experiment.resolved(flags.dataset, ('cifar10',))
   if flags.seeds < 1:
     parser.error(f'--seeds is {flags.seeds}; it must be at least 1')
   flags.workdir = (flags.workdir or pathlib.Path(f'runs/transfer_{pathlib.Path(flags.dataset).name}')).expanduser().absolute()
