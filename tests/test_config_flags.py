@@ -41,6 +41,8 @@ def digits(*fields):
     (['-config.seed=7'], 'seed', 7),
     (['--config.data.flip'], 'data.flip', True),
     (['--config.data.flip', '--config.seed=1'], 'data.flip', True),
+    (['--config.data.flip', '--config.seed=1'], 'seed', 1),
+    (['--config.data.flip', '--config.model.scan', '--config.seed', '1'], 'seed', 1),
     (['--noconfig.data.flip'], 'data.flip', False),
     (['--config.data.flip=true'], 'data.flip', True),
     (['--config_field=data.resize=9'], 'data.resize', 9),

@@ -1,10 +1,10 @@
 """The flags --config, --config.FIELD=VALUE, --compilation_cache and --debug, as train.py and the tools take them."""
 
+import collections
 import difflib
 import importlib.machinery
 import importlib.util
 import inspect
-import itertools
 import pathlib
 import re
 import sys
@@ -74,16 +74,15 @@ def parse(arguments: list[str], values: flags.FlagValues = flags.FLAGS) -> list[
   """Parses a command line. Returns the remaining arguments: its first word, and those that are not flags."""
   arguments = values.read_flags_from_files(arguments, force_gnu=False)
   end = arguments.index('--') if '--' in arguments else len(arguments)
-  words, after, parsed = iter(arguments[:end]), arguments[end:], []
-  for word in words:
+  words, after, parsed = collections.deque(arguments[:end]), arguments[end:], []
+  while words:
+    word = words.popleft()
     if match := FIELD.fullmatch(word):
       value = match['value']
       if value is None and match['no']:
         value = 'False'
       elif value is None:  # --config.FIELD VALUE, or --config.FIELD, which is True
-        value = next(words, 'True')
-        if value.startswith('--'):
-          words, value = itertools.chain([value], words), 'True'
+        value = words.popleft() if words and not words[0].startswith('--') else 'True'
       word = f'--config_field={match["field"]}={value}'
     parsed.append(word)
   return values(parsed + after)
