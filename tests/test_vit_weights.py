@@ -316,9 +316,9 @@ def test_the_plan_of_a_config_with_an_argument(data_dir):
     config = configs.get_config(name)
     config.data.data_dir = data_dir
     plan = arithmetic.Plan.of(name, config, slice_)
-    assert plan.images_per_core == 32 and plan.fits
-    assert 1 / 2 < plan.core_days(0.4) / plan.paper_core_days < 2
-    assert plan.activation_bytes > plan.images_per_core * 2 * plan.model.num_blocks * 197 * plan.model.hidden_dim
+    assert plan.images_per_device == 32 and plan.fits
+    assert 1 / 2 < plan.device_days(0.4) / plan.paper_core_days < 2
+    assert plan.activation_bytes > plan.images_per_device * 2 * plan.model.num_blocks * 197 * plan.model.hidden_dim
 
 
 def test_the_activations_are_the_results_of_the_products_in_the_blocks():

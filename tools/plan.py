@@ -1,12 +1,14 @@
-"""Plans a run on a slice of TPUs, without TPUs and without its data: in seconds, or after compiling its step.
+"""Plans a run on a slice of TPUs or on GPUs, without any and without its data: in seconds, or after compiling its step.
 
   python -m tools.plan --config=configs/mixer_b16_i21k.py                       # on the SLICE of the config
   python -m tools.plan --config=configs/mixer_b16_i21k.py --topology=v5e:4x4 --compile
+  python -m tools.plan --config=configs/mixer_b16_i21k.py --topology=h100:8     # on GPUs; h100:4x8: four machines of eight
   python -m tools.plan --config=configs/mixer_b16_i21k.py --compile --sweep     # the largest batch a core that fits
   python -m tools.plan --all --compile --out=docs/tpu_plans.md                  # the page of all pre-training configs
+  python -m tools.plan --all --topology=h100:8,a100-80:8 --compile --out=docs/gpu_plans.md  # of all configs, on GPUs
 
 --compile has XLA compile the whole training step, as train.py builds it, for the slice, and reports XLA's analysis.
-It needs the extra tpu and minutes of two cores. tpu_plans.jsonl, next to the page, keeps the results: to resume,
+It needs the extra tpu, or cuda, and minutes of two cores. NAME.jsonl, next to the page, keeps the results: to resume,
 repeat the command, which compiles again only what has changed; without --compile the page is made from these results.
 """
 
@@ -20,18 +22,19 @@ from mixer.run import accelerators
 from mixer.run import config_flags
 from tools.planning import arithmetic
 from tools.planning import compiler
+from tools.planning import gpu_page
 from tools.planning import page as pages
 
-TOPOLOGY = flags.DEFINE_string('topology', None, 'Generation and chips along each axis, such as v3:4x4; by default SLICE '
-                               'of the config.')
-COMPILE = flags.DEFINE_bool('compile', False, 'Compile the training step for the slice.')
-SWEEP = flags.DEFINE_bool('sweep', False, 'With --compile: find the largest power of two that fits a core.')
+TOPOLOGY = flags.DEFINE_string('topology', None, 'Generation of TPUs and chips along each axis, such as v3:4x4, or '
+                               'card and GPUs, such as h100:8; by default SLICE of the config.')
+COMPILE = flags.DEFINE_bool('compile', False, 'Compile the training step for these devices.')
+SWEEP = flags.DEFINE_bool('sweep', False, 'With --compile: find the largest power of two of images a device that fits.')
 NUM_EXAMPLES = flags.DEFINE_integer('num_examples', None, 'The number of training images, if neither the data are '
                                     'available nor their number is published.', lower_bound=1)
 UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The assumed share of the peak that the run reaches.',
                                  lower_bound=0.01, upper_bound=1.)
 ALL = flags.DEFINE_bool('all', False, "Plan every pre-training config, those of the baselines and studies too, on its "
-                        'SLICE.')
+                        'SLICE; with a --topology of GPUs, or several after commas, every config of train.py --list on each.')
 OUT = flags.DEFINE_string('out', None, 'With --all: the page to write, in Markdown.')
 
 
@@ -46,17 +49,25 @@ def main(arguments):
 
 
 def _plan_all():
-  for flag, name in ((TOPOLOGY, 'topology'), (SWEEP, 'sweep'), (NUM_EXAMPLES, 'num_examples'),
-                     (config_flags.CONFIG, 'config')):
+  for flag, name in ((SWEEP, 'sweep'), (NUM_EXAMPLES, 'num_examples'), (config_flags.CONFIG, 'config')):
     if flag.value:
-      raise app.UsageError(f'--all plans every config with its own slice and images; remove --{name}')
+      raise app.UsageError(f'--all plans every config with its own images; remove --{name}')
+  topologies = TOPOLOGY.value.split(',') if TOPOLOGY.value else []
+  for topology in topologies:
+    if accelerators.slice_of(topology).device.platform != 'gpu':
+      raise app.UsageError(f'--all plans TPUs for the SLICE of each config; remove {topology} from --topology, or name GPUs')
   if OUT.value is None:
     raise app.UsageError('--all writes a page: --out=docs/tpu_plans.md')
   path = pathlib.Path(OUT.value)
   if path.suffix != '.md' or not path.parent.is_dir():
     raise ValueError(f'--out is {path}; it must be a page, .md, in an existing folder')
-  plans, kept = pages.plan_all(), pages.Kept(path.with_suffix('.jsonl'))
-  write = lambda: path.write_text(pages.page(plans, kept, UTILISATION.value, OUT.value))
+  kept = pages.Kept(path.with_suffix('.jsonl'))
+  if topologies:
+    plans = [plan for topology in topologies for plan in gpu_page.plan_all(topology)]
+    write = lambda: path.write_text(gpu_page.page(plans, kept, TOPOLOGY.value, OUT.value))
+  else:
+    plans = pages.plan_all()
+    write = lambda: path.write_text(pages.page(plans, kept, UTILISATION.value, OUT.value))
   write()
   if COMPILE.value:
     pages.compile_all(plans, kept, write)
@@ -78,12 +89,12 @@ def _plan_one(config):
   print(plan.describe(UTILISATION.value), flush=True)
   if SWEEP.value:
     number = compiler.largest(plan)
-    print('no batch fits' if number is None else f'the largest that fits: {number:,} images a core, '
-          f'{number * plan.slice.cores:,} in all')
+    noun = plan.slice.device.noun
+    print('no batch fits' if number is None else f'the largest that fits: {number:,} images a {noun}, '
+          f'{number * plan.slice.devices:,} in all')
   elif COMPILE.value:
     compiler.tell(f'compiling for {plan.slice}, which takes minutes')
-    result = compiler.compiled(compiler.lower(plan, plan.images_per_core), compiler.counted_once(plan))
-    print(compiler.describe_compiled(plan, result, plan.images_per_core))
+    print(compiler.describe_compiled(plan, compiler.compile_plan(plan, plan.images_per_device), plan.images_per_device))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What a run takes on a slice of TPUs, by arithmetic: parameters, operations, steps, memory and core-days."""
+"""What a run takes on a slice of TPUs or on GPUs, by arithmetic: parameters, operations, steps, memory, device-days."""
 
 import dataclasses
 import functools
@@ -113,7 +113,7 @@ def _opened(config, must_be_here):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A config on a slice. Bytes are those of one core, and FLOPs count a multiply-add as two."""
+  """A config on a slice. Bytes are those of one of its devices, and FLOPs count a multiply-add as two."""
   name: str  # of the config
   slice: accelerators.Slice
   config: ml_collections.ConfigDict  # all durations in steps
@@ -124,24 +124,24 @@ class Plan:
 
   @classmethod
   def of(cls, name: str, config, slice_: accelerators.Slice, num_examples: int | None = None):
-    """Raises a ValueError if the config is wrong, or if its batch does not divide over the slice's cores."""
+    """Raises a ValueError if the config is wrong, or if its batch does not divide over the slice's devices."""
     configuration.check(config)
-    size, cores = config.data.batch_size, slice_.cores
-    if size <= 0 or size % cores:
-      below = max(size // cores, 1) * cores
-      raise ValueError(f'config.data.batch_size is {size}; it must be a multiple of the {cores} cores of {slice_} '
-                       f'({below} or {below + cores}), or choose another --topology')
+    size, devices, noun = config.data.batch_size, slice_.devices, slice_.device.noun
+    if size <= 0 or size % devices:
+      below = max(size // devices, 1) * devices
+      raise ValueError(f'config.data.batch_size is {size}; it must be a multiple of the {devices} {noun}s of {slice_} '
+                       f'({below} or {below + devices}), or choose another --topology')
     images = images_of(config, num_examples)
     if images.num_classes:
       config = configuration.with_classes(config, range(images.num_classes))
     config = configuration.epochs_to_steps(config, images.number / size)
-    model = configuration.instantiate(models.build, 'model', config.model, platform='tpu')
+    model = configuration.instantiate(models.build, 'model', config.model, platform=slice_.device.platform)
     optimizer, learning_rate = configuration.instantiate(optim.build, 'optimizer', config.optimizer,
                                                          total_steps=config.total_steps)
     plan = cls(name, slice_, config, images, model, optimizer, learning_rate)
     accumulate = config.step.get('accumulate', 1)
-    if accumulate < 1 or plan.images_per_core % accumulate:
-      raise ValueError(f'config.step.accumulate is {accumulate}; it must divide the {plan.images_per_core} images a core')
+    if accumulate < 1 or plan.images_per_device % accumulate:
+      raise ValueError(f'config.step.accumulate is {accumulate}; it must divide the {plan.images_per_device} images a {noun}')
     _ = plan.parts  # refuses groups that do not divide
     return plan
 
@@ -155,21 +155,20 @@ class Plan:
     return jax.eval_shape(self.init)
 
   @property
-  def images_per_core(self) -> int:
-    return self.config.data.batch_size // self.slice.cores
+  def images_per_device(self) -> int:
+    return self.config.data.batch_size // self.slice.devices
 
   @property
   def parts(self) -> int:
-    """In how many parts a core takes its images: microbatches, or with SAM the groups of a perturbation."""
+    """In how many parts a device takes its images: microbatches, or with SAM the groups of a perturbation."""
     accumulate = self.config.step.get('accumulate', 1)
     if sam := self.config.step.get('sam'):
-      return accumulate * configuration.instantiate(sam_lib.Sam, 'step.sam', sam).groups(self.images_per_core, accumulate)
+      return accumulate * configuration.instantiate(sam_lib.Sam, 'step.sam', sam).groups(self.images_per_device, accumulate)
     return accumulate
 
   @property
   def passes(self) -> int:
-    """Of a step, in forward passes: one, and a backward pass, which costs two; with SAM twice that."""
-    return 6 if self.config.step.get('sam') else 3
+    return flops.passes(self.config.step)
 
   @property
   def params(self) -> int:
@@ -183,9 +182,7 @@ class Plan:
   @functools.cached_property
   def flops_per_image(self) -> float:
     """Of the forward pass; in training the backward pass costs twice as much again."""
-    side = self.config.data.resolution
-    image = jax.ShapeDtypeStruct((1, side, side, 3), 'float32')
-    return 2 * flops.macs(self.model.apply, {'params': self.state.params}, image)
+    return flops.forward(self.model, self.state.params, self.config.data.resolution)
 
   @property
   def flops(self) -> float:
@@ -196,8 +193,8 @@ class Plan:
   def epochs(self) -> float:
     return self.config.total_steps * self.config.data.batch_size / self.images.number
 
-  def core_days(self, utilisation: float) -> float:
-    return self.flops / (self.slice.generation.peak * utilisation) / 86_400
+  def device_days(self, utilisation: float) -> float:
+    return self.flops / (self.slice.device.peak * utilisation) / 86_400
 
   @functools.cached_property
   def paper_core_days(self) -> int | None:
@@ -219,7 +216,7 @@ class Plan:
   def paper_utilisation(self) -> float | None:
     """The part of a TPUv3's peak that the paper's core-days come to."""
     days = self.paper_core_days
-    return days and self.flops / (days * 86_400 * accelerators.GENERATIONS['v3'].peak)
+    return days and self.flops / (days * 86_400 * accelerators.TPUS['v3'].peak)
 
   @property
   def state_bytes(self) -> int:
@@ -241,7 +238,7 @@ class Plan:
     inputs, insides = zip(*self.model.activations(self.config.data.resolution))
     remat = getattr(self.model, 'remat', 'none')  # not all models have one
     numbers = sum(insides) if remat == 'none' else sum(inputs) + max(insides)
-    return numbers * jax.numpy.dtype(self.model.dtype).itemsize * self.images_per_core // self.parts
+    return numbers * jax.numpy.dtype(self.model.dtype).itemsize * self.images_per_device // self.parts
 
   @property
   def bytes(self) -> int:
@@ -250,11 +247,22 @@ class Plan:
 
   @property
   def fits(self) -> bool:
-    return self.bytes <= self.slice.generation.usable * GIB
+    return self.bytes <= self.slice.device.usable * GIB
+
+  def needs_setting(self, size: int) -> bool:
+    """Whether a program of so many bytes fits a GPU only with `setting`."""
+    device = self.slice.device
+    return isinstance(device, accelerators.Gpu) and size > device.preallocated * GIB
+
+  @property
+  def setting(self) -> str:
+    return (f'XLA_CLIENT_MEM_FRACTION={accelerators.MEM_FRACTION:g} is needed: by default JAX takes '
+            f'{accelerators.DEFAULT_MEM_FRACTION:.0%} of a GPU, {self.slice.device.preallocated:.4g} GiB')
 
   def describe(self, utilisation: float) -> str:
-    core, gib = self.slice.generation, lambda size: f'{size / GIB:.3g}'
-    days = self.core_days(utilisation)
+    device, gib = self.slice.device, lambda size: f'{size / GIB:.3g}'
+    noun = device.noun
+    days = self.device_days(utilisation)
     rows = {
         'model': f'{type(self.model).__name__}, {self.params:,} parameters, '
                  + (f'{self.params_without_head:,} without the head' if self.model.num_classes else 'without a head, since '
@@ -262,16 +270,18 @@ class Plan:
                  + f'; {self.flops_per_image / 1e9:.3g} GFLOPs an image forward, {self.passes * self.flops_per_image / 1e9:.3g} in '
                  'training',
         'data': f'{self.config.data.dataset}: {self.images.number:,} images ({self.images.origin})',
-        'slice': f'{self.slice}: {self.slice.cores} cores; a core has {core.memory:g} GiB, {core.usable:g} of them for a '
-                 f'program, and a peak of {core.peak / 1e12:g} TFLOP/s in bfloat16',
-        'batch': f'{self.config.data.batch_size:,}, {self.images_per_core:,} a core'
+        'slice': f'{self.slice}: {self.slice.devices} {noun}{"s" * (self.slice.devices > 1)}; a {noun} has {device.memory:.4g} GiB, '
+                 f'{device.usable:.4g} of them for a program, and a peak of {device.peak / 1e12:g} TFLOP/s in bfloat16',
+        'batch': f'{self.config.data.batch_size:,}, {self.images_per_device:,} a {noun}'
                  + (f' in {self.parts} parts' if self.parts > 1 else ''),
         'steps': f'{self.config.total_steps:,}, {self.epochs:,.1f} epochs',
-        'memory': f'{gib(self.bytes)} GiB a core, an estimate, which {"fits" if self.fits else "DOES NOT FIT"}: '
+        'memory': f'{gib(self.bytes)} GiB a {noun}, an estimate, which {"fits" if self.fits else "DOES NOT FIT"}: '
                   f'{gib(self.state_bytes)} parameters and optimizer, {gib(self.gradient_bytes)} gradients, '
                   f'{gib(self.activation_bytes)} activations (estimated)',
         'time': f'{self.flops:.3g} FLOPs; at {utilisation:.0%} of the peak, which is an assumption, {days:,.3g} '
-                f'core-days, {days / self.slice.cores:,.3g} days'}
+                f'{noun}-days, {days / self.slice.devices:,.3g} days'}
+    if self.fits and self.needs_setting(self.bytes):
+      rows['setting'] = self.setting
     if self.paper_core_days:
       rows['paper'] = (f'{self.paper_core_days} TPUv3 core-days (Tables 2, 3), which is {self.paper_utilisation:.0%} of '
                        'the peak')

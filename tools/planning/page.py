@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import importlib.metadata
 import json
 import pathlib
 
@@ -34,7 +33,7 @@ def plan_all() -> list[arithmetic.Plan]:
 
 
 class Kept:
-  """What has been compiled, as JSON lines: one for each config, topology and number of images a core."""
+  """What has been compiled, as JSON lines: one for each config, topology and number of images a device."""
 
   def __init__(self, path: pathlib.Path):
     self.path = path
@@ -42,10 +41,10 @@ class Kept:
 
   @staticmethod
   def _key(row):
-    return row['config'], row['topology'], row['images_per_core']
+    return row['config'], row['topology'], row['images_per_core']  # of a device: the key dates from plans for TPUs alone
 
   def get(self, plan: arithmetic.Plan) -> dict | None:
-    return self._rows.get((plan.name, plan.slice.topology, plan.images_per_core))
+    return self._rows.get((plan.name, plan.slice.topology, plan.images_per_device))
 
   def same(self, topology: str, made_of: dict) -> dict | None:
     """The row of another config for the same topology, with the same program and compiler."""
@@ -62,20 +61,19 @@ def compile_all(plans: list[arithmetic.Plan], kept: Kept, after_each):
   for number, plan in enumerate(plans, 1):
     where = f'[{number}/{len(plans)}] {plan.name} for {plan.slice}'
     compiler.tell(f'{where}: lowering')
-    lowered = compiler.lower(plan, plan.images_per_core)
-    made_of = dict(jax=jax.__version__, libtpu=importlib.metadata.version('libtpu'),
-                   program=hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16])
+    lowered = compiler.lower(plan, plan.images_per_device)
+    made_of = dict(compiler.versions(plan.slice.device), program=hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16])
     row = kept.get(plan)
     if row and made_of.items() <= row.items():
       compiler.tell(f'{where}: up to date')
       continue
-    named = {'config': plan.name, 'topology': plan.slice.topology, 'images_per_core': plan.images_per_core, **made_of}
+    named = {'config': plan.name, 'topology': plan.slice.topology, 'images_per_core': plan.images_per_device, **made_of}
     if same := kept.same(plan.slice.topology, made_of):
       compiler.tell(f'{where}: the same program as of {same["config"]}')
       kept.put({**same, **named})
     else:
       compiler.tell(f'{where}: compiling, which takes minutes')
-      kept.put({**named, **compiler.compiled(lowered, compiler.counted_once(plan))})
+      kept.put({**named, **compiler.compiled(lowered, plan.slice.device, compiler.counted_once(plan))})
     after_each()
 
 
@@ -88,11 +86,11 @@ def page(plans: list[arithmetic.Plan], kept: Kept, utilisation: float, path: str
     paper = f'{plan.paper_core_days:,} ({plan.paper_utilisation:.0%})' if plan.paper_core_days else ''
     quick.append([
         name, f'{plan.params:,}', f'{plan.flops_per_image / 1e9:.3g}', f'{plan.images.number / 1e6:.3g} M',
-        f'{plan.config.total_steps:,}', f'{plan.epochs:.3g}', plan.slice, plan.images_per_core,
+        f'{plan.config.total_steps:,}', f'{plan.epochs:.3g}', plan.slice, plan.images_per_device,
         f'{gib(plan.state_bytes):.2f}', f'{gib(plan.bytes):.1f}', 'yes' if plan.fits else 'NO', f'{plan.flops:.2g}',
-        f'{plan.core_days(utilisation):,.0f}', paper])
+        f'{plan.device_days(utilisation):,.0f}', paper])
     row = kept.get(plan)
-    head = [name, plan.slice, plan.images_per_core]
+    head = [name, plan.slice, plan.images_per_device]
     if row is None:
       of_compiler.append([*head, 'not yet compiled', *[''] * 7])
     elif not row['fits']:
@@ -100,9 +98,9 @@ def page(plans: list[arithmetic.Plan], kept: Kept, utilisation: float, path: str
     else:
       known = lambda value, text: 'not reported' if value is None else text(value)
       of_compiler.append([
-          *head, f'{gib(row["peak_bytes"]):.2f}', f'{gib(row["peak_bytes"]) / plan.slice.generation.usable:.0%}',
+          *head, f'{gib(row["peak_bytes"]):.2f}', f'{gib(row["peak_bytes"]) / plan.slice.device.usable:.0%}',
           known(row['step_seconds'], lambda x: f'{x:.3f}'),
-          known(row['step_seconds'], lambda x: f'{plan.images_per_core / x:,.0f}'),
+          known(row['step_seconds'], lambda x: f'{plan.images_per_device / x:,.0f}'),
           known(row['accessed_bytes'], lambda x: f'{x / 1e9:.1f}'), f'{row["all_reduce_bytes"] / 2**20:,.0f}',
           f'{row["compile_seconds"]:.0f}', row['libtpu']])
   return f'''# The pre-training runs on TPU slices, as planned
@@ -115,7 +113,7 @@ Made by `python -m tools.plan --all --compile --out={path}`, with JAX {compiled_
 
 ## By arithmetic
 
-{_table(['config', 'parameters', 'GFLOPs an image, forward', 'images', 'steps', 'epochs', 'slice', 'images a core',
+{table(['config', 'parameters', 'GFLOPs an image, forward', 'images', 'steps', 'epochs', 'slice', 'images a core',
          'state, GiB a core', 'estimated, GiB a core', 'fits', 'FLOPs of training',
          f'core-days at {utilisation:.0%}', "paper's TPUv3 core-days"], quick)}
 
@@ -130,7 +128,7 @@ has their sources.
 The training step of train.py, whole, compiled for the slice by libtpu. The seconds to compile are those of the machine at
 hand, with whatever else it did.
 
-{_table(['config', 'slice', 'images a core', 'peak, GiB a core', 'of what a program may have', "XLA's seconds a step",
+{table(['config', 'slice', 'images a core', 'peak, GiB a core', 'of what a program may have', "XLA's seconds a step",
          'images/s a core, at most', 'GB accessed a step', 'MiB all-reduced a step', 'seconds to compile', 'libtpu'],
         of_compiler)}
 
@@ -139,5 +137,5 @@ speed. Where a step has a loop over blocks or parts of the batch, XLA counts its
 '''
 
 
-def _table(head: list[str], rows: list[list]) -> str:
+def table(head: list[str], rows: list[list]) -> str:
   return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in (head, ['---'] * len(head), *rows))
