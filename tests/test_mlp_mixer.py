@@ -28,10 +28,10 @@ SMALL = dict(name='mlp_mixer', num_classes=5, patch_size=4, num_blocks=3, hidden
 SHAPE = (8, 12, 3)
 
 # Ways to compute the same model. The first one is the paper's listing.
-FORMS = [dict(platform=platform, scan=scan, remat=remat) for platform in ('any', 'cpu') for scan in (False, True)
+FORMS = [dict(platform=platform, scan=scan, remat=remat) for platform in ('any', 'cpu', 'gpu') for scan in (False, True)
          for remat in ('none', 'block')]
 FORM_NAMES = [' '.join(map(str, form.values())) for form in FORMS]
-DAILY_FORMS = [FORMS[2], FORMS[4]]  # of the slowest tests: a scan of the listing, and a CPU's form
+DAILY_FORMS = [FORMS[2], FORMS[4], FORMS[8]]  # of the slowest tests: a scan of the listing, and a CPU's and a GPU's form
 
 NOISE = dict(dropout_rate=0.3, stochastic_depth=0.5, stochastic_depth_rule='rescaled')  # of all kinds
 
@@ -351,7 +351,7 @@ def xla_takes_bfloat16() -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize('noise', [{}, NOISE], ids=['', 'noise'])
 @pytest.mark.parametrize('form', [
-    pytest.param(form, marks=[] if form in DAILY_FORMS else [pytest.mark.slow]) for form in FORMS[4:]], ids=FORM_NAMES[4:])
+    pytest.param(form, marks=[] if form in DAILY_FORMS else [pytest.mark.slow]) for form in FORMS[4:8]], ids=FORM_NAMES[4:8])
 def test_a_cpus_products_of_bfloat16_are_those_that_xla_has_instructions_for(form, noise):
   """Summed in float32, and over the first operand's last axis; others are computed as float32's, or not at all."""
   model, params, images = small_model(dtype='bfloat16', **form, **noise)

@@ -169,7 +169,7 @@ def test_layer_scale_starts_where_the_paper_has_it_and_affine_as_the_identity():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('fields', [dict(scan=True), dict(remat='block'), dict(scan=True, remat='block')])
+@pytest.mark.parametrize('fields', [dict(scan=True), dict(remat='block'), dict(scan=True, remat='block'), dict(platform='gpu')])
 def test_forms_are_the_same_with_noise(fields):
   model, params = small(stochastic_depth=0.3, dropout_rate=0.2)
   keys, x = jax.random.split(jax.random.key(3), 4), images(4, SIDE)

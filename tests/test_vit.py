@@ -32,7 +32,8 @@ SHAPE = (8, 12, 3)
 # LLVM takes long over the random numbers of the start, which are soon computed without its care.
 FAST = {'xla_backend_optimization_level': 0}
 KINDS = [dict(), dict(pool='mean'), dict(representation_size=10)]
-FORMS = [dict(scan=scan, remat=remat) for scan in (False, True) for remat in ('none', 'block')]
+FORMS = [dict(platform=platform, scan=scan, remat=remat) for platform in ('any', 'gpu') for scan in (False, True)
+         for remat in ('none', 'block')]
 
 
 @functools.cache

@@ -133,7 +133,9 @@ class MlpMixer(nn.Module):
     scan: whether the blocks are one loop, which compiles once; the parameters are the same.
     remat: 'block' keeps of each block only its input for the backward pass, which computes the rest again. To save
       memory on a CPU it needs `scan`.
-    platform: what it is to run on: 'cpu' has its own implementation, with the same results (mlp_mixer_cpu.py).
+    platform: what it is to run on, with the same results: 'cpu' has its own implementation (mlp_mixer_cpu.py), and on a
+      'gpu' blocks keep less for the backward pass (scan_blocks.py). Neither has forward-mode derivatives (jax.jvp); 'any'
+      has them.
 
   With `capture_intermediates` (or the collection 'intermediates' mutable) it runs module by module, whatever `platform`
   and `scan` say, so that the outputs of all its modules are recorded.

@@ -116,7 +116,8 @@ class ResMlp(nn.Module):
     scan: whether the blocks are one loop, which compiles once; the parameters are the same.
     remat: 'block' keeps of each block only its input for the backward pass, which computes the rest again. To save
       memory on a CPU it needs `scan`.
-    platform: what it is to run on; the implementation is the same for all.
+    platform: what it is to run on: on a 'gpu' blocks keep less for the backward pass, with the same results
+      (scan_blocks.py), and there are no forward-mode derivatives (jax.jvp); 'any' has them.
   """
   num_classes: int | None
   patch_size: int

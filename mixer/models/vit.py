@@ -110,7 +110,7 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
   """Position embeddings, the blocks and the last LayerNorm. [B, N, C], [B] keys or None -> [B, N, C].
 
-  `scan` and `remat` are those of `VisionTransformer`.
+  `scan`, `remat` and `platform` are those of `VisionTransformer`.
   """
   num_blocks: int
   mlp_dim: int
@@ -121,6 +121,7 @@ class Encoder(nn.Module):
   param_dtype: FloatType
   scan: bool
   remat: str
+  platform: str
 
   @nn.compact
   def __call__(self, x, keys=None):
@@ -153,7 +154,8 @@ class VisionTransformer(nn.Module):
     scan: whether the blocks are one loop, which compiles once; the parameters are the same.
     remat: 'block' keeps of each block only its input for the backward pass, which computes the rest again. To save
       memory on a CPU it needs `scan`.
-    platform: what it is to run on; the implementation is the same for all.
+    platform: what it is to run on: on a 'gpu' blocks keep less for the backward pass, with the same results
+      (scan_blocks.py), and there are no forward-mode derivatives (jax.jvp); 'any' has them.
   """
   num_classes: int | None
   patch_size: int
@@ -190,7 +192,7 @@ class VisionTransformer(nn.Module):
       token = self.param('cls', nn.initializers.zeros, (1, 1, self.hidden_dim), self.param_dtype)
       x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.hidden_dim)), x], axis=1)
     x = Encoder(self.num_blocks, self.mlp_dim, self.num_heads, self.dropout_rate, self.stochastic_depth,
-                scan=self.scan, remat=self.remat, name='Transformer', **dtypes)(x, keys)
+                scan=self.scan, remat=self.remat, platform=self.platform, name='Transformer', **dtypes)(x, keys)
     x = x[:, 0].astype(jnp.float32) if self.pool == 'token' else jnp.mean(x, axis=1, dtype=jnp.float32)
     dense = lambda features, name, **inits: nn.Dense(features, name=name, dtype=jnp.float32,
                                                      param_dtype=self.param_dtype, **inits)
