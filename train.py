@@ -17,6 +17,7 @@ import ml_collections
 from mixer import configuration
 from mixer.configuration import instantiate
 from mixer.run import config_flags
+from mixer.run import run_flags
 
 with epy.lazy_imports():  # each at its first use, which --help, --list and a refused flag end before
   import jax
@@ -31,9 +32,11 @@ with epy.lazy_imports():  # each at its first use, which --help, --list and a re
   from mixer.run import devices
   from mixer.run import distributed
   from mixer.run import finished
+  from mixer.run import goodput
   from mixer.run import metric_logger
   from mixer.run import model_card
   from mixer.run import preemption
+  from mixer.run import profiling
   from mixer.run import summary
   from mixer.training import optim
   from mixer.training import train_step
@@ -42,22 +45,15 @@ with epy.lazy_imports():  # each at its first use, which --help, --list and a re
 WORKDIR = flags.DEFINE_string('workdir', None, 'For checkpoints, records and pictures, on disk or in a bucket (gs://); '
                               'default: runs/NAME_OF_CONFIG.')
 LIST = flags.DEFINE_bool('list', False, 'List the configs, and exit.')
-DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'This is one of several processes, which JAX detects: on a TPU '
-                                'slice, under SLURM, Open MPI or GKE.')
-COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0, where JAX cannot detect it.')
-NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'The number of processes; with --coordinator.')
-PROCESS_ID = flags.DEFINE_integer('process_id', None, 'The index of this process, from 0; with --coordinator.')
-JOIN_TIMEOUT = flags.DEFINE_integer('join_timeout', 300, 'Seconds to wait for the other processes to join.')
-LOST_TIMEOUT = flags.DEFINE_integer('lost_timeout', 60, 'Seconds after which a silent process counts as lost.')
+flags.adopt_module_key_flags(run_flags)
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
+def train(config: ml_collections.ConfigDict, workdir: str, profile_steps=None) -> dict[str, float]:
   """Trains to the last step and returns the final metrics, {'test/top1': ...}. Raises Preempted if asked to stop."""
   config_fields.check(config)
   data, evals, probes = input_pipeline.build_datasets(config, process_shard.ProcessShard.current())
   config = configuration.with_classes(config, data.source.class_names)
-  steps_per_epoch = data.source.num_examples / data.batch_size
-  config = configuration.epochs_to_steps(config, steps_per_epoch, distributed.print_on_main_process)
+  config = configuration.epochs_to_steps(config, data.source.num_examples / data.batch_size, distributed.print_on_main_process)
   total_steps = config.total_steps
   run = {**config.to_dict(), **data.identity}
   distributed.assert_equal_across_processes({**run, 'workdir': workdir})
@@ -68,7 +64,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   p_train_step = instantiate(train_step.make_train_step, 'step', config.step, hidden=('devices',), model=model,
                              optimizer=optimizer, learning_rate=learning_rate, seed=config.seed)
   compile_step = train_step.compile_ahead(p_train_step, jax.eval_shape(init), data.shapes)
-  preemption_handler = preemption.PreemptionHandler()
+  preemption_handler, clock = preemption.PreemptionHandler(), goodput.Clock()
   evaluate = evaluators.Evaluators(model, config.step.loss, evals, probes, configuration.probes_of(config),
                                    lambda batches: preemption_handler.check_before_each(prefetch.prefetch_to_device(batches)),
                                    ema=config.step.get('ema') is not None)
@@ -86,26 +82,33 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     state = jax.device_put(state, devices.replicated())  # a no-op for what init_replicated has made
     step = first_step = int(state.step)
     batches = prefetch.prefetch_to_device(itertools.islice(data.start(first_step), total_steps - first_step))
-    p_train_step, memory = compiling.result()
+    with clock.of('compilation'):
+      p_train_step, memory = compiling.result()
+    p_train_step = profiling.trace(p_train_step, profile_steps, workdir, first_step, total_steps)
     # From here until the last checkpoint is complete, a signal to stop is handled.
-    with preemption_handler, stack.pop_all(), metric_logger.MetricLogger(
-        workdir, first_step, total_steps, data.batch_size) as logger:
+    stack.callback(clock.count, 'checkpoints')  # for which the end of the loop waits
+    with preemption_handler, metric_logger.MetricLogger(
+        workdir, first_step, total_steps, data.batch_size, summary.peak_speed(model, state.params, data.resolution, config.step)) \
+        as logger, clock.loop(workdir, step, total_steps), stack.pop_all():
       logger.info(summary.describe(model, state.params, data, memory, first_step, total_steps))
       should_run = lambda step, every_steps: step % every_steps == 0 or step == total_steps
 
       def evaluate_and_checkpoint(step):
-        keep = step >= total_steps  # examples, for a picture
-        results = logger.log_eval(evaluate(state.params, keep, state.ema)) if should_run(step, config.eval_every_steps) else {}
+        results = {}
+        if should_run(step, config.eval_every_steps):
+          logger.check_finite()  # after the devices have taken the steps
+          with clock.of('evaluation'):
+            results = logger.log_eval(evaluate(state.params, step >= total_steps, state.ema))
         logger.write()
         if should_run(step, checkpoints.every_steps):
-          logger.check_finite()
-          logger.flush()
-          checkpoints.save(step, state, results)
+          logger.settle()
+          with clock.of('checkpoints'):
+            checkpoints.save(step, state, results)
         return results
 
       try:
         results = evaluate_and_checkpoint(step) if unfinished or step >= total_steps else {}
-        for step, batch in enumerate(batches, first_step + 1):
+        for step, batch in enumerate(clock.each(batches), first_step + 1):
           state, metrics = p_train_step(state, batch)
           devices.block_on_simulated_devices(metrics)
           logger.log_step(step, metrics)
@@ -114,10 +117,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
           preemption_handler.check()
           results = evaluate_and_checkpoint(step)
       except preemption.Preempted:
-        logger.check_finite()
-        logger.write()
-        logger.flush()
-        checkpoints.save_interrupted(step, state)
+        logger.settle()
+        with clock.of('checkpoints'):
+          checkpoints.save_interrupted(step, state)
         raise
   model_card.write_artifacts(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results,
                              samples=evaluate.samples)
@@ -131,11 +133,9 @@ def main(arguments):
     return print(done)
   config = config_flags.config(arguments)
   workdir = WORKDIR.value or config_flags.default_workdir()
-  devices.initialize(lambda: distributed.initialize_distributed(
-      DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, join_timeout=JOIN_TIMEOUT.value,
-      lost_timeout=LOST_TIMEOUT.value), cache=config_flags.CACHE.value, workdir=workdir)
+  devices.initialize(run_flags.initialize, cache=config_flags.CACHE.value, workdir=workdir)
   try:
-    described = metric_logger.describe(results := train(config, workdir))
+    described = metric_logger.describe(results := train(config, workdir, run_flags.PROFILE_STEPS.value))
   except preemption.Preempted:
     distributed.print_on_main_process(f'Interrupted. State saved; run the same command to resume: {workdir}')
     sys.exit(preemption.EXIT_PREEMPTED)

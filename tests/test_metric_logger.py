@@ -1,16 +1,21 @@
 import re
 import sys
+import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
 
 from mixer.evaluators import sample
+from mixer import models
 from mixer.run import accelerators
 from mixer.run import metric_logger
 from mixer.run import plots
 from mixer.run import records
 from mixer.run import sanity
+from mixer.run import summary
 
 
 def metrics(loss=1., grad_norm=2.):
@@ -120,9 +125,34 @@ def test_every_writer_gets_the_same_values(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('kind, word', [('TPU v2', 'core'), ('TPU v3', 'core'), ('TPU v4', 'device'), ('cpu', 'device'),
-                                        ('TPU v5 lite', 'device'), ('NVIDIA H100 80GB HBM3', 'device')])
+                                        ('TPU v5 lite', 'device'), ('NVIDIA H100 80GB HBM3', 'GPU'),
+                                        ('NVIDIA GeForce RTX 4090', 'GPU')])
 def test_only_what_is_half_a_chip_is_called_a_core(kind, word):
   assert accelerators.noun(kind) == word
+
+
+def test_the_utilisation_is_the_speed_over_that_at_the_peak(tmp_path, capsys):
+  with metric_logger.MetricLogger(tmp_path, first_step=0, total_steps=10, batch_size=8, peak_speed=1e3) as logger:
+    logger.log_step(1, metrics())
+    logger.log_progress()
+    logger.write()
+  record, = records.read(tmp_path / 'records.jsonl')
+  assert record['mfu'] == pytest.approx(record['images_per_s_per_core'] / 1e3)
+  assert f', MFU {record["mfu"]:.1%}, ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind, step, passes, peak', [
+    ('TPU v3', {}, 3, 61.5e12), ('NVIDIA H100 80GB HBM3', {}, 3, 989.4e12), ('TPU v4', {'sam': {'rho': 0.1}}, 6, 275e12),
+    ('cpu', {}, 3, None), ('NVIDIA GeForce RTX 4090', {}, 3, None)])
+def test_the_speed_at_the_peak(monkeypatch, kind, step, passes, peak):
+  model = models.build(name='mlp_mixer', num_classes=5, patch_size=4, num_blocks=2, hidden_dim=16, tokens_mlp_dim=10,
+                       channels_mlp_dim=24)
+  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
+  monkeypatch.setattr(summary.jax, 'devices', lambda: [types.SimpleNamespace(device_kind=kind)])
+  speeds = [summary.peak_speed(model.clone(scan=scan), params, 8, step) for scan in (False, True)]
+  # 4 tokens: the stem, two blocks of token and channel mixing, and the head.
+  macs = 4 * 48 * 16 + 2 * 2 * (16 * 4 * 10 + 4 * 16 * 24) + 16 * 5
+  assert speeds == [peak and pytest.approx(peak / (2 * passes * macs))] * 2
 
 
 def test_a_log_file_gets_plain_lines(logger, capsys):

@@ -16,6 +16,7 @@ from conftest import ROOT
 from mixer import configuration
 from mixer import models
 from mixer.run import config_flags
+from mixer.run import goodput
 from mixer.run import model_card
 from mixer.run import plots
 from mixer.run import records
@@ -77,6 +78,9 @@ def test_a_card_says_what_was_reached_on_what_and_by_what(finished):
   assert f'| commit | {start["commit"]} |' in text and f'jax {jax.__version__}' in text
   assert f'| device-hours | {8 * end["seconds"] / 3600:.3g} |' in text
   assert f'| wall time | {end["seconds"]:,.0f} s in the training loop; 1 start |' in text
+  account = goodput.account(goodput.read(workdir))
+  assert f'| time | [{account}](goodput.png) |' in text and (workdir / 'goodput.png').exists()
+  assert sum(account.seconds.values()) == pytest.approx(account.total, rel=1e-3) and min(account.seconds.values()) >= 0
   shown = json.loads(re.search(r'```json\n(.*?)\n```', text, re.S)[1])
   run = json.loads((workdir / 'config.json').read_text())
   assert {**shown, 'contents': 'digits/1.0.0, 1437 examples', **{
@@ -246,7 +250,9 @@ def test_work_that_is_not_known_is_not_claimed(arguments):
   event = {**event, 'step': 0}
   arguments['events'] = [event, event, {**event, 'event': 'end', 'step': 50, 'seconds': 9.}]
   assert '| wall time | at least 9 s in the training loop; 2 starts; 1 of them without' in model_card.text(**arguments)
-  assert '| hardware | 64 x TPU v3 on 8 hosts (a \\| b) |' in text
+  assert '| hardware | 64 x TPU v3 on 8 hosts (a \\| b) |' in text and 'MFU' not in text
+  assert '| MFU | 45.0% of the peak in bfloat16, the median of what was logged |' in model_card.text(
+      **arguments, utilisations=[0.45, 0.1, 0.5])
 
 
 def test_what_cannot_be_made_is_told_and_is_no_error(arguments, tmp_path, monkeypatch, capsys):

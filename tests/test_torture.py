@@ -52,6 +52,8 @@ def finished(tmp_path_factory):
   (workdir / 'records.jsonl').write_text(records(range(1, 7)))
   (workdir / 'learning_curves.png').write_bytes(b'a picture')
   (workdir / 'config.json').write_text('{}')
+  (workdir / 'goodput.jsonl').write_text(json.dumps(
+      dict(start=0, time=10, step=6, training=4, starting=3, compilation=2, input=1, checkpoints=0, evaluation=0)) + '\n')
   (workdir / 'interrupted').mkdir()
   return workdir
 
@@ -93,6 +95,8 @@ def metrics_left(workdir):
      'learning_curves.png: not the same bytes'),
     (lambda workdir: (workdir / 'interrupted' / '5').mkdir(), "interrupted: [] and ['5']"),
     (lambda workdir: (workdir / 'learning_curves.png').unlink(), 'files: '),
+    (lambda workdir: (workdir / 'goodput.jsonl').write_text((workdir / 'goodput.jsonl').read_text().replace('4', '5')),
+     'goodput.jsonl: its parts do not add up to 10 s: '),
 ])
 def test_a_difference_is_reported_with_both_sides(finished, tmp_path, change, text):
   other = shutil.copytree(finished, tmp_path / 'run')

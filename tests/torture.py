@@ -7,7 +7,8 @@ The run is train.py as people start it: a tiny Mixer on the embedded digits, on 
 random numbers or keeps a state: crops, flips, RandAugment, mixup, dropout, stochastic depth, accumulation, evaluations and
 checkpoints every few steps, the best one kept. A fault interrupts it, it is restarted, interrupted again ... until it
 completes. Then each array of each checkpoint must equal the reference's bit for bit, and so must the steps of the
-checkpoints, the records and the pictures. The first difference ends the program and leaves both work directories.
+checkpoints, the records and the pictures; and the account of its time must add up. The first difference ends the program
+and leaves both work directories.
 
 A fault is SIGKILL or, for a share of them, SIGTERM: then the run must exit with the code preemption.EXIT_PREEMPTED, and
 resume without losing a step. Of several processes, with two simulated devices each, one gets the signal: SIGTERM must
@@ -42,6 +43,7 @@ import orbax.checkpoint as ocp
 
 from mixer import jsonl
 from mixer.run import checkpoint_integrity
+from mixer.run import goodput
 from mixer.run import preemption
 from mixer import trees
 from mixer import user_errors
@@ -75,7 +77,7 @@ END_S = 60  # for what a fault did not end at once; more than JOIN_S and LOST_S
 JOIN_S, LOST_S = 30, 10
 MORE_STEPS = 5  # after SIGTERM; it is one or two, but reading from outside lags behind
 # Top-level files that are not compared as bytes: they name folders, times and starts.
-UNLIKE = ('finished.json', 'config.json', 'records.jsonl', 'history.jsonl', 'card.md')
+UNLIKE = ('finished.json', 'config.json', 'records.jsonl', 'history.jsonl', 'card.md', 'goodput.jsonl', 'goodput.png')
 
 
 class Failure(Exception):
@@ -400,6 +402,11 @@ def compare(one: pathlib.Path, other: pathlib.Path) -> list[str]:
       lines.append(f'{what}: {left} and {right}')
   names = [sorted(path.name for path in workdir.iterdir()) for workdir in (one, other)]
   check('files', *names)
+  for workdir in (one, other):
+    times = goodput.read(workdir)
+    account, wall = goodput.account(times), times[-1]['time'] - times[0]['start'] if times else 0.
+    if not (account and abs(account.total - wall) < 0.005 * wall and min(account.seconds.values()) >= 0 and account.goodput > 0):
+      lines.append(f'{goodput.FILE}: its parts do not add up to {wall} s: {account and account.seconds}')
   kept = [sorted(path.name for path in (workdir / 'checkpoints').iterdir()) for workdir in (one, other)]
   check('checkpoints', *kept)
   check('interrupted', *(sorted(os.listdir(workdir / 'interrupted')) for workdir in (one, other)))

@@ -12,10 +12,12 @@ from mixer.run import records
 from mixer.run import run_history
 from mixer import storage
 from mixer.wording import counted
+from mixer.wording import duration
 
 FORMATS = {'top1': 'top-1 {:.2%}', 'top5': 'top-5 {:.2%}', 'precision_at_1': 'precision@1 {:.2%}',
            'recall_at_5': 'recall@5 {:.2%}', 'loss': 'loss {:.4f}'}
 AVERAGED = ('loss', 'top1')  # metrics of a step whose mean over the steps since the last line is logged, too
+MFU = 'mfu'  # in records: the model FLOPs utilisation, a part of the devices' peak
 FLUSH_EVERY_S = 120  # how long it may take until a bucket has what was logged
 ADVICE = 'Lower the learning rate, lengthen the warmup or clip the gradients'
 
@@ -67,11 +69,14 @@ class MetricLogger:
   same means as an uninterrupted one: {"step": 281, "steps": 5, "loss": the sum over these 5 steps}.
   """
 
-  def __init__(self, workdir, first_step: int, total_steps: int, batch_size: int):
-    """Starts after `first_step` of `total_steps` steps, of `batch_size` images each (over all devices)."""
+  def __init__(self, workdir, first_step: int, total_steps: int, batch_size: int, peak_speed: float | None = None):
+    """Starts after `first_step` of `total_steps` steps, of `batch_size` images each (over all devices).
+
+    `peak_speed` is that of `summary.peak_speed`; with it the utilisation of the devices is logged.
+    """
     workdir = storage.path_of(workdir)
     is_main = jax.process_index() == 0
-    self._total, self._batch_size = total_steps, batch_size
+    self._total, self._batch_size, self._peak_speed = total_steps, batch_size, peak_speed
     self._writers = make_writers(workdir, first_step) if is_main else []
     self._unlogged = workdir / 'unlogged.jsonl' if is_main else None
     # Of the metrics in AVERAGED, over the 'steps' since the last line.
@@ -140,9 +145,12 @@ class MetricLogger:
     self._values['images_per_s_per_core'] = speed  # of a device: the name dates from before runs on CPUs
     progress = ', '.join(FORMATS[name].format(value) for name, value in means.items())
     progress += f', {speed:,.0f} images/s/{accelerators.noun(jax.devices()[0].device_kind)}'
+    if self._peak_speed:
+      self._values[MFU] = speed / self._peak_speed
+      progress += f', MFU {self._values[MFU]:.1%}'
     self._bar.set_postfix_str(progress)
     if self._prints_lines:
-      left = _duration((self._total - self._step) * seconds / max(steps, 1))
+      left = duration((self._total - self._step) * seconds / max(steps, 1))
       self.info(f'step {self._step:,} of {self._total:,} ({self._step / self._total:.1%}), {progress}, {left} left')
     self._restart_clock()
 
@@ -172,6 +180,12 @@ class MetricLogger:
         self.flush()
     self._values = {}
 
+  def settle(self):
+    """Waits for all steps so far, and stores what was logged. Raises a FloatingPointError as `check_finite` does."""
+    self.check_finite()
+    self.write()
+    self.flush()
+
   def flush(self):
     """Returns when all that was written is stored."""
     if self._sums and not self._pending and self._unlogged:
@@ -194,9 +208,3 @@ def describe(metrics: dict[str, float]) -> str:
   show = lambda name: ', '.join(text.format(metrics[f'{name}/{key}']) for key, text in {**FORMATS, **shots}.items()
                                 if f'{name}/{key}' in metrics)
   return '; '.join(f'{name}: {show(name)} on {counted(metrics[f"{name}/examples"], "image")}' for name in names)
-
-
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours} h {minutes} min' if hours else f'{minutes} min {seconds} s' if minutes else f'{seconds} s'

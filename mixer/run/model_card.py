@@ -7,6 +7,7 @@ starting a finished run again writes the same one.
 from collections.abc import Sequence
 import json
 import shlex
+import statistics
 import sys
 
 from etils import epy
@@ -15,6 +16,8 @@ import jax
 from mixer import configuration
 from mixer import models
 from mixer.run import accelerators
+from mixer.run import goodput
+from mixer.run import metric_logger
 from mixer.run import records
 from mixer.run import run_history
 from mixer.run import sanity
@@ -49,13 +52,18 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
       lines, results, samples, loss=run['step']['loss'], num_classes=run['model']['num_classes'],
       pretrained='start_from' in run)),
            'learning_curves.png': lambda path: plots.learning_curves(lines, path)}
+  times = goodput.read(workdir)
+  if account := goodput.account(times):
+    print(account, file=sys.stderr)
+    parts['goodput.png'] = lambda path: plots.goodput(times, path)
   for name, sample in samples.items():
     parts[f'predictions_{name}.png'] = (
         lambda path, name=name, sample=sample: plots.predictions(sample, evals[name].source.class_names, path))
   count = trees.count(params)
   parts['card.md'] = lambda path: storage.write(path, text(
       workdir, run=run, source=source, parameters=count, results=results, events=run_history.read(workdir),
-      warnings=warnings, evals={name: batches.source for name, batches in evals.items()}))
+      warnings=warnings, evals={name: batches.source for name, batches in evals.items()},
+      utilisations=[line[metric_logger.MFU] for line in lines if metric_logger.MFU in line], account=account))
   for name, make in parts.items():
     try:
       make(folder / name)
@@ -67,10 +75,12 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
 
 
 def text(workdir, *, run: dict, source, parameters: int, results: dict, events: list[dict],
-         warnings: Sequence[str] = (), evals: dict | None = None) -> str:
+         warnings: Sequence[str] = (), evals: dict | None = None, utilisations: Sequence[float] = (),
+         account: goodput.Account | None = None) -> str:
   """The card, in Markdown. The arguments are those of `write_artifacts`.
 
-  `parameters` is their number, `events` the history, `warnings` those of `sanity.warnings`; `evals` are sources here.
+  `parameters` is their number, `events` the history, `warnings` those of `sanity.warnings`; `evals` are sources here, and
+  `utilisations` the records' MFU, and `account` of the time.
   """
   config = {name: value for name, value in run.items() if name not in configuration.NOT_FIELDS}
   model, batch = config['model'], config['data']['batch_size']
@@ -94,7 +104,7 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
       '```sh\n' + '\n'.join(_commands(workdir, name, config)) + '\n```',
       '## Data', _table(('for', 'dataset', 'split', 'images'), _data(config, source, results, run['contents'], evals or {})),
       f'Training images: {run["contents"]}.' + (' Classes: [classes.txt](classes.txt).' if source.class_names else ''),
-      '## Compute', _table(('', ''), _compute(events)),
+      '## Compute', _table(('', ''), _compute(events, utilisations, account)),
       '## Config', '<details><summary>All fields</summary>', f'```json\n{json.dumps(config, indent=2)}\n```', '</details>']
   return '\n\n'.join(parts) + '\n'
 
@@ -136,7 +146,7 @@ def _data(config, source, results, contents, evals):
     yield (name, *split(section['test']), f'{results[f"{name}/examples"]:,}')
 
 
-def _compute(events):
+def _compute(events, utilisations, account):
   if not any(event['event'] == 'start' for event in events):
     return [('compute', 'not recorded')]
   totals = run_history.totals(events)
@@ -150,10 +160,13 @@ def _compute(events):
   wall = f'{totals.seconds / 3600:,.1f} h' if totals.seconds >= 3600 else f'{totals.seconds:,.0f} s'
   core_hours = f'{totals.core_hours:,.0f}' if totals.core_hours >= 100 else f'{totals.core_hours:.3g}'
   kinds = {accelerators.noun(event['device']) for event in events if event['event'] == 'start'}
-  noun = 'core' if kinds == {'core'} else 'device'
+  noun = kinds.pop() if len(kinds) == 1 else 'device'
   return [('hardware', '; then '.join(totals.hardware)),
           ('wall time', f'{least}{wall} in the training loop; {"; ".join(notes)}'),
           (f'{noun}-hours', f'{least}{core_hours}'),
+          *([('MFU', f'{statistics.median(utilisations):.1%} of the peak in bfloat16, the median of what was logged')]
+            if utilisations else []),
+          *([('time', f'[{account}](goodput.png)')] if account else []),
           ('commit', ', then '.join(totals.commits)),
           ('versions', '; then '.join(totals.versions))]
 

@@ -3,6 +3,7 @@
 import jax
 
 from mixer import flops
+from mixer.run import accelerators
 from mixer import trees
 from mixer.wording import counted
 
@@ -16,8 +17,7 @@ def describe(model, params, data, memory, first_step: int, total_steps: int) -> 
     first_step: the number of steps already taken.
   """
   source, batch_size, resolution = data.source, data.batch_size, data.resolution
-  image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), 'float32')
-  flops_per_image = 2 * flops.macs(model.apply, {'params': params}, image)
+  flops_per_image = flops.forward(model, params, resolution)
   mib = lambda size: f'{size / 2**20:,.0f} MiB'
   devices, hosts = jax.device_count(), jax.process_count()
   rows = {
@@ -33,3 +33,13 @@ def describe(model, params, data, memory, first_step: int, total_steps: int) -> 
     rows['memory'] = (f'{mib(memory.argument_size_in_bytes + memory.temp_size_in_bytes)} a device in a step: '
                       f'{mib(memory.argument_size_in_bytes)} state and batch, {mib(memory.temp_size_in_bytes)} temporary')
   return '\n'.join(f'{name:<8} {text}' for name, text in rows.items())
+
+
+def peak_speed(model, params, resolution: int, step) -> float | None:
+  """Images/s at which the training step would take all of a device's peak FLOP/s; None if the peak is unknown.
+
+  Speed over this is the model FLOPs utilisation, MFU. The peak is that of bfloat16, whatever the model computes in.
+  `step` is the config's section.
+  """
+  device = accelerators.of_kind(jax.devices()[0].device_kind)
+  return device and device.peak / (flops.passes(step) * flops.forward(model, params, resolution))
