@@ -50,7 +50,7 @@ paper: .venv/run
 # --no-deps: what is used of timm and mlxtend needs neither torchvision, which must fit the build of PyTorch, nor pandas.
 # .venv/cuda: in .venv itself, JAX's plugin for CUDA would slow down all other starts.
 .venv/extras: .venv/test
-	$(PIP) install --quiet --editable '.[onnx,tpu,hub]' $(call pin,torch) --constraint requirements.lock
+	$(PIP) install --quiet --editable '.[onnx,tpu,hub,wandb]' $(call pin,torch) --constraint requirements.lock
 	$(PIP) install --quiet --no-deps $(call pin,timm) $(call pin,mlxtend)
 	$(PIP) install --quiet --target .venv/cuda 'jax[cuda13]' --constraint requirements.lock
 	@touch $@

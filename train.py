@@ -48,7 +48,7 @@ LIST = flags.DEFINE_bool('list', False, 'List the configs, and exit.')
 flags.adopt_module_key_flags(run_flags)
 
 
-def train(config: ml_collections.ConfigDict, workdir: str, profile_steps=None) -> dict[str, float]:
+def train(config: ml_collections.ConfigDict, workdir: str, profile_steps=None, wandb=None) -> dict[str, float]:
   """Trains to the last step and returns the final metrics, {'test/top1': ...}. Raises Preempted if asked to stop."""
   config_fields.check(config)
   data, evals, probes = input_pipeline.build_datasets(config, process_shard.ProcessShard.current())
@@ -88,8 +88,8 @@ def train(config: ml_collections.ConfigDict, workdir: str, profile_steps=None) -
     # From here until the last checkpoint is complete, a signal to stop is handled.
     stack.callback(clock.count, 'checkpoints')  # for which the end of the loop waits
     with preemption_handler, metric_logger.MetricLogger(
-        workdir, first_step, total_steps, data.batch_size, summary.peak_speed(model, state.params, data.resolution, config.step)) \
-        as logger, clock.loop(workdir, step, total_steps), stack.pop_all():
+        workdir, first_step, total_steps, data.batch_size, summary.peak_speed(model, state.params, data.resolution, config.step),
+        wandb) as logger, clock.loop(workdir, step, total_steps), stack.pop_all():
       logger.info(summary.describe(model, state.params, data, memory, first_step, total_steps))
       should_run = lambda step, every_steps: step % every_steps == 0 or step == total_steps
 
@@ -135,7 +135,7 @@ def main(arguments):
   workdir = WORKDIR.value or config_flags.default_workdir()
   devices.initialize(run_flags.initialize, cache=config_flags.CACHE.value, workdir=workdir)
   try:
-    described = metric_logger.describe(results := train(config, workdir, run_flags.PROFILE_STEPS.value))
+    described = metric_logger.describe(results := train(config, workdir, run_flags.PROFILE_STEPS.value, run_flags.WANDB.value))
   except preemption.Preempted:
     distributed.print_on_main_process(f'Interrupted. State saved; run the same command to resume: {workdir}')
     sys.exit(preemption.EXIT_PREEMPTED)

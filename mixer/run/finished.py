@@ -62,7 +62,7 @@ def load_for_command_line(arguments: list[str]) -> str | None:
   values = flags.FlagValues()
   flags.DEFINE_string('workdir', None, '', flag_values=values)
   config_flags.define(values)
-  for name in ('profile_steps',):  # of a run that still trains
+  for name in ('profile_steps', 'wandb'):  # of a run that still trains
     flags.DEFINE_string(name, None, '', flag_values=values)
   try:
     if len(config_flags.parse(arguments, values)) > 1:

@@ -10,6 +10,7 @@ import tqdm
 from mixer.run import accelerators
 from mixer.run import records
 from mixer.run import run_history
+from mixer.run import wandb_writer
 from mixer import storage
 from mixer.wording import counted
 from mixer.wording import duration
@@ -22,10 +23,10 @@ FLUSH_EVERY_S = 120  # how long it may take until a bucket has what was logged
 ADVICE = 'Lower the learning rate, lengthen the warmup or clip the gradients'
 
 
-def make_writers(workdir, first_step: int) -> list:
+def make_writers(workdir, first_step: int, wandb: str | None = None) -> list:
   """Where metrics go, besides the terminal. The main process alone has writers.
 
-  To log elsewhere too, such as to Weights & Biases, add a class with these methods here and an instance to the list:
+  To log elsewhere too, add a class with these methods here and an instance to the list:
     write(step, values: dict[str, float]): called at most once a step; {'train/loss': 2.3, 'test/top1': 0.5, ...}.
     flush(): before each checkpoint, and now and then. What was written must be stored when it returns.
     close(): at the end of the run, after flush().
@@ -33,8 +34,10 @@ def make_writers(workdir, first_step: int) -> list:
   Args:
     workdir: of the run.
     first_step: the run resumes after it; what was logged of later steps must be dropped.
+    wandb: a project of Weights & Biases.
   """
-  return [records.Writer(workdir / 'records.jsonl', first_step), TensorBoardWriter(workdir / 'tensorboard')]
+  more = [wandb_writer.WandbWriter(workdir, wandb)] if wandb else []
+  return [records.Writer(workdir / 'records.jsonl', first_step), TensorBoardWriter(workdir / 'tensorboard'), *more]
 
 
 class TensorBoardWriter:
@@ -69,15 +72,17 @@ class MetricLogger:
   same means as an uninterrupted one: {"step": 281, "steps": 5, "loss": the sum over these 5 steps}.
   """
 
-  def __init__(self, workdir, first_step: int, total_steps: int, batch_size: int, peak_speed: float | None = None):
+  def __init__(self, workdir, first_step: int, total_steps: int, batch_size: int, peak_speed: float | None = None,
+               wandb: str | None = None):
     """Starts after `first_step` of `total_steps` steps, of `batch_size` images each (over all devices).
 
-    `peak_speed` is that of `summary.peak_speed`; with it the utilisation of the devices is logged.
+    `peak_speed` is that of `summary.peak_speed`; with it the utilisation of the devices is logged. `wandb` is a project of
+    Weights & Biases, which gets the metrics, too.
     """
     workdir = storage.path_of(workdir)
     is_main = jax.process_index() == 0
     self._total, self._batch_size, self._peak_speed = total_steps, batch_size, peak_speed
-    self._writers = make_writers(workdir, first_step) if is_main else []
+    self._writers = make_writers(workdir, first_step, wandb) if is_main else []
     self._unlogged = workdir / 'unlogged.jsonl' if is_main else None
     # Of the metrics in AVERAGED, over the 'steps' since the last line.
     self._sums = records.at(self._unlogged, first_step) if is_main else {}

@@ -1,4 +1,6 @@
-"""Flags of train.py: several processes, traces."""
+"""Flags of train.py: several processes, traces, Weights & Biases."""
+
+import importlib.util
 
 from absl import flags
 from etils import epy
@@ -18,6 +20,10 @@ PROFILE_STEPS = flags.DEFINE_string('profile_steps', None, 'FIRST:END, steps to 
                                     'included.')
 flags.register_validator('profile_steps', lambda steps: steps is None or profiling.parse(steps) is not None,
                          'it must be FIRST:END, such as 100:105')
+WANDB = flags.DEFINE_string('wandb', None, 'A project of Weights & Biases, which gets the metrics, too; needs the extra wandb. '
+                            'With WANDB_MODE=offline in the environment they are kept for `wandb sync`.')
+flags.register_validator('wandb', lambda project: project is None or importlib.util.find_spec('wandb') is not None,
+                         "needs the extra wandb, which is not installed here: pip install -e '.[wandb]' -c requirements.lock")
 
 
 def initialize():
