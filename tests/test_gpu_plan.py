@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import pytest
 
 from configs import mixer_b16_i1k
@@ -98,6 +99,21 @@ def test_a_compiled_step_is_compared_with_the_memory_of_the_card(gib, expected):
   text = compiler.describe_compiled(plan, result, 8)
   assert expected in text and 'kernels   4' in text
   assert ('XLA_CLIENT_MEM_FRACTION=0.9 is needed' in text) == (gib == 60)
+
+
+def test_a_product_that_xla_cannot_tile_without_a_card_is_the_librarys():
+  tried = []
+  def compile_with(options):
+    tried.append(options)
+    if len(tried) == 1:
+      raise jax.errors.JaxRuntimeError("INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot.476")
+    return 'compiled'
+  assert gpu_target.compile_step(types.SimpleNamespace(compile=compile_with)) == 'compiled'
+  assert [options.get('xla_gpu_enable_triton_gemm') for options in tried] == [None, False]
+  def fail(options):
+    raise jax.errors.JaxRuntimeError('INTERNAL: another')
+  with pytest.raises(jax.errors.JaxRuntimeError, match='another'):
+    gpu_target.compile_step(types.SimpleNamespace(compile=fail))
 
 
 def test_without_the_compiler_the_command_that_installs_it_is_told(monkeypatch):

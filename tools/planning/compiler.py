@@ -81,7 +81,7 @@ def compiled(lowered, device: accelerators.Tpu | accelerators.Gpu, counted_once:
   devices.release_free_memory()  # of the compilation before: one leaves gigabytes
   began = time.monotonic()
   try:
-    step = lowered.compile(gpu_target.COMPILER_OPTIONS) if device.platform == 'gpu' else lowered.compile()
+    step = gpu_target.compile_step(lowered) if device.platform == 'gpu' else lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise

@@ -8,9 +8,12 @@ so that kernels, and with them some temporary memory, may differ on one.
 import dataclasses
 import importlib.util
 
+import jax
+
 from mixer.run import accelerators
 
-COMPILER_OPTIONS = {'xla_gpu_autotune_level': 0}
+OPTIONS = {'xla_gpu_autotune_level': 0}
+LIBRARY_PRODUCTS = {'xla_gpu_enable_triton_gemm': False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,20 @@ def devices_of(slice_: accelerators.Slice) -> list:
   card = slice_.topology.partition(':')[0]
   shape = f'1x{slice_.machines}x{slice_.devices // slice_.machines}'  # slices, machines in each, GPUs in each of them
   return topologies.get_topology_desc(card, 'cuda', target_config=target_config(card), topology=shape).devices
+
+
+def compile_step(lowered):
+  """`lowered.compile()`, without a card.
+
+  The tiling that XLA gives a product when it cannot try others does not suit some shapes, as of ViT: such a step is
+  compiled with the library's products instead of XLA's own.
+  """
+  try:
+    return lowered.compile(OPTIONS)
+  except jax.errors.JaxRuntimeError as error:
+    if 'output tile sizes' not in str(error):
+      raise
+    return lowered.compile({**OPTIONS, **LIBRARY_PRODUCTS})
 
 
 def plugin() -> str:
