@@ -377,7 +377,7 @@ def test_speeds_of_other_hardware_stand_apart_and_each_says_its_own():
       ('unknown', ['7.0'])]
   shown = entries.of([one.id for one in collection.throughputs], collection, {})
   units = [re.search(r'images/s/(\w+),', dict(entry.facts)['results'])[1] for entry in shown]
-  assert units == ['GPU', 'core', 'device', 'device', 'device']
+  assert units == ['device', 'core', 'GPU', 'device', 'device']
 
 
 @pytest.mark.parametrize('number, text', [(1, 'Mixer, 1 block, 64 wide, patch 4'), (2, 'Mixer, 2 blocks, 64 wide, patch 4')])
