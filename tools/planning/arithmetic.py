@@ -284,7 +284,7 @@ class Plan:
       rows['setting'] = self.setting
     if self.paper_core_days:
       rows['paper'] = (f'{self.paper_core_days} TPUv3 core-days (Tables 2, 3), which is {self.paper_utilisation:.0%} of '
-                       'the peak')
+                       "a TPUv3's peak")
     return aligned(rows)
 
 
