@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -93,6 +94,15 @@ def test_a_run_that_had_ended_writes_the_same_card(finished):
   (workdir / 'card.md').unlink()
   train.train(config, str(workdir))
   assert (workdir / 'card.md').read_bytes() == before
+
+
+def test_the_last_lines_say_what_the_time_went_to(finished, tmp_path, capsys, monkeypatch):
+  workdir, config = finished
+  copy = shutil.copytree(workdir, tmp_path / 'run')
+  monkeypatch.setattr(model_card.records, 'read', lambda path: [{'step': 1, 'train/loss': 1., 'mfu': 0.25}])
+  train.train(config, str(copy))
+  lines = capsys.readouterr().err.splitlines()
+  assert f'{goodput.account(goodput.read(workdir))}; MFU 25.0%' in lines
 
 
 def test_the_commands_take_a_line_each_and_are_short(finished):

@@ -53,8 +53,10 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
       pretrained='start_from' in run)),
            'learning_curves.png': lambda path: plots.learning_curves(lines, path)}
   times = goodput.read(workdir)
+  utilisations = [line[metric_logger.MFU] for line in lines if metric_logger.MFU in line]
   if account := goodput.account(times):
-    print(account, file=sys.stderr)
+    mfu = [f'MFU {statistics.median(utilisations):.1%}'] if utilisations else []
+    print(account, *mfu, sep='; ', file=sys.stderr)
     parts['goodput.png'] = lambda path: plots.goodput(times, path)
   for name, sample in samples.items():
     parts[f'predictions_{name}.png'] = (
@@ -63,7 +65,7 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
   parts['card.md'] = lambda path: storage.write(path, text(
       workdir, run=run, source=source, parameters=count, results=results, events=run_history.read(workdir),
       warnings=warnings, evals={name: batches.source for name, batches in evals.items()},
-      utilisations=[line[metric_logger.MFU] for line in lines if metric_logger.MFU in line], account=account))
+      utilisations=utilisations, account=account))
   for name, make in parts.items():
     try:
       make(folder / name)
