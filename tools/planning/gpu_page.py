@@ -51,6 +51,8 @@ def page(plans: list[arithmetic.Plan], kept: pages.Kept, topologies: str, path: 
         *(['not yet compiled', *[''] * 5] if row is None else [
             f'{gib(row["peak_bytes"]):.1f}', _fits(plan, row), f'{gib(row["peak_bytes"]) / device.usable:.0%}',
             f'{row["all_reduce_bytes"] / 2**20:,.0f}', f'{row["kernels"]:,}', f'{row["compile_seconds"]:.0f}'])])
+  pending = sum(kept.get(plan) is None for plan in plans)
+  pending = pending and f' {pending} of the {len(plans)} are not yet compiled, and have the estimate alone.'
   versions = ', '.join(sorted({row['jax'] for plan in plans if (row := kept.get(plan))}))
   devices = {plan.slice.device.title: plan.slice.device for plan in plans}
   table = pages.table(['config', 'GPUs', 'images a GPU', 'parameters', 'state, GiB a GPU', 'estimated, GiB a GPU',
@@ -63,7 +65,7 @@ which setting.
 
 Made by `python -m tools.plan --all --topology={topologies} --compile --out={path}`{versions and f', with JAX {versions}'},
 without a GPU. For one config, and other GPUs: `python -m tools.plan --config=configs/mixer_b16_i21k.py --topology=h100:4x8
---compile`. Nothing here was measured on a GPU.
+--compile`. Nothing here was measured on a GPU.{pending or ''}
 
 **The setting.** JAX allocates {accelerators.DEFAULT_MEM_FRACTION:.0%} of a GPU's memory at its start, and JAX 0.10.2 no more later. What
 "fits with the setting" needs `XLA_CLIENT_MEM_FRACTION={accelerators.MEM_FRACTION:g}` in train.py's environment; the rest
