@@ -140,8 +140,11 @@ def test_the_table_is_aligned_and_class_names_come_from_a_file(folder, capsys):
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 5 and len({len(line) for line in lines}) == 1
   assert {line.index('class') for line in lines} == {lines[0].index('class')}
-  best = expected_of(folder / 'images/0.png').argmax()
-  assert lines[1].split()[1:4] == ['class,', str(10**best), f'{expected_of(folder / "images/0.png")[best]:.2%}']
+  expected = expected_of(folder / 'images/0.png')
+  _, *name, probability = lines[1].split()[:4]
+  assert name == ['class,', str(10**expected.argmax())] and re.fullmatch(r'\d+\.\d\d%', probability)
+  # TensorFlow resizes; on some CPUs a few of its pixels round otherwise.
+  assert float(probability[:-1]) / 100 == pytest.approx(expected.max(), abs=1e-3)
   assert lines[2].startswith(' ' * len(str(folder)))
 
 
