@@ -111,12 +111,11 @@ def test_the_real_gcloud_takes_the_commands_when_pasted(paste, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('page', ['tpu.md', 'gpu.md'])
-def test_the_commands_of_the_page_can_be_pasted(page, paste, tmp_path):
-  page = (ROOT / 'docs' / page).read_text()
+def test_the_commands_of_the_page_can_be_pasted(paste, tmp_path):
+  page = (ROOT / 'docs' / 'tpu.md').read_text()
   blocks = re.findall(r'^```sh\n(.*?)^```', page, re.M | re.S)
   commands = paste('TAR=gs://tar REPOSITORY=url HOST=host N=2 K=0 USER=me SLURM_JOB_ID=1\n' + ''.join(blocks))
-  assert len(commands) >= 10
+  assert len(commands) > 10
   for path in re.findall(r'\b(?:configs|scripts|tests)/\w+\.\w+', page):
     assert (ROOT / path).exists(), path
   for tool in re.findall(r'-m tools\.(\w+)', page):
