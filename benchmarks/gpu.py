@@ -10,37 +10,26 @@ needs the extra cuda and some minutes a row.
 """
 
 import argparse
-import functools
 import pathlib
 import sys
 
 import jax
 import tqdm
 
-from mixer import models
+from benchmarks import tpu
 from mixer.run import accelerators
-from mixer.training import optim
-from mixer.training import train_step
 from tools.planning import arithmetic
 from tools.planning import compiler
 
 TOPOLOGY, IMAGES = 'h100:8', (64, 128)
 CARDS = ('a100-40', 'h100', 'h200')
-CLASSES, RESOLUTION = 21_843, 224
 FORMS = {'plain': dict(platform='any'), 'ours': dict(platform='gpu'), 'remat': dict(platform='gpu', remat='block')}
 
 
 def bytes_of(variant: str, form: dict, slice_: accelerators.Slice, images: int) -> int:
   """The memory of a GPU in a training step of so many images a GPU."""
-  model = models.build(name='mlp_mixer', variant=variant, num_classes=CLASSES, dtype='bfloat16', **form)
-  optimizer, learning_rate = optim.build(name='adamw', learning_rate=1e-3, schedule=dict(name='cosine'),
-                                         total_steps=100_000, clip_norm=1.)
-  init = functools.partial(train_step.init, model, optimizer, (RESOLUTION, RESOLUTION, 3), 0)
-  update = train_step.make_train_step(model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0,
-                                      loss='softmax_xent', devices=compiler.devices_of(slice_))
-  batch = {'image': jax.ShapeDtypeStruct((slice_.devices, images, RESOLUTION, RESOLUTION, 3), 'uint8'),
-           'label': jax.ShapeDtypeStruct((slice_.devices, images), 'int32')}
-  return compiler.compiled(update.lower(jax.eval_shape(init), batch), slice_.device, counted_once=False)['peak_bytes']
+  lowered = tpu.ours(compiler.devices_of(slice_), images, variant, **form)
+  return compiler.compiled(lowered, slice_.device, counted_once=False)['peak_bytes']
 
 
 def row(variant: str, form: str, sizes: tuple[int, int]) -> str:
@@ -64,9 +53,9 @@ def main():
   except ValueError as error:  # without the compiler
     sys.exit(str(error))
   titles = ' | '.join(accelerators.GPUS[card].title for card in CARDS)
-  lines = [f'{CLASSES:,} classes, bfloat16, {RESOLUTION} x {RESOLUTION}, compiled for {slice_} with {IMAGES[0]} and {IMAGES[1]} images '
-           f'a GPU by {", ".join(f"{name} {version}" for name, version in versions.items())}; the largest batch a GPU in '
-           f'{accelerators.MEM_FRACTION:.0%} of its memory.', '',
+  lines = [f'{tpu.CLASSES:,} classes, bfloat16, {tpu.RESOLUTION} x {tpu.RESOLUTION}, compiled for {slice_} with {IMAGES[0]} and '
+           f'{IMAGES[1]} images a GPU by {", ".join(f"{name} {version}" for name, version in versions.items())}; the largest batch a GPU '
+           f'in {accelerators.MEM_FRACTION:.0%} of its memory.', '',
            f'| model | form | an image takes | besides | {titles} |', '| --- ' * (4 + len(CARDS)) + '|']
   variants = flags.variants.split(',')
   with tqdm.tqdm(total=len(variants) * len(FORMS), unit='row', disable=None) as bar:

@@ -31,9 +31,9 @@ SLICES = {'v3:2x2': 64, 'v5e:2x4': 128}  # images a core
 CLASSES, RESOLUTION, VARIANT = 21_843, 224, 'B/16'
 
 
-def ours(devices, images: int):
-  """The step of train.py, lowered for these devices."""
-  model = models.build(name='mlp_mixer', variant=VARIANT, num_classes=CLASSES, dtype='bfloat16', platform='tpu')
+def ours(devices, images: int, variant: str = VARIANT, platform: str = 'tpu', **fields):
+  """The step of train.py, lowered for these devices; `fields` are more of the model's."""
+  model = models.build(name='mlp_mixer', variant=variant, num_classes=CLASSES, dtype='bfloat16', platform=platform, **fields)
   optimizer, learning_rate = optim.build(name='adamw', learning_rate=1e-3, schedule=dict(name='cosine'),
                                          total_steps=100_000, clip_norm=1.)
   init = functools.partial(train_step.init, model, optimizer, (RESOLUTION, RESOLUTION, 3), 0)
