@@ -19,7 +19,6 @@ IN_THEIR_PLACE = {'re.compile', 'lowered.compile'}  # the latter is a step that 
 ALLOWED = {'mixer.run.config_flags': ['util.spec_from_file_location'],  # the program that --config names
            'mixer.run.preemption': ['ctypes'], 'mixer.run.devices': ['ctypes'],  # the C library's settings; no file is read
            'tools.planning.page': ['importlib.import_module'],  # this project's own configs
-           'tools.planning.gpu_page': ['importlib.import_module'],  # the same
            'paper.tables': ['importlib.import_module'],  # the same
            'benchmarks.timm': ['torch', 'importlib.import_module', 'torch.compile']}  # models with random weights
 

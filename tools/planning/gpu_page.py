@@ -1,9 +1,5 @@
 """The page of the plans of all configs on GPUs, and what has been compiled for it."""
 
-import importlib
-import pathlib
-
-from mixer import configuration
 from mixer.run import accelerators
 from tools.planning import arithmetic
 from tools.planning import page as pages
@@ -16,16 +12,14 @@ STUDIES = ('appendix_a', 'data_scale', 'permutations')  # variants of one model 
 
 def plan_all(topology: str) -> list[arithmetic.Plan]:
   """Plans of every config of `train.py --list` that trains, of its PLANNED arguments where it has such, on some GPUs."""
-  plans, slice_ = [], accelerators.slice_of(topology)
-  for path, _ in configuration.describe_all(str(pages.ROOT / 'configs')):
-    stem = pathlib.Path(path).stem
-    module, name = importlib.import_module(f'configs.{stem}'), f'configs/{stem}.py'
-    if stem not in STUDIES and hasattr(module, 'PLANNED'):
-      configs = {f'{name}:{argument}': module.get_config(argument) for argument in module.PLANNED}
-    else:
-      configs = {name: module.get_config()}
-    plans += [_plan(name, config, slice_) for name, config in configs.items() if 'model' in config]
-  return plans
+  slice_ = accelerators.slice_of(topology)
+  return [_plan(name, config, slice_) for module in pages.modules() if hasattr(module, 'get_config')
+          for name, config in _configs_of(module).items() if 'model' in config]
+
+
+def _configs_of(module) -> dict:
+  stem = module.__name__.removeprefix('configs.')
+  return {f'configs/{stem}.py': module.get_config()} if stem in STUDIES else pages.configs_of(module)
 
 
 def _plan(name, config, slice_):
@@ -41,31 +35,29 @@ def _plan(name, config, slice_):
 
 def page(plans: list[arithmetic.Plan], kept: pages.Kept, topologies: str, path: str) -> str:
   """The page of all plans, in Markdown."""
-  rows, gib = [], lambda size: size / arithmetic.GIB
-  for plan in plans:
-    row = kept.get(plan)
-    device = plan.slice.device
+  rows, compiled, gib = [], [kept.get(plan) for plan in plans], lambda size: size / arithmetic.GIB
+  for plan, row in zip(plans, compiled):
     rows.append([
-        f'`{plan.name.removeprefix("configs/").replace(".py", "")}`', plan.slice, plan.images_per_device, f'{plan.params:,}',
+        pages.name_of(plan), plan.slice, plan.images_per_device, f'{plan.params:,}',
         f'{gib(plan.state_bytes):.2f}', f'{gib(plan.bytes):.1f}',
         *(['not yet compiled', *[''] * 5] if row is None else [
-            f'{gib(row["peak_bytes"]):.1f}', _fits(plan, row), f'{gib(row["peak_bytes"]) / device.usable:.0%}',
+            f'{gib(row["peak_bytes"]):.1f}', _fits(plan, row), f'{gib(row["peak_bytes"]) / plan.slice.device.usable:.0%}',
             f'{row["all_reduce_bytes"] / 2**20:,.0f}', f'{row["kernels"]:,}', f'{row["compile_seconds"]:.0f}'])])
-  pending = sum(kept.get(plan) is None for plan in plans)
-  pending = pending and f' {pending} of the {len(plans)} are not yet compiled, and have the estimate alone.'
-  versions = ', '.join(sorted({row['jax'] for plan in plans if (row := kept.get(plan))}))
-  devices = {plan.slice.device.title: plan.slice.device for plan in plans}
+  pending = compiled.count(None)
+  incomplete = f' {pending} of the {len(plans)} are not yet compiled, and have the estimate alone.' if pending else ''
+  versions = ', '.join(sorted({row['jax'] for row in compiled if row}))
+  titles = dict.fromkeys(f'8 x {plan.slice.device.title}' for plan in plans)
   table = pages.table(['config', 'GPUs', 'images a GPU', 'parameters', 'state, GiB a GPU', 'estimated, GiB a GPU',
                        'compiled, GiB a GPU', 'fits', 'of what a program may have', 'MiB all-reduced a step', 'kernels',
                        'seconds to compile'], rows)
   return f'''# All configs on GPUs, as planned
 
-After this page you know which configs fit the memory of {' and '.join(f'8 x {title}' for title in devices)}, and with
+After this page you know which configs fit the memory of {' and '.join(titles)}, and with
 which setting.
 
 Made by `python -m tools.plan --all --topology={topologies} --compile --out={path}`{versions and f', with JAX {versions}'},
 without a GPU. For one config, and other GPUs: `python -m tools.plan --config=configs/mixer_b16_i21k.py --topology=h100:4x8
---compile`. Nothing here was measured on a GPU.{pending or ''}
+--compile`. Nothing here was measured on a GPU.{incomplete}
 
 **The setting.** JAX allocates {accelerators.DEFAULT_MEM_FRACTION:.0%} of a GPU's memory at its start, and JAX 0.10.2 no more later. What
 "fits with the setting" needs `XLA_CLIENT_MEM_FRACTION={accelerators.MEM_FRACTION:g}` in train.py's environment; the rest
@@ -78,7 +70,7 @@ The batches are the configs' own, of which each GPU gets its part. **Estimated**
 and the optimizer's moments), gradients and activations. **Compiled** is what XLA allots to the training step of train.py,
 whole, for that card: arguments, results that do not take their place, and temporary memory. Kernels are the fusions and
 library calls of a step; those of a loop's body count once. Without a card XLA cannot try out implementations of a
-product, so that there kernels and temporary memory may be others. Datasets whose sizes nobody has published and that are
+product, so that kernels and temporary memory may differ on one. Datasets whose sizes nobody has published and that are
 not here count as of {ASSUMED_CLASSES:,} classes. The seconds to compile are those of the machine at hand, with whatever else it did.
 '''
 

@@ -18,18 +18,26 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 def plan_all() -> list[arithmetic.Plan]:
   """Plans of every config that has a SLICE: of its PLANNED arguments, where it has such."""
-  plans = []
-  for path in sorted((ROOT / 'configs').glob('*.py')):
-    file, module = f'configs/{path.name}', importlib.import_module(f'configs.{path.stem}')
-    if not hasattr(module, 'SLICE'):
-      continue
-    if hasattr(module, 'PLANNED'):
-      configs = {f'{file}:{name}': module.get_config(name) for name in module.PLANNED}
-    else:
-      configs = {file: module.get_config()}
-    slice_ = accelerators.slice_of(module.SLICE)
-    plans += [arithmetic.Plan.of(name, config, slice_) for name, config in configs.items()]
-  return plans
+  return [arithmetic.Plan.of(name, config, accelerators.slice_of(module.SLICE))
+          for module in modules() if hasattr(module, 'SLICE') for name, config in configs_of(module).items()]
+
+
+def modules() -> list:
+  """The modules of configs/, in the order of their names."""
+  return [importlib.import_module(f'configs.{path.stem}') for path in sorted((ROOT / 'configs').glob('*.py'))]
+
+
+def configs_of(module) -> dict:
+  """{'configs/vit.py:b16_i1k': its config} of a module's PLANNED arguments, or where it has none {'configs/vit.py': ...}."""
+  file = f'configs/{module.__name__.removeprefix("configs.")}.py'
+  if hasattr(module, 'PLANNED'):
+    return {f'{file}:{argument}': module.get_config(argument) for argument in module.PLANNED}
+  return {file: module.get_config()}
+
+
+def name_of(plan: arithmetic.Plan) -> str:
+  """As in a table: `vit:b16_i1k`."""
+  return f'`{plan.name.removeprefix("configs/").replace(".py", "")}`'
 
 
 class Kept:
@@ -82,7 +90,7 @@ def page(plans: list[arithmetic.Plan], kept: Kept, utilisation: float, path: str
   quick, of_compiler, gib = [], [], lambda size: size / arithmetic.GIB
   compiled_with = ', '.join(sorted({row['jax'] for plan in plans if (row := kept.get(plan))} or {jax.__version__}))
   for plan in plans:
-    name = f'`{plan.name.removeprefix("configs/").replace(".py", "")}`'
+    name = name_of(plan)
     paper = f'{plan.paper_core_days:,} ({plan.paper_utilisation:.0%})' if plan.paper_core_days else ''
     quick.append([
         name, f'{plan.params:,}', f'{plan.flops_per_image / 1e9:.3g}', f'{plan.images.number / 1e6:.3g} M',
