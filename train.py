@@ -85,12 +85,12 @@ def train(config: ml_collections.ConfigDict, workdir: str, profile_steps=None, w
     with clock.of('compilation'):
       p_train_step, memory = compiling.result()
     p_train_step = profiling.trace(p_train_step, profile_steps, workdir, first_step, total_steps)
+    forward_flops, peak_speed = summary.flops_and_peak_speed(model, state.params, data.resolution, config.step)
     # From here until the last checkpoint is complete, a signal to stop is handled.
     stack.callback(clock.count, 'checkpoints')  # for which the end of the loop waits
-    with preemption_handler, metric_logger.MetricLogger(
-        workdir, first_step, total_steps, data.batch_size, summary.peak_speed(model, state.params, data.resolution, config.step),
-        wandb) as logger, clock.loop(workdir, step, total_steps), stack.pop_all():
-      logger.info(summary.describe(model, state.params, data, memory, first_step, total_steps))
+    with preemption_handler, metric_logger.MetricLogger(workdir, first_step, total_steps, data.batch_size, peak_speed, wandb) \
+        as logger, clock.loop(workdir, step, total_steps), stack.pop_all():
+      logger.info(summary.describe(model, state.params, forward_flops, data, memory, first_step, total_steps))
       should_run = lambda step, every_steps: step % every_steps == 0 or step == total_steps
 
       def evaluate_and_checkpoint(step):
@@ -101,7 +101,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, profile_steps=None, w
             results = logger.log_eval(evaluate(state.params, step >= total_steps, state.ema))
         logger.write()
         if should_run(step, checkpoints.every_steps):
-          logger.settle()
+          logger.write_and_flush()
           with clock.of('checkpoints'):
             checkpoints.save(step, state, results)
         return results
@@ -117,7 +117,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, profile_steps=None, w
           preemption_handler.check()
           results = evaluate_and_checkpoint(step)
       except preemption.Preempted:
-        logger.settle()
+        logger.write_and_flush()
         with clock.of('checkpoints'):
           checkpoints.save_interrupted(step, state)
         raise

@@ -149,7 +149,7 @@ def test_the_speed_at_the_peak(monkeypatch, kind, step, passes, peak):
                        channels_mlp_dim=24)
   params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
   monkeypatch.setattr(summary.jax, 'devices', lambda: [types.SimpleNamespace(device_kind=kind)])
-  speeds = [summary.peak_speed(model.clone(scan=scan), params, 8, step) for scan in (False, True)]
+  speeds = [summary.flops_and_peak_speed(model.clone(scan=scan), params, 8, step)[1] for scan in (False, True)]
   # 4 tokens: the stem, two blocks of token and channel mixing, and the head.
   macs = 4 * 48 * 16 + 2 * 2 * (16 * 4 * 10 + 4 * 16 * 24) + 16 * 5
   assert speeds == [peak and pytest.approx(peak / (2 * passes * macs))] * 2

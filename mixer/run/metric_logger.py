@@ -76,7 +76,7 @@ class MetricLogger:
                wandb: str | None = None):
     """Starts after `first_step` of `total_steps` steps, of `batch_size` images each (over all devices).
 
-    `peak_speed` is that of `summary.peak_speed`; with it the utilisation of the devices is logged. `wandb` is a project of
+    `peak_speed` is that of `summary.flops_and_peak_speed`; with it the utilisation of the devices is logged. `wandb` is a project of
     Weights & Biases, which gets the metrics, too.
     """
     workdir = storage.path_of(workdir)
@@ -185,7 +185,7 @@ class MetricLogger:
         self.flush()
     self._values = {}
 
-  def settle(self):
+  def write_and_flush(self):
     """Waits for all steps so far, and stores what was logged. Raises a FloatingPointError as `check_finite` does."""
     self.check_finite()
     self.write()

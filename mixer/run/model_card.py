@@ -54,9 +54,9 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
            'learning_curves.png': lambda path: plots.learning_curves(lines, path)}
   times = goodput.read(workdir)
   utilisations = [line[metric_logger.MFU] for line in lines if metric_logger.MFU in line]
+  mfu = statistics.median(utilisations) if utilisations else None
   if account := goodput.account(times):
-    mfu = [f'MFU {statistics.median(utilisations):.1%}'] if utilisations else []
-    print(account, *mfu, sep='; ', file=sys.stderr)
+    print(account if mfu is None else f'{account}; MFU {mfu:.1%}', file=sys.stderr)
     parts['goodput.png'] = lambda path: plots.goodput(times, path)
   for name, sample in samples.items():
     parts[f'predictions_{name}.png'] = (
@@ -65,7 +65,7 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
   parts['card.md'] = lambda path: storage.write(path, text(
       workdir, run=run, source=source, parameters=count, results=results, events=run_history.read(workdir),
       warnings=warnings, evals={name: batches.source for name, batches in evals.items()},
-      utilisations=utilisations, account=account))
+      mfu=mfu, account=account))
   for name, make in parts.items():
     try:
       make(folder / name)
@@ -77,12 +77,12 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
 
 
 def text(workdir, *, run: dict, source, parameters: int, results: dict, events: list[dict],
-         warnings: Sequence[str] = (), evals: dict | None = None, utilisations: Sequence[float] = (),
+         warnings: Sequence[str] = (), evals: dict | None = None, mfu: float | None = None,
          account: goodput.Account | None = None) -> str:
   """The card, in Markdown. The arguments are those of `write_artifacts`.
 
-  `parameters` is their number, `events` the history, `warnings` those of `sanity.warnings`; `evals` are sources here, and
-  `utilisations` the records' MFU, and `account` of the time.
+  `parameters` is their number, `events` the history, `warnings` those of `sanity.warnings`; `evals` are sources here, `mfu`
+  is the median of the records, and `account` that of the time.
   """
   config = {name: value for name, value in run.items() if name not in configuration.NOT_FIELDS}
   model, batch = config['model'], config['data']['batch_size']
@@ -106,7 +106,7 @@ def text(workdir, *, run: dict, source, parameters: int, results: dict, events: 
       '```sh\n' + '\n'.join(_commands(workdir, name, config)) + '\n```',
       '## Data', _table(('for', 'dataset', 'split', 'images'), _data(config, source, results, run['contents'], evals or {})),
       f'Training images: {run["contents"]}.' + (' Classes: [classes.txt](classes.txt).' if source.class_names else ''),
-      '## Compute', _table(('', ''), _compute(events, utilisations, account)),
+      '## Compute', _table(('', ''), _compute(events, mfu, account)),
       '## Config', '<details><summary>All fields</summary>', f'```json\n{json.dumps(config, indent=2)}\n```', '</details>']
   return '\n\n'.join(parts) + '\n'
 
@@ -148,7 +148,7 @@ def _data(config, source, results, contents, evals):
     yield (name, *split(section['test']), f'{results[f"{name}/examples"]:,}')
 
 
-def _compute(events, utilisations, account):
+def _compute(events, mfu, account):
   if not any(event['event'] == 'start' for event in events):
     return [('compute', 'not recorded')]
   totals = run_history.totals(events)
@@ -166,8 +166,7 @@ def _compute(events, utilisations, account):
   return [('hardware', '; then '.join(totals.hardware)),
           ('wall time', f'{least}{wall} in the training loop; {"; ".join(notes)}'),
           (f'{noun}-hours', f'{least}{core_hours}'),
-          *([('MFU', f'{statistics.median(utilisations):.1%} of the peak in bfloat16, the median of what was logged')]
-            if utilisations else []),
+          *([] if mfu is None else [('MFU', f'{mfu:.1%} of the peak in bfloat16, the median of what was logged')]),
           *([('time', f'[{account}](goodput.png)')] if account else []),
           ('commit', ', then '.join(totals.commits)),
           ('versions', '; then '.join(totals.versions))]
