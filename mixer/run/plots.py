@@ -63,13 +63,13 @@ def goodput(lines: list[dict], path):
   unit, of_unit = ('hours', 3600) if accounts[-1].total >= 7200 else ('minutes', 60)
   times = [account.total / of_unit for account in accounts]
   words = goodput_lib.KINDS | goodput_lib.LOST
+  colors = dict(zip(words, (RIGHT, '#8e8e93', '#c7c7cc', '#e6a23c', '#3b7dd8', '#8fb8ed', WRONG, '#4a4a4a'), strict=True))
   kinds = [kind for kind in words if any(account.seconds[kind] > 0.001 * account.total for account in accounts)]
   canvas = figure.Figure(figsize=(9, 4.5), layout='constrained')
   axes = canvas.subplots()
   axes.stackplot(times, [[100 * account.seconds[kind] / account.total for account in accounts] for kind in kinds],
                  labels=[f'{words[kind]}, {accounts[-1].seconds[kind] / accounts[-1].total:.1%}' for kind in kinds],
-                 colors=[(RIGHT, '#8e8e93', '#c7c7cc', '#e6a23c', '#3b7dd8', '#8fb8ed', WRONG, '#4a4a4a')[list(words).index(kind)]
-                         for kind in kinds])
+                 colors=[colors[kind] for kind in kinds])
   axes.set(xlim=(min(times), max(times)), ylim=(0, 100), xlabel=f'{unit} since the first start', ylabel='% of the time so far')
   axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False, reverse=True)
   _save(canvas, path, dpi=110)
