@@ -81,7 +81,7 @@ def test_steps_that_are_taken_again_and_the_time_between_starts_are_lost(tmp_pat
   start(tmp_path, wait, 5, last=17, before=100)  # the checkpoint of step 10 was not complete; this one saves 10 and 15
   start(tmp_path, wait, 15, last=20, before=10)
   account = goodput.account(goodput.read(tmp_path))
-  # To the start after it, each start is down from its last line on: in a checkpoint, and in steps that no line tells of.
+  # To the start after it, each start is down from its last line on: in a checkpoint, and in the steps after that line.
   assert account.seconds == dict(
       training=2. * (5 + 10 + 5), repeated=2. * 5, starting=2. + 3, compilation=0., input=0., evaluation=0.,
       checkpoints=0.25 + 0.25 + 0.25, down=(0.25 + 3 * 2 + 100) + (0.25 + 2 * 2 + 10))

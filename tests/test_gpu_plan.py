@@ -116,7 +116,7 @@ def test_a_product_that_xla_cannot_tile_without_a_card_is_the_librarys():
     gpu_target.compile_step(types.SimpleNamespace(compile=fail))
 
 
-def test_without_the_compiler_the_command_that_installs_it_is_told(monkeypatch):
+def test_without_the_compiler_the_command_that_installs_it_is_named(monkeypatch):
   find = importlib.util.find_spec
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *_: None if 'cuda' in name else find(name))
   with pytest.raises(ValueError, match=r"--compile for GPUs needs(.|\n)*pip install -e '\.\[cuda\]' -c requirements\.lock"):

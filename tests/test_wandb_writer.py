@@ -30,7 +30,7 @@ def log(workdir, first=0, **environment):
 
 @pytest.mark.slow
 @installed
-def test_metrics_are_kept_offline_and_a_resumed_run_goes_on_in_the_same_one(tmp_path):
+def test_metrics_are_kept_offline_and_a_later_start_resumes_the_same_run(tmp_path):
   (tmp_path / 'config.json').write_text('{"seed": 7}')
   for first in (0, 2):
     done = log(tmp_path, first, WANDB_MODE='offline')

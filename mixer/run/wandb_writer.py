@@ -7,7 +7,7 @@ import uuid
 from mixer import safe_io
 from mixer import storage
 
-FILE = 'wandb.json'  # in the work directory: the id of the run there, so that a resumed run goes on in it
+FILE = 'wandb.json'  # in the work directory: the id of the run, which a later start resumes
 
 
 class WandbWriter:
