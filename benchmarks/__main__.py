@@ -27,6 +27,8 @@ from mixer.run import provenance
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tensorflow-cpu', 'tensorflow', 'opencv-python-headless', 'torch',
             'timm')
+LIMITS = (('matmul', 'jax'), ('matmul', 'numpy'), ('matmul', 'jax', '--dtype=bfloat16'),
+          ('matmul', 'torch', '--dtype=bfloat16'))
 LATE = 300.  # seconds, of a turn: torch.compile takes its time
 
 
@@ -41,14 +43,13 @@ def _against(kind: str, model: str, batch: int, compiled: bool = True):
 
 def _training(model, batch):
   stock = 'ours', 'training', f'--model={model}', f'--batch={batch}', '--stock_malloc'
-  return turns.Group(f'training {model}', (('matmul', 'jax'), ('matmul', 'numpy'),
-                                           *_against('training', model, batch), stock), rounds=3)
+  return turns.Group(f'training {model}', (*LIMITS, *_against('training', model, batch), stock), rounds=3)
 
 
 def _inference(model, batch):
   # torch.compile starts anew for each batch: once is enough.
-  return turns.Group(f'inference {model}, batch {batch}', _against('inference', model, batch, compiled=batch == 16),
-                     rounds=3)
+  return turns.Group(f'inference {model}, batch {batch}',
+                     (*LIMITS, *_against('inference', model, batch, compiled=batch == 16)), rounds=3)
 
 
 def _compiling(model, batch):

@@ -1,6 +1,7 @@
-"""How fast this machine multiplies large float32 matrices: the limit of all models.
+"""How fast this machine multiplies large matrices, summed in float32: the limit of all models.
 
   seq 4 | python -m benchmarks.matmul jax
+  seq 4 | python -m benchmarks.matmul torch --dtype=bfloat16
 """
 
 import jax
@@ -10,23 +11,31 @@ import numpy as np
 from benchmarks import contender
 
 
-def rates(kind, side, seconds):
+def rates(kind, side, seconds, dtype='float32'):
   """GFLOP/s of [side, side] times [side, side], 2 side^3 FLOPs."""
   x = np.random.default_rng(0).standard_normal((side, side), np.float32)
   if kind == 'jax':
-    x, product = jax.device_put(x), jax.jit(jnp.dot)
-    run = lambda number: jax.block_until_ready([product(x, x) for _ in range(number)])
+    x = jnp.asarray(x, dtype)
+    product = jax.jit(lambda x: jnp.dot(x, x, preferred_element_type=jnp.float32))
+    run = lambda number: jax.block_until_ready([product(x) for _ in range(number)])
+  elif kind == 'torch':
+    import torch
+    x = torch.from_numpy(x).to(getattr(torch, dtype))
+    run = lambda number: [x @ x for _ in range(number)]
   else:
     run = lambda number: [x @ x for _ in range(number)]
   return contender.rates(run, 2 * side**3 / 1e9, seconds)
 
 
 def main():
-  parser = contender.parser(__doc__, ('jax', 'numpy'))
-  parser.add_argument('--side', type=int, default=4096, help='of the matrices; default: %(default)s')
+  parser = contender.parser(__doc__, ('jax', 'numpy', 'torch'))
+  contender.add_dtype(parser)
+  parser.add_argument('--side', type=int, default=2048, help='of the matrices; default: %(default)s')
   flags = parser.parse_args()
-  contender.serve(contender.speed(lambda: rates(flags.kind, flags.side, flags.seconds), 'GFLOP/s'),
-                  contender=flags.kind, quantity='matmul', model=None, batch=None, dtype='float32')
+  if flags.kind == 'numpy' and flags.dtype != 'float32':
+    parser.error(f'--dtype is {flags.dtype}, which numpy does not have; choose jax or torch')
+  contender.serve(contender.speed(lambda: rates(flags.kind, flags.side, flags.seconds, flags.dtype), 'GFLOP/s'),
+                  contender=flags.kind, quantity='matmul', model=None, batch=None, dtype=flags.dtype)
 
 
 if __name__ == '__main__':

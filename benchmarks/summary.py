@@ -26,7 +26,8 @@ class Target:
   """What a ratio of two quantities of the same round should be.
 
   Attributes:
-    over, under: (quantity, model, batch, contender), float32.
+    over, under: (quantity, model, batch, contender).
+    dtype: of both.
     at_least: whether it should be `bound` or more, rather than `bound` or less.
   """
   text: str
@@ -34,6 +35,7 @@ class Target:
   under: tuple
   bound: float
   at_least: bool = True
+  dtype: str = 'float32'
 
   def met(self, reached: Spread) -> bool:
     return reached.median >= self.bound if self.at_least else reached.median <= self.bound
@@ -56,6 +58,13 @@ def _targets():
     theirs = memory(model, batch, 'listing')
     yield Target(f'memory of a step of {model}, ours to the listing', memory(model, batch, 'ours'), theirs, 0.75, False)
     yield Target(f'memory of a step of {model}, ours with remat to the listing', memory(model, batch, 'ours, remat'), theirs, 0.45, False)
+  for model, batch in (('B/16', 8), ('S/16', 16)):
+    yield Target(f'step of {model}, bfloat16, ours to the matmul limit', ('training FLOPs', model, batch, 'ours'), LIMIT, 0.9,
+                 dtype='bfloat16')
+    yield Target(f'step of {model}, bfloat16, ours to timm, compiled', step(model, batch, 'ours'),
+                 step(model, batch, 'timm, compiled'), 1.05, dtype='bfloat16')
+    yield Target(f'inference of {model}, bfloat16, batch 16, ours to timm, compiled', infer(model, 16, 'ours'),
+                 infer(model, 16, 'timm, compiled'), 1.05, dtype='bfloat16')
   for images, pipeline in (('', 1.1), (', photographs', 1.15)):
     of = lambda contender, quantity=f'input pipeline{images}': (quantity, None, 128, contender)
     yield Target(f'input pipeline to decoding alone{images}', of('ours'), of('decode'), pipeline)
@@ -82,42 +91,42 @@ def by_identity(samples: list[dict]) -> dict[tuple, list[dict]]:
   return groups
 
 
-def by_round(samples: list[dict], target: tuple) -> dict[tuple, float]:
+def by_round(samples: list[dict], target: tuple, dtype: str = 'float32') -> dict[tuple, float]:
   """{(group, round): value} of `target`, one of the quantities of a `Target`."""
   quantity, *rest = target
   if quantity == LIMIT[0]:  # the better of the libraries
     values = {}
-    for sample in (sample for sample in samples if sample.get('quantity') == 'matmul'):
+    for sample in (sample for sample in samples if (sample.get('quantity'), sample.get('dtype')) == ('matmul', dtype)):
       place = sample['group'], sample['round']
       values[place] = max(sample['value'], values.get(place, 0.))
     return values
   if quantity == 'training FLOPs':
     model = target[1]
     return {place: value * 3 * listing.forward_gflops(model)
-            for place, value in by_round(samples, ('training', *rest)).items()}
+            for place, value in by_round(samples, ('training', *rest), dtype).items()}
   return {(sample['group'], sample['round']): sample['value'] for sample in samples if 'failed' not in sample
           and (sample['quantity'], sample['model'], sample['batch'], sample['contender']) == target
-          and sample['dtype'] in ('float32', 'uint8')}
+          and sample['dtype'] in (dtype, 'uint8')}
 
 
-def ratio(samples: list[dict], over: tuple, under: tuple) -> Spread | None:
+def ratio(samples: list[dict], over: tuple, under: tuple, dtype: str = 'float32') -> Spread | None:
   """The Spread of the ratios in the rounds that have both; None if none has."""
-  over, under = by_round(samples, over), by_round(samples, under)
+  over, under = by_round(samples, over, dtype), by_round(samples, under, dtype)
   ratios = [over[place] / under[place] for place in over if place in under]
   return Spread.of(ratios) if ratios else None
 
 
-def limit(samples: list[dict]) -> float | None:
+def limit(samples: list[dict], dtype: str = 'float32') -> float | None:
   """The median over the rounds of the matmul limit, GFLOP/s."""
-  values = by_round(samples, LIMIT).values()
+  values = by_round(samples, LIMIT, dtype).values()
   return statistics.median(values) if values else None
 
 
 def of_limit(identity: tuple, speed: float, matmul: float | None) -> float | None:
-  """The share of the matmul limit that a speed in images/s reaches, for float32 training and inference."""
-  quantity, model, _, dtype, contender = identity
+  """The share of the matmul limit of its type that a speed in images/s reaches, for training and inference."""
+  quantity, model, _, _, contender = identity
   times = {'training': 6 if 'GSAM' in contender else 3, 'inference': 1}.get(quantity)
-  if times is None or matmul is None or dtype != 'float32':
+  if times is None or matmul is None:
     return None
   return speed * times * listing.forward_gflops(model) / matmul
 
@@ -136,10 +145,10 @@ def table(samples: list[dict], about: str) -> str:
 
 
 def _targets_table(samples) -> str:
-  rows = ['| ratio in one round, float32 | median | over the rounds | target | |', '| --- | --- | --- | --- | --- |']
+  rows = ['| ratio in one round, float32 where not said | median | over the rounds | target | |', '| --- | --- | --- | --- | --- |']
   for target in TARGETS:
     bound = f'at {"least" if target.at_least else "most"} {target.bound:.2f}'
-    reached = ratio(samples, target.over, target.under)
+    reached = ratio(samples, target.over, target.under, target.dtype)
     if reached is None:
       rows.append(f'| {target.text} | not measured | | {bound} | |')
     else:
@@ -149,13 +158,13 @@ def _targets_table(samples) -> str:
 
 
 def _medians_table(samples) -> str:
-  matmul = limit(samples)
+  matmul = {dtype: limit(samples, dtype) for dtype in ('float32', 'bfloat16')}
   rows = ['| quantity | model | batch | type | contender | median | over the rounds | of the matmul limit |',
           '| --- | --- | --- | --- | --- | --- | --- | --- |']
   for identity, taken in by_identity(samples).items():
     spread, unit = Spread.of([sample['value'] for sample in taken]), taken[0]['unit']
     quantity, model, batch, dtype, contender = ('' if part is None else part for part in identity)
-    part = of_limit(identity, spread.median, matmul)
+    part = of_limit(identity, spread.median, matmul.get(dtype))
     rows.append(f'| {quantity} | {model} | {batch} | {dtype} | {contender} | {figures(spread.median)} {unit} | '
                 f'{figures(spread.least)} to {figures(spread.greatest)}, {spread.number} | '
                 f'{"" if part is None else f"{part:.0%}"} |')

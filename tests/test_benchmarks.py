@@ -57,6 +57,7 @@ def contend(module, *arguments, number=2):
     ('listing', 'training', (), 'training'),
     ('listing', 'inference', (), 'inference'),
     ('matmul', 'jax', ('--side=64',), 'matmul'),
+    ('matmul', 'jax', ('--side=64', '--dtype=bfloat16'), 'matmul'),
     ('matmul', 'numpy', ('--side=64',), 'matmul'),
 ])
 def test_contenders_give_a_sample_a_turn(module, kind, more, quantity):
@@ -251,13 +252,17 @@ def test_ratios_are_taken_round_by_round():
 
 
 def test_the_limit_is_the_better_library_of_each_round():
-  matmul = lambda who, value, number: sample(who, value, number, quantity='matmul', model=None, batch=None)
-  samples = [matmul('jax', 100., 1), matmul('numpy', 300., 1), matmul('jax', 500., 2), matmul('numpy', 200., 2)]
-  assert summary.limit(samples) == 400.
+  matmul = lambda who, value, number, **more: sample(who, value, number, quantity='matmul', model=None, batch=None, **more)
+  samples = [matmul('jax', 100., 1), matmul('numpy', 300., 1), matmul('jax', 500., 2), matmul('numpy', 200., 2),
+             matmul('jax', 900., 1, dtype='bfloat16')]
+  assert (summary.limit(samples), summary.limit(samples, 'bfloat16')) == (400., 900.)
   flops = 3 * listing.forward_gflops('B/16')
   samples += [sample('ours', 150 / flops, 1), sample('ours', 400 / flops, 2)]
   reached = summary.ratio(samples, ('training FLOPs', 'B/16', 8, 'ours'), summary.LIMIT)
   assert (reached.least, reached.greatest) == (pytest.approx(0.5), pytest.approx(0.8))
+  samples.append(sample('ours', 810 / flops, 1, dtype='bfloat16'))
+  reached = summary.ratio(samples, ('training FLOPs', 'B/16', 8, 'ours'), summary.LIMIT, 'bfloat16')
+  assert reached == summary.Spread(pytest.approx(0.9), pytest.approx(0.9), pytest.approx(0.9), 1)
 
 
 def test_an_image_costs_what_table_1_says():
@@ -289,7 +294,8 @@ def test_every_target_is_of_something_that_is_measured():
   for target in summary.TARGETS:
     for quantity, model, batch, contender in (target.over, target.under):
       if model is not None:
-        who = {'ours, remat': 'ours', 'ours, GSAM': 'ours', 'train': 'loop both', 'step': 'loop both'}.get(contender, contender)
+        who = {'ours, remat': 'ours', 'ours, GSAM': 'ours', 'train': 'loop both', 'step': 'loop both',
+             'timm, compiled': 'timm'}.get(contender, contender)
         assert any(who in arguments and f'--model={model}' in arguments and f'--batch={batch}' in arguments
                    for arguments in measured), target.text
 
