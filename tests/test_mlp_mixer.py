@@ -14,8 +14,8 @@ import pytest
 import golden
 from mixer import flops
 from mixer import models
+from mixer.models import cpu_layers
 from mixer.models import mlp_mixer
-from mixer.models import mlp_mixer_cpu
 from mixer.models import stochastic
 from mixer import trees
 
@@ -413,7 +413,7 @@ def test_a_cpu_rounds_to_bfloat16_as_xla_does():
   upper = np.arange(2**16, dtype=np.uint32) << 16  # all numbers of bfloat16, and those below, between and above them
   bits = np.concatenate([upper + low for low in (0, 1, 0x7fff, 0x8000, 0x8001, 0xffff)])
   x = bits.view(np.float32)
-  got = np.asarray(jax.jit(mlp_mixer_cpu._to_bfloat16)(x), np.float32)
+  got = np.asarray(jax.jit(cpu_layers._to_bfloat16)(x), np.float32)
   with np.errstate(invalid='ignore'):
     np.testing.assert_array_equal(got, x.astype(jnp.bfloat16).astype(np.float32))  # NaN is equal to NaN
 
@@ -422,7 +422,7 @@ def test_a_cpus_gelu_of_bfloat16_is_the_nearest_number():
   x = np.linspace(-12, 12, 4097).astype(jnp.bfloat16)
   y = x.astype(np.float64)
   exact = y * (1 + np.tanh((2 / np.pi)**0.5 * (y + 0.044715 * y**3))) / 2
-  got = np.asarray(jax.jit(mlp_mixer_cpu._gelu)(x), np.float64)
+  got = np.asarray(jax.jit(cpu_layers.gelu)(x), np.float64)
   np.testing.assert_allclose(got, exact, rtol=2**-8, atol=1e-14)
 
 

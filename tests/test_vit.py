@@ -32,7 +32,7 @@ SHAPE = (8, 12, 3)
 # LLVM takes long over the random numbers of the start, which are soon computed without its care.
 FAST = {'xla_backend_optimization_level': 0}
 KINDS = [dict(), dict(pool='mean'), dict(representation_size=10)]
-FORMS = [dict(platform=platform, scan=scan, remat=remat) for platform in ('any', 'gpu') for scan in (False, True)
+FORMS = [dict(platform=platform, scan=scan, remat=remat) for platform in ('any', 'gpu', 'cpu') for scan in (False, True)
          for remat in ('none', 'block')]
 
 
@@ -252,6 +252,23 @@ def test_all_forms_have_the_same_parameters_noise_and_gradients(form):
   largest = max(np.abs(x).max() for x in expected.values())
   for name, x in expected.items():
     np.testing.assert_allclose(got[name], x, rtol=0, atol=3e-5 * largest, err_msg=name)
+
+
+def test_on_a_cpu_it_is_no_less_exact_in_bfloat16():
+  exact, plain = logits_and_gradients(), logits_and_gradients(dtype='bfloat16')
+  got = logits_and_gradients(dtype='bfloat16', platform='cpu')
+  for name in exact:
+    error = lambda results: np.linalg.norm(results[name] - exact[name])
+    assert error(got) <= 1.5 * error(plain) + 1e-3 * np.linalg.norm(exact[name]), name
+
+
+def test_on_a_cpu_its_dense_layers_products_of_bfloat16_are_summed_in_float32():
+  """Only these have instructions. (Those of the heads' attention are float32's.)"""
+  model, params, images = small_model(dtype='bfloat16', platform='cpu')
+  text = jax.jit(jax.grad(lambda params: model.apply({'params': params}, images).sum())).lower(params).as_text()
+  products = [line for line in text.splitlines() if 'dot_general' in line and 'xbf16>, tensor' in line]
+  assert len(products) == 2 + 3 * 6 * model.num_blocks  # the stem's input has no gradient
+  assert all(line.endswith('f32>') for line in products)
 
 
 def test_a_scan_shows_what_its_modules_compute():

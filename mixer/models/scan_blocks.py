@@ -41,6 +41,16 @@ def apply(model: nn.Module, block: type[nn.Module], attributes: tuple, x, keys, 
   return x
 
 
+def apply_functions(model: nn.Module, block: Callable, params: Sequence[dict], x, rates: Sequence[tuple]):
+  """block(params[i], x, i, rates[i]) for i = 0, 1, ..., with the model's `scan` and `remat`. -> like x."""
+  if model.scan:
+    return scan(block, params, x, rates, model.remat == 'block')
+  block = jax.checkpoint(block, static_argnums=(2, 3)) if model.remat == 'block' else block
+  for i, own in enumerate(params):
+    x = block(own, x, i, rates[i])
+  return x
+
+
 # What a block keeps for its backward pass on a GPU. XLA would keep more: of Mixer-B/16 79 MiB an image rather than 32.
 _PRODUCTS = jax.checkpoint_policies.dots_saveable
 

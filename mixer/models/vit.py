@@ -27,6 +27,7 @@ from mixer.models import position_embeddings
 from mixer.models import scan_blocks
 from mixer.models import stochastic
 from mixer.models import validation
+from mixer.models import vit_cpu
 from mixer.models import vit_names
 from mixer import trees
 
@@ -154,8 +155,9 @@ class VisionTransformer(nn.Module):
     scan: whether the blocks are one loop, which compiles once; the parameters are the same.
     remat: 'block' keeps of each block only its input for the backward pass, which computes the rest again. To save
       memory on a CPU it needs `scan`.
-    platform: what it is to run on: on a 'gpu' blocks keep less for the backward pass, with the same results
-      (scan_blocks.py), and there are no forward-mode derivatives (jax.jvp); 'any' has them.
+    platform: what it is to run on, with the same results: 'cpu' has its own implementation (vit_cpu.py), and on a 'gpu'
+      blocks keep less for the backward pass (scan_blocks.py). Neither has forward-mode derivatives (jax.jvp); 'any' has
+      them.
   """
   num_classes: int | None
   patch_size: int
@@ -186,13 +188,11 @@ class VisionTransformer(nn.Module):
   def __call__(self, images, keys=None):
     validation.patches_tile(self, *images.shape[1:3])
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='embedding', **dtypes)(images)
-    x = x.reshape(x.shape[0], -1, self.hidden_dim)
-    if self.pool == 'token':
-      token = self.param('cls', nn.initializers.zeros, (1, 1, self.hidden_dim), self.param_dtype)
-      x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.hidden_dim)), x], axis=1)
-    x = Encoder(self.num_blocks, self.mlp_dim, self.num_heads, self.dropout_rate, self.stochastic_depth,
-                scan=self.scan, remat=self.remat, platform=self.platform, name='Transformer', **dtypes)(x, keys)
+    if self.platform == 'cpu' and not scan_blocks.modules_must_run(self):
+      rates = drop_rates(self.stochastic_depth, self.num_blocks)
+      x = vit_cpu.tokens(self, self.variables['params'], images, keys, rates)
+    else:
+      x = self._tokens(images, keys, dtypes)
     x = x[:, 0].astype(jnp.float32) if self.pool == 'token' else jnp.mean(x, axis=1, dtype=jnp.float32)
     dense = lambda features, name, **inits: nn.Dense(features, name=name, dtype=jnp.float32,
                                                      param_dtype=self.param_dtype, **inits)
@@ -202,6 +202,15 @@ class VisionTransformer(nn.Module):
       return x
     return dense(self.num_classes, 'head', kernel_init=nn.initializers.zeros,
                  bias_init=nn.initializers.constant(self.head_bias_init))(x)
+
+  def _tokens(self, images, keys, dtypes):
+    x = nn.Conv(self.hidden_dim, (self.patch_size,) * 2, strides=self.patch_size, name='embedding', **dtypes)(images)
+    x = x.reshape(x.shape[0], -1, self.hidden_dim)
+    if self.pool == 'token':
+      token = self.param('cls', nn.initializers.zeros, (1, 1, self.hidden_dim), self.param_dtype)
+      x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.hidden_dim)), x], axis=1)
+    return Encoder(self.num_blocks, self.mlp_dim, self.num_heads, self.dropout_rate, self.stochastic_depth,
+                   scan=self.scan, remat=self.remat, platform=self.platform, name='Transformer', **dtypes)(x, keys)
 
   def activations(self, resolution: int) -> list[tuple[int, int]]:
     """(numbers in its input, numbers kept for the backward pass) of each block, for one square image.
