@@ -22,6 +22,7 @@ from benchmarks import jpegs
 from benchmarks import picture
 from benchmarks import summary
 from benchmarks import turns
+from benchmarks import workloads
 from mixer import jsonl
 from mixer.run import provenance
 
@@ -33,11 +34,12 @@ LATE = 300.  # seconds, of a turn: torch.compile takes its time
 
 
 def _against(kind: str, model: str, batch: int, compiled: bool = True):
-  """Ours, the listing, which is in float32, and timm in all its ways, at one task."""
+  """Ours, the listing, which is a Mixer in float32, and timm in all its ways, at one task."""
   size = (kind, f'--model={model}', f'--batch={batch}')
   dtypes = (), ('--dtype=bfloat16',)
   of_timm = [(*dtype, *more) for more in ((), ('--compile',)) if compiled or not more for dtype in dtypes]
-  return (*(('ours', *size, *dtype) for dtype in dtypes), ('listing', *size),
+  listing = [('listing', *size)] if 'name' not in workloads.MODELS[model][1] else []
+  return (*(('ours', *size, *dtype) for dtype in dtypes), *listing,
           *(('timm', *size, *way) for way in of_timm))
 
 
@@ -68,6 +70,7 @@ def _side_by_side(name, module, kinds, *arguments, rounds):
 
 PARTS = {
     'training': (_training('B/16', 8), _training('S/16', 16)),
+    'vit': (_training('ViT-B/16', 8),),
     'sam': (_sam('S/16', 16),),
     'inference': tuple(_inference(model, batch) for model in ('B/16', 'S/16') for batch in (16, 32)),
     'compiling': (_compiling('B/16', 8), _compiling('S/16', 16)),

@@ -14,7 +14,6 @@ import optax
 
 from benchmarks import contender
 from benchmarks import workloads
-from mixer import flops
 
 
 class MlpBlock(nn.Module):
@@ -73,13 +72,6 @@ def shapes(model: str, batch: int):
   net = MlpMixer(workloads.CLASSES, **sizes)
   images = jax.ShapeDtypeStruct((batch, resolution, resolution, 3), jnp.float32)
   return net, jax.eval_shape(net.init, jax.random.key(0), images)['params'], images
-
-
-@functools.cache
-def forward_gflops(model: str) -> float:
-  """GFLOPs of an image, forward; a training step costs three times as much."""
-  net, params, images = shapes(model, batch=1)
-  return 2 * flops.macs(net.apply, {'params': params}, images) / 1e9
 
 
 def batch_of(images):

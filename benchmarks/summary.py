@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 
-from benchmarks import listing
+from benchmarks import workloads
 
 IDENTITY = ('quantity', 'model', 'batch', 'dtype', 'contender')
 
@@ -65,6 +65,8 @@ def _targets():
                  step(model, batch, 'timm, compiled'), 1.05, dtype='bfloat16')
     yield Target(f'inference of {model}, bfloat16, batch 16, ours to timm, compiled', infer(model, 16, 'ours'),
                  infer(model, 16, 'timm, compiled'), 1.05, dtype='bfloat16')
+  yield Target('step of ViT-B/16, bfloat16, ours to timm, compiled', step('ViT-B/16', 8, 'ours'),
+               step('ViT-B/16', 8, 'timm, compiled'), 1., dtype='bfloat16')
   for images, pipeline in (('', 1.1), (', photographs', 1.15)):
     of = lambda contender, quantity=f'input pipeline{images}': (quantity, None, 128, contender)
     yield Target(f'input pipeline to decoding alone{images}', of('ours'), of('decode'), pipeline)
@@ -102,7 +104,7 @@ def by_round(samples: list[dict], target: tuple, dtype: str = 'float32') -> dict
     return values
   if quantity == 'training FLOPs':
     model = target[1]
-    return {place: value * 3 * listing.forward_gflops(model)
+    return {place: value * 3 * workloads.forward_gflops(model)
             for place, value in by_round(samples, ('training', *rest), dtype).items()}
   return {(sample['group'], sample['round']): sample['value'] for sample in samples if 'failed' not in sample
           and (sample['quantity'], sample['model'], sample['batch'], sample['contender']) == target
@@ -128,7 +130,7 @@ def of_limit(identity: tuple, speed: float, matmul: float | None) -> float | Non
   times = {'training': 6 if 'GSAM' in contender else 3, 'inference': 1}.get(quantity)
   if times is None or matmul is None:
     return None
-  return speed * times * listing.forward_gflops(model) / matmul
+  return speed * times * workloads.forward_gflops(model) / matmul
 
 
 def table(samples: list[dict], about: str) -> str:

@@ -1,4 +1,4 @@
-"""timm's Mixer on PyTorch, from PyPI: eager or compiled, float32 or autocast to bfloat16, on all cores.
+"""timm's Mixer or ViT on PyTorch, from PyPI: eager or compiled, float32 or autocast to bfloat16, on all cores.
 
   seq 4 | python -m benchmarks.timm training --model=B/16 --batch=8 --dtype=bfloat16 --compile
 """
@@ -16,28 +16,31 @@ TORCHVISION = ['torchvision', *(f'torchvision.{part}' for part in (
     'ops', 'ops.misc', 'models', 'models.feature_extraction', 'transforms', 'transforms.functional', 'datasets'))]
 
 
-def load():
-  """timm.models.mlp_mixer; without torchvision, which timm imports for other models, by a stand-in for it."""
+def load(module: str = 'mlp_mixer'):
+  """timm.models.MODULE; without torchvision, which timm imports for other models, by a stand-in for it."""
   if importlib.util.find_spec('torch') is None or importlib.util.find_spec('timm') is None:
     sys.exit(f'torch and timm are not installed: {INSTALL}')
   if importlib.util.find_spec('torchvision') is None:
     for name in TORCHVISION:
       sys.modules[name] = mock.MagicMock(name=name, __path__=[], __spec__=None)
-  return importlib.import_module('timm.models.mlp_mixer')
+  return importlib.import_module(f'timm.models.{module}')
 
 
 def rates(flags):
   """`contender.rates` of a training step (Adam, clipped) or a forward pass of one batch that lies in memory."""
-  theirs = load()
+  module = load('vision_transformer' if flags.model.startswith('ViT') else 'mlp_mixer')
   import torch
   torch.manual_seed(0)
   torch.set_num_threads(os.cpu_count())
   resolution, sizes = workloads.MODELS[flags.model]
   width = sizes['hidden_dim']
-  model = theirs.MlpMixer(
-      num_classes=workloads.CLASSES, img_size=resolution, patch_size=sizes['patch_size'], embed_dim=width,
-      num_blocks=sizes['num_blocks'],
-      mlp_ratio=(sizes['tokens_mlp_dim'] / width, sizes['channels_mlp_dim'] / width))
+  shared = dict(num_classes=workloads.CLASSES, img_size=resolution, patch_size=sizes['patch_size'], embed_dim=width)
+  if flags.model.startswith('ViT'):
+    model = module.VisionTransformer(**shared, depth=sizes['num_blocks'], num_heads=sizes['num_heads'],
+                                     mlp_ratio=sizes['mlp_dim'] / width)
+  else:
+    model = module.MlpMixer(**shared, num_blocks=sizes['num_blocks'],
+                            mlp_ratio=(sizes['tokens_mlp_dim'] / width, sizes['channels_mlp_dim'] / width))
   model.train(flags.kind == 'training')
   forward = torch.compile(model) if flags.compile else model
   images = torch.rand(flags.batch, 3, resolution, resolution) * 2 - 1

@@ -256,7 +256,7 @@ def test_the_limit_is_the_better_library_of_each_round():
   samples = [matmul('jax', 100., 1), matmul('numpy', 300., 1), matmul('jax', 500., 2), matmul('numpy', 200., 2),
              matmul('jax', 900., 1, dtype='bfloat16')]
   assert (summary.limit(samples), summary.limit(samples, 'bfloat16')) == (400., 900.)
-  flops = 3 * listing.forward_gflops('B/16')
+  flops = 3 * workloads.forward_gflops('B/16')
   samples += [sample('ours', 150 / flops, 1), sample('ours', 400 / flops, 2)]
   reached = summary.ratio(samples, ('training FLOPs', 'B/16', 8, 'ours'), summary.LIMIT)
   assert (reached.least, reached.greatest) == (pytest.approx(0.5), pytest.approx(0.8))
@@ -266,8 +266,8 @@ def test_the_limit_is_the_better_library_of_each_round():
 
 
 def test_an_image_costs_what_table_1_says():
-  assert listing.forward_gflops('B/16') == pytest.approx(25.2, abs=0.1)
-  assert listing.forward_gflops('S/16') == pytest.approx(7.55, abs=0.05)
+  assert workloads.forward_gflops('B/16') == pytest.approx(25.2, abs=0.1)
+  assert workloads.forward_gflops('S/16') == pytest.approx(7.55, abs=0.05)
 
 
 def test_the_table_tells_medians_targets_and_failures():
