@@ -3,8 +3,8 @@
   python -m benchmarks.tpu --out=benchmarks/results/tpu.md
 
 B/16 of 21,843 classes in bfloat16, Adam, clipped, pmapped, at some number of images per core. Of both, XLA's analysis:
-the bytes of memory that a core's step accesses, its peak memory, and XLA's estimate of its time, not measured on a TPU.
-It needs the extra tpu and some minutes per row.
+the bytes of memory that a core's step accesses, its peak memory, and XLA's estimate of its time, not measured on a TPU;
+and what the bytes are of, counted from the program (traffic.py). It needs the extra tpu and some minutes per row.
 """
 
 import argparse
@@ -19,9 +19,11 @@ import optax
 import tqdm
 
 from benchmarks import listing
+from benchmarks import traffic
 from mixer import models
 from mixer.models import mlp_mixer
 from mixer.run import accelerators
+from mixer.run import devices
 from mixer.training import optim
 from mixer.training import train_step
 from tools.planning import arithmetic
@@ -68,10 +70,15 @@ def _batch(devices, images, dtype):
           'label': jax.ShapeDtypeStruct((devices, images), 'int32')}
 
 
-def row(topology: str, name: str, analysis: dict) -> str:
-  estimate = 'none' if analysis['step_seconds'] is None else f'{analysis["step_seconds"]:.4f} s'
-  return (f'| {topology} | {SLICES[topology]} | {name} | {analysis["accessed_bytes"] / 1e9:.2f} GB | '
-          f'{analysis["peak_bytes"] / arithmetic.GIB:.2f} GiB | {estimate} |')
+def row(topology: str, name: str, step) -> str:
+  """Of the table, for a compiled step."""
+  devices.release_free_memory()  # of the compilation, which leaves gigabytes
+  cost, peak = step.cost_analysis(), step.memory_analysis().peak_memory_in_bytes
+  seconds = cost.get('optimal_seconds', 0)
+  parts = [f'{moved / 1e9:.2f} GB' for moved in traffic.by_kind(step.as_text()).values()]
+  return ' | '.join([f'| {topology}', str(SLICES[topology]), name, f'{cost["bytes accessed"] / 1e9:.2f} GB', *parts,
+                     f'{peak / arithmetic.GIB:.2f} GiB',
+                     f'{seconds:.4f} s |' if seconds > 0 else 'none |'])  # it has been negative
 
 
 def main():
@@ -85,19 +92,19 @@ def main():
     if topology not in SLICES:
       parser.error(f'--topologies has {topology!r}; it must be one of {", ".join(SLICES)}')
   try:
-    slices = {topology: accelerators.slice_of(topology) for topology in topologies}
-    devices_of = {topology: compiler.devices_of(slice_) for topology, slice_ in slices.items()}
+    devices_of = {topology: compiler.devices_of(accelerators.slice_of(topology)) for topology in topologies}
   except ValueError as error:  # without libtpu
     sys.exit(str(error))
   lines = [f'{VARIANT}, {CLASSES:,} classes, bfloat16, {RESOLUTION} x {RESOLUTION}, compiled by libtpu '
            f'{importlib.metadata.version("libtpu")}.', '',
-           '| slice | images a core | step | accessed a core | peak of a core | XLA\'s estimate |', '| --- ' * 6 + '|']
+           f'| slice | images a core | step | accessed a core | {" | ".join(traffic.KINDS)} | peak of a core | XLA\'s estimate |',
+           '| --- ' * 9 + '|']
   contenders = {'ours': ours, "the listing's": the_listing}
   with tqdm.tqdm(total=len(topologies) * len(contenders), unit='step', disable=None) as bar:
     for topology in topologies:
       for name, lower in contenders.items():
         lowered = lower(devices_of[topology], SLICES[topology])
-        lines.append(row(topology, name, compiler.compiled(lowered, slices[topology].device, counted_once=False)))
+        lines.append(row(topology, name, lowered.compile()))
         bar.write(lines[-1])
         bar.update()
   table = '\n'.join(lines) + '\n'

@@ -17,6 +17,7 @@ from benchmarks import listing
 from benchmarks import loop
 from benchmarks import summary
 from benchmarks import timm
+from benchmarks import traffic
 from benchmarks import turns
 from benchmarks import workloads
 from conftest import ROOT
@@ -341,3 +342,35 @@ def test_a_part_that_is_not_there_is_refused(capsys):
   with pytest.raises(SystemExit):
     bench.main(['--parts=training,speed'])
   assert "--parts has 'speed'; it must be one of training, sam, inference, compiling" in capsys.readouterr().err
+
+
+# what a compiled step moves
+
+STEP = '''HloModule step
+
+%fused_computation.1 (a: bf16[4,8], b: f32[8,16]) -> bf16[4,16] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %b = f32[8,16]{1,0} parameter(1)
+  ROOT %c = bf16[4,16]{1,0} convolution(%a, %b), dim_labels=bf_io->bf
+}
+
+%fused_computation.2 (c: bf16[4,16]) -> (f32[16], bf16[4,16]) {
+  %c.1 = bf16[4,16]{1,0} parameter(0)
+  ROOT %d = bf16[4,16]{1,0} negate(%c.1)
+}
+
+ENTRY %main (x: bf16[4,8], w: f32[8,16]) -> f32[8,16] {
+  %x = bf16[4,8]{1,0:T(8,128)} parameter(0)
+  %w = f32[8,16]{1,0:T(8,128)} parameter(1)
+  %start = (f32[8,16]{1,0}, f32[8,16]{1,0:S(1)}) copy-start(%w)
+  %y = bf16[4,16]{1,0:T(8,128)} fusion(%x, %w), kind=kOutput, calls=%fused_computation.1, metadata={op_name="step/Block_0/dot_general"}
+  %z = (f32[16]{0}, bf16[4,16]{1,0}) fusion(%y), kind=kLoop, calls=%fused_computation.2, metadata={op_name="step/MixerBlock_0/neg"}
+  %part = f32[16]{0} get-tuple-element(%z), index=0
+  ROOT %new = f32[8,16]{1,0} fusion(%w, %part), kind=kLoop, calls=%fused_computation.3, metadata={op_name="step/add"}
+}
+'''
+
+
+def test_what_a_step_moves_is_counted_by_what_it_does():
+  assert traffic.by_kind(STEP) == {traffic.PRODUCTS: 2 * 32 + 4 * 128 + 2 * 64, traffic.ACTIVATIONS: 2 * 64 + 4 * 16 + 2 * 64,
+                                   traffic.REST: 4 * 128 + 4 * 16 + 4 * 128}
