@@ -78,14 +78,14 @@ def train(config: ml_collections.ConfigDict, workdir: str, profile_steps=None, w
     if state is None:
       state = devices.init_replicated(init)
       if 'start_from' in config:
-        state = state.replace(params=instantiate(weights.start, 'start_from', config.start_from, fresh_params=state.params))
+        state = state.with_weights(instantiate(weights.start, 'start_from', config.start_from, fresh_params=state.weights))
     state = jax.device_put(state, devices.replicated())  # a no-op for what init_replicated has made
     step = first_step = int(state.step)
     batches = prefetch.prefetch_to_device(itertools.islice(data.start(first_step), total_steps - first_step))
     with clock.of('compilation'):
       p_train_step, memory = compiling.result()
     p_train_step = profiling.trace(p_train_step, profile_steps, workdir, first_step, total_steps)
-    forward_flops, peak_speed = summary.flops_and_peak_speed(model, state.params, data.resolution, config.step)
+    forward_flops, peak_speed = summary.flops_and_peak_speed(model, state.weights, data.resolution, config.step)
     # From here until the last checkpoint is complete, a signal to stop is handled.
     stack.callback(clock.count, 'checkpoints')  # for which the end of the loop waits
     with preemption_handler, metric_logger.MetricLogger(workdir, first_step, total_steps, data.batch_size, peak_speed, wandb) \
@@ -98,7 +98,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, profile_steps=None, w
         if should_run(step, config.eval_every_steps):
           logger.check_finite()  # after the devices have taken the steps
           with clock.of('evaluation'):
-            results = logger.log_eval(evaluate(state.params, step >= total_steps, state.ema))
+            results = logger.log_eval(evaluate(state.weights, step >= total_steps, state.average))
         logger.write()
         if should_run(step, checkpoints.every_steps):
           logger.write_and_flush()
@@ -121,7 +121,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, profile_steps=None, w
         with clock.of('checkpoints'):
           checkpoints.save_interrupted(step, state)
         raise
-  model_card.write_artifacts(workdir, run=run, source=data.source, evals=evals, params=state.params, results=results,
+  model_card.write_artifacts(workdir, run=run, source=data.source, evals=evals, params=state.weights, results=results,
                              samples=evaluate.samples)
   return results
 

@@ -5,6 +5,8 @@ import math
 import jax
 from jax.extend import core
 
+from mixer import trees
+
 
 def macs(function, *arguments) -> int:
   """Multiply-adds of all matrix products and convolutions of function(*arguments).
@@ -17,7 +19,7 @@ def macs(function, *arguments) -> int:
 def forward(model, params, resolution: int) -> float:
   """FLOPs of one image's forward pass: of matrix products and convolutions, a multiply-add counted as two."""
   image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), 'float32')
-  return 2 * macs(model.apply, {'params': params}, image)
+  return 2 * macs(model.apply, trees.variables(params), image)
 
 
 def passes(step) -> int:

@@ -34,6 +34,17 @@ def nested(leaves: dict) -> dict:
   return tree
 
 
+def weights(variables: dict) -> dict:
+  """A model's parameters, with its running statistics, if it has any, beside them as 'batch_stats'."""
+  return {**variables['params'], **{name: tree for name, tree in variables.items() if name == 'batch_stats'}}
+
+
+def variables(weights: dict) -> dict:
+  """What a model's `init` returns and its `apply` takes, of its `weights`."""
+  params = {name: tree for name, tree in weights.items() if name != 'batch_stats'}
+  return {'params': params, **{name: tree for name, tree in weights.items() if name == 'batch_stats'}}
+
+
 def count(tree) -> int:
   """How many numbers all leaves have together: the number of parameters of a model."""
   return sum(leaf.size for leaf in jax.tree.leaves(tree))

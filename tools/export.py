@@ -22,6 +22,7 @@ import numpy as np
 from mixer.data import class_names as class_names_lib
 from mixer.data import image_headers
 from mixer import storage
+from mixer import trees
 from mixer import user_errors
 from tools import weights_flags
 
@@ -76,7 +77,7 @@ def onnx_program(weights):
 def _probabilities(weights, crop):
   model = models.build(**weights.model, platform='any')
   return lambda images: losses.PROBABILITIES[weights.loss](
-      model.apply({'params': weights.params}, normalize.normalize_images(crop(images))))
+      model.apply(trees.variables(weights.params), normalize.normalize_images(crop(images))))
 
 
 def script(model: pathlib.Path, class_names: pathlib.Path | None) -> str:

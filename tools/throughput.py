@@ -38,6 +38,7 @@ from mixer.run import accelerators
 from mixer.run import devices
 from mixer.run import provenance
 from mixer import storage
+from mixer import trees
 from mixer import user_errors
 
 FORMAT = 1
@@ -78,10 +79,10 @@ def planned(name: str, resolution: int, dtype: str) -> dict:
     fields = fields_of(name, resolution, dtype)
     model = models.build(**fields)
     image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), np.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+    params = trees.weights(jax.eval_shape(model.init, jax.random.key(0), image))
   except ValueError as error:
     raise ValueError(f'{name} at {resolution}: {error}' if not str(error).startswith('--') else str(error)) from error
-  macs = flops.macs(lambda params, image: model.apply({'params': params}, image), params, image)
+  macs = flops.macs(lambda params, image: model.apply(trees.variables(params), image), params, image)
   return dict(model=model, fields=fields, resolution=resolution, dtype=dtype, gmacs=macs / 1e9,
               label=f'{name} at {resolution} in {dtype}')
 
@@ -93,8 +94,8 @@ def timer(model, resolution: int, seconds: float):
   """
   count = jax.local_device_count()
   image = np.zeros((1, resolution, resolution, 3), np.float32)
-  params = devices.init_replicated(lambda: model.init(jax.random.key(0), image)['params'])
-  forward = jax.pmap(lambda params, images: model.apply({'params': params}, images), in_axes=(None, 0))
+  params = devices.init_replicated(lambda: trees.weights(model.init(jax.random.key(0), image)))
+  forward = jax.pmap(lambda params, images: model.apply(trees.variables(params), images), in_axes=(None, 0))
   draw = jax.pmap(lambda key, size: jax.random.uniform(key, (size, resolution, resolution, 3), minval=-1.),
                   static_broadcasted_argnums=1)
 

@@ -15,6 +15,7 @@ from mixer.evaluators import sample
 from mixer.run import devices
 from mixer.training import losses
 from mixer.training import metrics
+from mixer import trees
 
 OF_ONE_CLASS = {'top1': lambda logits, batch, targets: metrics.top_k_hit(logits, batch['label'], 1),
                 'top5': lambda logits, batch, targets: metrics.top_k_hit(logits, batch['label'], 5)}
@@ -49,7 +50,7 @@ class Scorer:
     self.sample: sample.Sample | None = None
 
     def score(params, batch):
-      logits = model.apply({'params': params}, normalize.normalize_images(batch['image']))
+      logits = model.apply(trees.variables(params), normalize.normalize_images(batch['image']))
       targets = losses.targets(batch, logits.shape[-1])
       classified = batch['mask'] * (targets > 0).any(axis=1)
       several = batch['label'].ndim > 1

@@ -14,6 +14,7 @@ import numpy as np
 from mixer import arguments
 from mixer.data import normalize
 from mixer.run import devices
+from mixer import trees
 
 CONSTANT_FEATURE = 100.
 SCORED_AT_ONCE = 4096  # examples: their scores for 21,843 classes are 0.7 GB
@@ -98,7 +99,7 @@ class Probe:
     headless = model.clone(num_classes=None)
 
     def features(params, batch):
-      of_device = {'features': headless.apply({'params': params}, normalize.normalize_images(batch['image'])),
+      of_device = {'features': headless.apply(trees.variables(params), normalize.normalize_images(batch['image'])),
                    'label': batch['label'], 'mask': batch['mask']}
       return jax.lax.all_gather(of_device, 'batch')  # every host has all examples
 

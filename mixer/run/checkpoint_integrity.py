@@ -52,7 +52,7 @@ def check(state, path):
 
 def read_params(workdir, step: int | None = None, folder: str | None = None,
                 part: str = 'params') -> tuple[dict, epath.Path]:
-  """The parameters of a run's checkpoint as nested dicts of numpy arrays, and its path. Nothing is written.
+  """The weights of a run's checkpoint, as `trees.weights`, in numpy arrays, and its path. Nothing is written.
 
   Args:
     part: 'params', or 'ema' for their average, which the run must have.
@@ -98,8 +98,9 @@ def _finalized(workdir, folders) -> Iterator:
 def _read_params(path, part):
   handler = ocp.PyTreeCheckpointHandler()
   try:
-    shapes = handler.metadata(path / 'default').tree[part]
-    target = {part: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)}
+    tree = handler.metadata(path / 'default').tree
+    shapes = {part: tree[part], **({'batch_stats': tree['batch_stats']} if tree.get('batch_stats') else {})}
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
     if not storage.in_bucket(path):
       safe_io.check_unpacked(path, sum(file.stat().st_size for file in pathlib.Path(path).rglob('*') if file.is_file()),
                              sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(target)))
@@ -107,6 +108,6 @@ def _read_params(path, part):
     restored = handler.restore(path / 'default', args=ocp.args.PyTreeRestore(
         target, restore_args=restore_args, partial_restore=True))
     check(restored, path)
-    return restored[part]
+    return {**restored.pop(part), **restored}
   finally:
     handler.close()

@@ -61,7 +61,7 @@ def write_artifacts(workdir, *, run: dict, source, evals: dict, params, results:
   for name, sample in samples.items():
     parts[f'predictions_{name}.png'] = (
         lambda path, name=name, sample=sample: plots.predictions(sample, evals[name].source.class_names, path))
-  count = trees.count(params)
+  count = trees.count(trees.variables(params)['params'])
   parts['card.md'] = lambda path: storage.write(path, text(
       workdir, run=run, source=source, parameters=count, results=results, events=run_history.read(workdir),
       warnings=warnings, evals={name: batches.source for name, batches in evals.items()},

@@ -19,6 +19,7 @@ from mixer.training import losses
 from mixer.training import metrics
 from mixer.training import mixup as mixup_lib
 from mixer.training import sam as sam_lib
+from mixer import trees
 
 
 @flax.struct.dataclass
@@ -28,13 +29,34 @@ class TrainState:
   params: dict
   opt_state: optax.OptState
   ema: dict | None = None  # the average of the parameters, in float32, if the run keeps one
+  batch_stats: dict | None = None  # the running statistics of a model that has any, such as of batch norm
+
+  @property
+  def collections(self) -> dict:
+    """The model's variables but for the parameters."""
+    return {} if self.batch_stats is None else {'batch_stats': self.batch_stats}
+
+  @property
+  def weights(self) -> dict:
+    """The parameters, with the running statistics, if it has any, beside them as 'batch_stats'."""
+    return {**self.params, **self.collections}
+
+  @property
+  def average(self) -> dict | None:
+    """`weights` with the average of the parameters, if the run keeps one. The statistics are averages themselves."""
+    return None if self.ema is None else {**self.ema, **self.collections}
+
+  def with_weights(self, weights: dict) -> 'TrainState':
+    """This state with other `weights`."""
+    return self.replace(**trees.variables(weights))
 
 
 def init(model, optimizer, image_shape, seed: int, ema: float | None = None) -> TrainState:
   """The state before the first step. `image_shape` is (H, W, 3); `ema` is that of `make_train_step`."""
-  params = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape)))['params']
+  variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape)))
+  params = variables['params']
   average = None if ema is None else jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, variables.get('batch_stats'))
 
 
 def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, seed: int, loss: str,
@@ -79,10 +101,10 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
   has_accuracy = not mixing and batch['label'].ndim == 1
 
   def mean_loss(params, images, targets, keys):
-    logits = model.apply({'params': params}, images, keys)
+    logits, updated = model.apply({'params': params, **state.collections}, images, keys, mutable=[*state.collections])
     hits = {'top1': metrics.precision_at_1(logits, targets).mean()} if has_accuracy else {}
     smoothed = losses.smooth(targets, label_smoothing) if label_smoothing else targets
-    return loss_function(logits, smoothed).mean(), hits
+    return loss_function(logits, smoothed).mean(), {**hits, **updated}
 
   gradient = _averaged(jax.value_and_grad(mean_loss, has_aux=True), accumulate)
   if sam is not None:
@@ -90,9 +112,10 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
   (value, extra), grads = jax.lax.pmean(gradient(state.params, images, targets, keys), 'batch')
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
+  batch_stats = extra.pop('batch_stats', None)
   logged = {'loss': value, **extra, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
   average = None if ema is None else averaged(ema, state.step + 1, state.ema, params)
-  return TrainState(state.step + 1, params, opt_state, average), logged
+  return TrainState(state.step + 1, params, opt_state, average, batch_stats), logged
 
 
 def averaged(decay: float, step, ema, params):
@@ -142,6 +165,8 @@ def make_train_step(*, model, optimizer, learning_rate, seed: int, loss: str, mi
   arguments.check(dict(accumulate=accumulate), at_least=1)
   arguments.check(dict(label_smoothing=label_smoothing), at_least=0, below=1)
   arguments.check(dict(ema=ema), above=0, below=1)
+  if hasattr(model, 'axis_name'):
+    model = model.clone(axis_name='batch')  # its statistics are those of the whole batch
   step = functools.partial(train_step, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed,
                            loss=loss, mixing=mixup_lib.Mixing(mixup, cutmix, cutmix_probability), accumulate=accumulate,
                            label_smoothing=label_smoothing, ema=ema,

@@ -19,6 +19,7 @@ from mixer import models
 from mixer.run import devices
 from mixer import storage
 from mixer.training import losses
+from mixer import trees
 
 BATCH_SIZE = 32  # images that the model takes at a time
 ONE = str, os.PathLike, PIL.Image.Image  # an image that is to be prepared
@@ -167,16 +168,16 @@ class Inference:
     return self._compiled.setdefault(function, jax.jit(function))
 
   def _logits(self, params, images):
-    return self.model.apply({'params': params}, _normalized(images))
+    return self.model.apply(trees.variables(params), _normalized(images))
 
   def _probabilities(self, params, images):
     return losses.PROBABILITIES[self._weights.loss](self._logits(params, images))
 
   def _features(self, params, images):
-    return self._headless.apply({'params': params}, _normalized(images))
+    return self._headless.apply(trees.variables(params), _normalized(images))
 
   def _tokens(self, params, images):
-    _, state = self._headless.apply({'params': params}, _normalized(images), mutable='intermediates',
+    _, state = self._headless.apply(trees.variables(params), _normalized(images), mutable='intermediates',
                                     capture_intermediates=lambda module, _: module.name == self._family.tokens)
     tokens, = jax.tree.leaves(state['intermediates'])
     return tokens.astype('float32')

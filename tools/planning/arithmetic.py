@@ -182,7 +182,7 @@ class Plan:
   @functools.cached_property
   def flops_per_image(self) -> float:
     """Of the forward pass; in training the backward pass costs twice as much again."""
-    return flops.forward(self.model, self.state.params, self.config.data.resolution)
+    return flops.forward(self.model, self.state.weights, self.config.data.resolution)
 
   @property
   def flops(self) -> float:
