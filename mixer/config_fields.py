@@ -74,7 +74,7 @@ def of_model(name: str, variant: str | None = None) -> dict[str, Field]:
   with configuration.named('config.model'):
     sizes = family.variant_fields(variant) if variant else ()
   bases = [base for base in reversed(family.model.__mro__) if base.__module__.startswith('mixer.')]
-  fields = fields_of(family.model, *family.documented_by, *bases, hidden=('parent', 'name', 'platform', *sizes))
+  fields = fields_of(family.model, *family.documented_by, *bases, hidden=('parent', 'name', 'platform', 'axis_name', *sizes))
   return {**fields_of(models.build), **fields}
 
 

@@ -29,7 +29,8 @@ from test_predict import expected_of
 SIZES = {  # of models whose pixels count
     'vit': dict(patch_size=8, num_blocks=1, hidden_dim=12, mlp_dim=16, num_heads=3),
     'resmlp': dict(patch_size=8, num_blocks=1, hidden_dim=12),
-    'bit_resnet': dict(units=(1, 1), width_factor=0.5, root='small')}
+    'bit_resnet': dict(units=(1, 1), width_factor=0.5, root='small'),
+    'halonet': dict(units=(1, 1), block_size=4, halo_size=1, base_width=8, heads=(1, 1), stem='small')}
 
 
 @pytest.fixture(scope='module')
@@ -112,7 +113,7 @@ def test_features_are_what_the_head_is_applied_to_and_tokens_what_they_are_poole
   head = weights.params['head']
   np.testing.assert_allclose(features @ head['kernel'] + head['bias'], weights.logits(pixels(2)), rtol=1e-4, atol=1e-5)
   if not models.LOADABLE[name].tokens:
-    with pytest.raises(ValueError, match='BiT has no tokens; leave out tokens=True for its features'):
+    with pytest.raises(ValueError, match='(BiT|HaloNet) has no tokens; leave out tokens=True for its features'):
       weights.features(pixels(2), tokens=True)
     return
   tokens = weights.features(pixels(2), tokens=True)

@@ -217,6 +217,8 @@ LAYERS = {  # family: fields, layers below the head
     'bit_resnet': (dict(variant='R50x1'), {
         'root_block': 17, 'block1/unit01': 16, 'block1/unit03': 14, 'block2/unit01': 13, 'block4/unit03': 1, 'norm': 0,
         'head': 0}),
+    'halonet': (dict(variant='H0'), {
+        'stem': 17, 'norm_stem': 17, 'stage1_unit01': 16, 'stage2_unit03': 11, 'stage3_unit01': 10, 'stage4_unit03': 1, 'head': 0}),
 }
 
 

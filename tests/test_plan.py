@@ -20,6 +20,7 @@ from configs import appendix_a
 from configs import bit_finetune
 from configs import evaluate_imagenet
 from configs import finetuning
+from configs import halonet
 from configs import mixer_b16_i1k
 from configs import mixer_cifar10_transfer
 from configs import mixer_digits
@@ -57,6 +58,7 @@ BASELINES = {  # the paper's core-days, of Tables 2 and 3
     'vit.py:h14_jft': 2300, 'bit.py:r152x4_i21k': 940, 'bit.py:r152x4_jft': 9900, 'bit.py:r50x1_jft': 80,
     'bit.py:r50x2_jft': 140, 'bit.py:r152x1_jft': 140, 'bit.py:r152x2_jft': 580, 'bit.py:r200x3_jft': 1780,
     **{f'resmlp.py:{name}': None for name in resmlp.PLANNED},
+    **{f'halonet.py:{name}': None for name in halonet.PLANNED},
     'mixer_b16_i1k_lion.py': None, 'mixer_b16_i1k_strong.py': None,
     **{f'mixer_gsam.py:{name}': None for name in mixer_gsam.PLANNED},
     **{f'mixer_sam.py:{name}': None for name in mixer_sam.PLANNED},
@@ -190,7 +192,8 @@ def configs_of_all_names():
              'mixer_vtab': [f'b16_i21k,{task}{dev}' for task in vtab.TASKS for dev in ('', ',dev')],
              'bit_finetune': [*(f'{model},cifar10' for model in bit_finetune.MODELS),
                               *(f'r50x1,{task}{more}' for task in finetuning.TASKS for more in ('', ',224'))],
-             'vit': ['digits'], 'bit': ['digits'], 'resmlp': ['digits']}.get(stem, [])
+             'vit': ['digits'], 'bit': ['digits'], 'resmlp': ['digits'],
+             'halonet': ['digits', 'cifar10', *halonet.FINETUNED]}.get(stem, [])
     if stem != 'evaluate_imagenet':
       yield stem, names
 
@@ -208,7 +211,7 @@ def a_plan(stem, *name, **fields):
 @pytest.mark.parametrize('stem, names', list(configs_of_all_names()))
 def test_every_config_is_planned(stem, names):
   plan = a_plan(stem)
-  if f'{stem}.py' not in PLANS and stem not in ('vit', 'bit', 'resmlp'):  # those are traced by the quick plan
+  if f'{stem}.py' not in PLANS and stem not in ('vit', 'bit', 'resmlp', 'halonet'):  # those are traced by the quick plan
     assert re.search(r'^model .* [\d,]+ parameters, ([\d,]+ without the head|without a head, .*); .* GFLOPs', plan.describe(0.4))
   for name in names:
     assert a_plan(stem, name).model.num_classes

@@ -17,7 +17,7 @@ def build(*, name: str, variant: str | None = None, platform: str | None = None,
   """A model whose `apply` maps images and keys to logits. [B, H, W, 3] in [-1, 1], [B] keys or None -> [B, K].
 
   Args:
-    name: of the model: 'mlp_mixer', 'vit', 'bit_resnet', 'resmlp' or one of appendix_a.py.
+    name: of the model: 'mlp_mixer', 'vit', 'bit_resnet', 'halonet', 'resmlp' or one of appendix_a.py.
     variant: 'B/16' and the like: fills in the sizes of the paper's Table 1, or of the model's own paper. Without it,
       `fields` give them.
     platform: what it is to run on: 'cpu', 'tpu', 'gpu', or 'any' for all of them; by default JAX's own. It changes
@@ -34,7 +34,7 @@ def build(*, name: str, variant: str | None = None, platform: str | None = None,
     raise ValueError(f'config.model.{field} is {fields[field]}, and config.model.variant {variant!r} makes it '
                      f'{sizes[field]}; drop one of the two fields')
   fields = {**sizes, **fields, 'platform': platform or jax.default_backend()}
-  return configuration.instantiate(family.model, 'model', fields, hidden=('parent', 'name'))
+  return configuration.instantiate(family.model, 'model', fields, hidden=('parent', 'name', 'axis_name'))
 
 
 def config_from_params(params: dict) -> dict:

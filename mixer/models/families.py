@@ -4,6 +4,7 @@ import re
 
 from mixer.models import appendix_a
 from mixer.models import bit_resnet
+from mixer.models import halonet
 from mixer.models import mlp_mixer
 from mixer.models import resmlp
 from mixer.models import vit
@@ -13,6 +14,7 @@ FAMILIES = {family.name: family for family in (
     mlp_mixer.FAMILY,
     vit.FAMILY,
     bit_resnet.FAMILY,
+    halonet.FAMILY,
     resmlp.FAMILY,
     *appendix_a.FAMILIES,
 )}

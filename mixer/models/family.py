@@ -50,6 +50,7 @@ class TimmNames:
     to_timm: our arrays -> (arrays with our names, or with timm's names and shapes; metadata of the file).
     tanh_gelu: whether our GELU is the tanh approximation of timm's.
     pixels: {pattern of a file's name: mean, std and the like of timm's pretrained_cfg}, for files without config.json.
+    fields: of timm's models, where the arrays do not show them.
   """
   pattern: str
   names: Callable[[int], dict[str, str]]
@@ -60,6 +61,7 @@ class TimmNames:
   to_timm: Callable[[dict], tuple[dict, dict]] = lambda arrays: (arrays, {})
   tanh_gelu: bool = True
   pixels: dict[str, dict] = dataclasses.field(default_factory=dict)
+  fields: dict[str, object] = dataclasses.field(default_factory=dict)
 
 
 def timm_names(norms: dict[str, str], layers: dict[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from mixer.training import schedules
 from mixer import trees
 
 # In the names of all models' parameters: the number of a block, of BiT's units in two parts; and what is below all blocks.
-BLOCK, STEM = re.compile(r'block_?(\d+)(?:/unit(\d+))?/', re.IGNORECASE), re.compile('stem/|root_block/|cls$|.*embed')
+BLOCK, STEM = re.compile(r'(?:block_?|stage)(\d+)(?:[/_]unit(\d+))?/', re.IGNORECASE), re.compile('(norm_)?stem/|root_block/|cls$|.*embed')
 
 
 def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
@@ -41,14 +41,15 @@ def lion(*, b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
   return optax.scale_by_lion(b1=b1, b2=b2)
 
 
-def sgd(*, momentum: float = 0.9) -> optax.GradientTransformation:
+def sgd(*, momentum: float = 0.9, nesterov: bool = False) -> optax.GradientTransformation:
   """SGD with momentum, as in fine-tuning (section 3); in float32; the authors' released code has bfloat16.
 
   Args:
     momentum: the decay of the velocity; at least 0 and below 1.
+    nesterov: whether the velocity is Nesterov's.
   """
   arguments.check(dict(momentum=momentum), at_least=0, below=1)
-  return optax.trace(decay=momentum)
+  return optax.trace(decay=momentum, nesterov=nesterov)
 
 
 def lamb(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.GradientTransformation:

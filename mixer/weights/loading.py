@@ -75,7 +75,10 @@ class Weights:
     return {name: value for name, value in self.__dict__.items() if name != 'inference'}
 
   def build(self) -> tuple[nn.Module, dict]:
-    """The Flax module and its parameters: model.apply({'params': params}, images), images [B, H, W, 3] in [-1, 1]."""
+    """The Flax module and its parameters: model.apply({'params': params}, images), images [B, H, W, 3] in [-1, 1].
+
+    Running statistics of batch norm are among them: then it is model.apply(mixer.trees.variables(params), images).
+    """
     return models.build(**self.model), self.params
 
   def predict(self, images, top: int = 5) -> list[list[inference.Prediction]]:
@@ -246,7 +249,10 @@ def _of_file(path, read, pixels, title=None) -> Weights:
     pretrained_cfg.check_library(path)
   params = read(path)
   model, resolution = _sizes_of(params, path)
-  resolution = resolution or models.LOADABLE[model['name']].default_resolution(model)
+  family = models.LOADABLE[model['name']]
+  resolution = resolution or family.default_resolution(model)
+  if read is timm.read:
+    model = {**family.timm.fields, **model}
   name = published.name_of(path) if read is npz.read else None
   known = published.TABLE[name] if name else None
   if known and model['num_classes'] != known.num_classes:

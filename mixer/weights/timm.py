@@ -36,7 +36,8 @@ def read(path) -> dict:
     ValueError: naming the file, if it is no .safetensors file, truncated, holds other values than finite numbers,
       several models, or is of a ViT of an unknown number of heads.
   """
-  tensors = lambda file: {name: file.get_tensor(name) for name in file.keys()}
+  # How often batch norm saw a batch is an integer, which nothing needs.
+  tensors = lambda file: {name: file.get_tensor(name) for name in file.keys() if not name.endswith('.num_batches_tracked')}
   loaded, metadata = _open(path, lambda file: (tensors(file), file.metadata() or {}))
   loaded = arrays.float32(arrays.without_prefix(loaded, FIRST_LAYER, path), path)
   names = max(NAMES, key=lambda names: any(re.match(names.pattern, name) for name in loaded))
