@@ -98,7 +98,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, profile_steps=None, w
         if should_run(step, config.eval_every_steps):
           logger.check_finite()  # after the devices have taken the steps
           with clock.of('evaluation'):
-            results = logger.log_eval(evaluate(state.weights, step >= total_steps, state.average))
+            results = logger.log_eval(evaluate(state.weights, step >= total_steps, state.ema))
         logger.write()
         if should_run(step, checkpoints.every_steps):
           logger.write_and_flush()

@@ -10,15 +10,14 @@ NAME is digits, cifar10 or one of these. The accuracies are those of the papers:
   resnet50_i1k      -         224        25.6 M            convolutions in all stages; 90 epochs, crops and flips alone
 
 h4_i21k and what is fine-tuned from it are "HaloNet-H4 (base 128, Conv-12)": widths from 128, and convolutions for attention in
-the first two stages. With these it has 69.8 million parameters here, where others print 87: something else is wider in it,
-and unresolved.
+the first two stages. That makes 69.8 million parameters here; published figures say 87, and the difference is unexplained.
 
 No code was published, and of the recipe this is known at second hand alone: SGD with Nesterov's momentum, 0.9, batch 4,096,
 350 epochs, warmup and cosine, label smoothing of 0.1, RandAugment, an average of the weights, bfloat16; on ImageNet-21k 90 epochs
 at 256 pixels. Not known, and what stands here: the learning rate (0.1 for 256 images), weight decay (that of 4e-5 in the loss),
 RandAugment's magnitude (10 for all sizes), no stochastic depth and no dropout, the average's decay (0.9999), 5 epochs of warmup,
 and the last norm of a unit, whose scale begins at zero. H7 takes 640 pixels, since 600 make maps of 75 places, which attention
-cannot halve. The fine-tuning is the Mixer's. The weights of h4_i1k_384 and h4_i1k_512 are the work directory of h4_i21k,
+cannot halve. The fine-tuning is the Mixer's. h4_i1k_384 and h4_i1k_512 start from the work directory of h4_i21k,
 --config.start_from.weights=.
 
 Ours: not yet run, but for digits.
@@ -58,7 +57,7 @@ def get_config(name: str = 'h4_i1k'):
 def imagenet(variant: str):
   config = _trained(pretraining.imagenet('B/16', mixup=0., magnitude=10.), SIDES[variant], total_epochs=350.)
   config.model = dict(name='halonet', variant=variant.upper(), num_classes=1000, dtype='bfloat16')
-  if variant == 'h7':
+  if variant in ('h5', 'h6', 'h7'):
     config.model.remat = 'block'  # for the memory of a TPU v3
   return config
 

@@ -36,13 +36,14 @@ def nested(leaves: dict) -> dict:
 
 def weights(variables: dict) -> dict:
   """A model's parameters, with its running statistics, if it has any, beside them as 'batch_stats'."""
-  return {**variables['params'], **{name: tree for name, tree in variables.items() if name == 'batch_stats'}}
+  return {**variables['params'], **{name: variables[name] for name in ('batch_stats',) if name in variables}}
 
 
 def variables(weights: dict) -> dict:
   """What a model's `init` returns and its `apply` takes, of its `weights`."""
-  params = {name: tree for name, tree in weights.items() if name != 'batch_stats'}
-  return {'params': params, **{name: tree for name, tree in weights.items() if name == 'batch_stats'}}
+  params = dict(weights)
+  statistics = {name: params.pop(name) for name in ('batch_stats',) if name in params}
+  return {'params': params, **statistics}
 
 
 def count(tree) -> int:

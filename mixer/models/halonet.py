@@ -15,8 +15,8 @@ block and a halo of h places around it, with zeros beyond the border, which are 
 R are embeddings of the rows and columns from the place to those it attends to; heads share them. There is no projection after it.
 
 No code and no weights were published. What the paper leaves open was chosen such that H0 to H7 have the paper's number of
-parameters (tests/test_halonet.py); timm's halonet_h1 differs in `heads`, `position_embeddings` and `offsets`, and with these its
-logits are the same.
+parameters (tests/test_halonet.py); timm's halonet_h1 differs in `heads`, `position_embeddings` and `offsets`; with those settings the
+logits agree.
 
 Shapes: B images, H x W pixels, M width, A heads, F features of the last stage, K classes. Any H and W whose maps have even
 sides where they are halved do; maps that blocks do not tile are extended by zeros, and cut afterwards.
@@ -134,7 +134,7 @@ class HaloAttention(nn.Module):
 class Unit(nn.Module):
   """The bottleneck, with a skip connection. [B, H, W, C], [B] keys or None -> [B, H / stride, W / stride, output_width].
 
-  `mixing` makes the layer between the two convolutions, of a name.
+  `mixing()` returns the named layer between the two convolutions.
   """
   width: int
   output_width: int
@@ -190,7 +190,7 @@ class HaloNet(nn.Module):
     param_dtype: of the parameters.
     remat: 'block' keeps of each unit only its input for the backward pass, which computes the rest again.
     platform: what it is to run on; the implementation is the same for all.
-    axis_name: of the devices over which the batch's statistics are averaged in training; None for one device.
+    axis_name: the mapped axis over whose devices the batch's statistics are averaged in training; None for each device's own.
   """
   num_classes: int | None
   units: tuple[int, ...]
@@ -220,7 +220,13 @@ class HaloNet(nn.Module):
     super().__post_init__()
     validation.at_least_one(self, 'num_classes', 'block_size', 'base_width', 'final_width')
     validation.probabilities(self, 'dropout_rate', 'stochastic_depth', 'batch_norm_momentum')
-    validation.finite(self, 'head_bias_init', 'batch_norm_epsilon', 'value_ratio', 'output_ratio')
+    validation.finite(self, 'head_bias_init')
+    arguments.check({name: getattr(self, name) for name in ('value_ratio', 'output_ratio', 'batch_norm_epsilon')}, above=0)
+    for name in ('value_ratio', 'output_ratio'):
+      channels = self.base_width * getattr(self, name)
+      if channels != round(channels):
+        raise arguments.ArgumentError(f'{name} is {getattr(self, name)}, which makes {channels:g} channels of the {self.base_width} of '
+                                      f'base_width; choose one that makes a whole number: {round(channels) / self.base_width:g}')
     validation.one_of(self, 'stem', STEMS)
     validation.one_of(self, 'position_embeddings', POSITION_EMBEDDINGS)
     validation.one_of(self, 'offsets', OFFSETS)
@@ -306,7 +312,7 @@ class HaloNet(nn.Module):
         table = before**2 * channels
         mixed = 2 * before**2 * width + 2 * side**2 * round(width * self.value_ratio)
         if stage >= self.conv_stages:
-          blocks = -(-before // self.block_size)**2
+          blocks = (-(-before // self.block_size))**2
           mixed += blocks * window**2 * width * (1 + self.value_ratio) + side**2 * window**2 * self.heads[stage]
         channels = round(width * self.output_ratio)
         sizes.append((table, round(table + mixed + 2 * side**2 * channels)))
@@ -316,7 +322,7 @@ class HaloNet(nn.Module):
 def fields_from_params(params) -> dict:
   """The fields of the `HaloNet` that a tree of arrays belongs to, read off the names and shapes.
 
-  They do not show the blocks, the heads and the kind of the embeddings: those are the record's, or the defaults.
+  They do not show the blocks, the heads and the kind of the embeddings: a file's record has those.
 
   Raises:
     ValueError: with the arrays that are missing, unexpected or of another shape, next to the nearest HaloNet's.

@@ -56,4 +56,5 @@ def _conv(array):
 
 TIMM = family.TimmNames(
     pattern=r'stages\.\d+\.\d+\.self_attn\.|stage\d+_unit\d+/', names=lambda blocks: {}, first_conv='stem.conv1.conv',
-    block_pattern=r'stages\.(\d+)\.', architecture=lambda variant: None, from_timm=from_timm, fields=FIELDS)
+    block_pattern=r'stages\.(\d+)\.', architecture=lambda variant: None, from_timm=from_timm, fields=FIELDS,
+    pixels={'^(se|eca_)?halo': family.IMAGENET_PIXELS})

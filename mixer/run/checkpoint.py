@@ -314,7 +314,7 @@ class Checkpoints:
       raise _ShapeMismatch(f'the checkpoint {path} does not fit the model of this config:{differences}\n'
                            'Use the config it was made with, or another --workdir')
     restore_args = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), state)
-    # Partial, as a checkpoint of before TrainState.ema lacks that name; that all arrays are there was compared above.
+    # Partial, as a checkpoint of an earlier version lacks ema or batch_stats; that all arrays are there was compared above.
     restored = manager.restore(step, args=ocp.args.PyTreeRestore(state, restore_args=restore_args, partial_restore=True))
     checkpoint_integrity.check(restored, path)
     return restored

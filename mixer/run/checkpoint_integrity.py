@@ -99,7 +99,8 @@ def _read_params(path, part):
   handler = ocp.PyTreeCheckpointHandler()
   try:
     tree = handler.metadata(path / 'default').tree
-    shapes = {part: tree[part], **({'batch_stats': tree['batch_stats']} if tree.get('batch_stats') else {})}
+    of_params = part == 'params' and tree.get('batch_stats')  # an average has its own
+    shapes = {part: tree[part], **({'batch_stats': tree['batch_stats']} if of_params else {})}
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
     if not storage.in_bucket(path):
       safe_io.check_unpacked(path, sum(file.stat().st_size for file in pathlib.Path(path).rglob('*') if file.is_file()),

@@ -28,7 +28,7 @@ class TrainState:
   step: jax.Array  # int32 scalar: the number of steps taken
   params: dict
   opt_state: optax.OptState
-  ema: dict | None = None  # the average of the parameters, in float32, if the run keeps one
+  ema: dict | None = None  # the average of `weights`, in float32, if the run keeps one
   batch_stats: dict | None = None  # the running statistics of a model that has any, such as of batch norm
 
   @property
@@ -39,12 +39,7 @@ class TrainState:
   @property
   def weights(self) -> dict:
     """The parameters, with the running statistics, if it has any, beside them as 'batch_stats'."""
-    return {**self.params, **self.collections}
-
-  @property
-  def average(self) -> dict | None:
-    """`weights` with the average of the parameters, if the run keeps one. The statistics are averages themselves."""
-    return None if self.ema is None else {**self.ema, **self.collections}
+    return trees.weights({'params': self.params, **self.collections})
 
   def with_weights(self, weights: dict) -> 'TrainState':
     """This state with other `weights`."""
@@ -55,7 +50,7 @@ def init(model, optimizer, image_shape, seed: int, ema: float | None = None) -> 
   """The state before the first step. `image_shape` is (H, W, 3); `ema` is that of `make_train_step`."""
   variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape)))
   params = variables['params']
-  average = None if ema is None else jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
+  average = None if ema is None else jax.tree.map(lambda x: jnp.array(x, jnp.float32), trees.weights(variables))
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, variables.get('batch_stats'))
 
 
@@ -112,20 +107,21 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
   (value, extra), grads = jax.lax.pmean(gradient(state.params, images, targets, keys), 'batch')
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  batch_stats = extra.pop('batch_stats', None)
+  new = TrainState(state.step + 1, params, opt_state, batch_stats=extra.pop('batch_stats', None))
+  if ema is not None:
+    new = new.replace(ema=averaged(ema, new.step, state.ema, new.weights))
   logged = {'loss': value, **extra, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
-  average = None if ema is None else averaged(ema, state.step + 1, state.ema, params)
-  return TrainState(state.step + 1, params, opt_state, average, batch_stats), logged
+  return new, logged
 
 
-def averaged(decay: float, step, ema, params):
-  """The exponential moving average after step `step`, counted from 1: the mean of the parameters after each step k so far.
+def averaged(decay: float, step, ema, weights):
+  """The exponential moving average after step `step`, counted from 1: the mean of the weights after each step k so far.
 
   Their weights are proportional to decay^(step - k), as in Adam with its bias corrected, so that the initial parameters
   have none. (timm's average begins with them, and is theirs for long.)
   """
   weight = (1 - decay) / -jnp.expm1(step * math.log(decay))
-  return jax.tree.map(lambda mean, x: mean + weight * (x.astype(jnp.float32) - mean), ema, params)
+  return jax.tree.map(lambda mean, x: mean + weight * (x.astype(jnp.float32) - mean), ema, weights)
 
 
 def _averaged(function, parts: int):
@@ -165,8 +161,8 @@ def make_train_step(*, model, optimizer, learning_rate, seed: int, loss: str, mi
   arguments.check(dict(accumulate=accumulate), at_least=1)
   arguments.check(dict(label_smoothing=label_smoothing), at_least=0, below=1)
   arguments.check(dict(ema=ema), above=0, below=1)
-  if hasattr(model, 'axis_name'):
-    model = model.clone(axis_name='batch')  # its statistics are those of the whole batch
+  if hasattr(model, 'axis_name') and sam is None:
+    model = model.clone(axis_name='batch')  # its statistics are the whole batch's; with SAM those of a group, on one device
   step = functools.partial(train_step, model=model, optimizer=optimizer, learning_rate=learning_rate, seed=seed,
                            loss=loss, mixing=mixup_lib.Mixing(mixup, cutmix, cutmix_probability), accumulate=accumulate,
                            label_smoothing=label_smoothing, ema=ema,

@@ -65,7 +65,8 @@ def card(weights, architecture: str | None, results: dict) -> str:
   side, classes = weights.resolution, weights.model['num_classes']
   tags = ['image-classification' if classes else 'image-feature-extraction', weights.model['name'].replace('_', '-')]
   header = [*(['library_name: timm'] * bool(architecture)), f'pipeline_tag: {tags[0]}', f'tags: {json.dumps([*tags, "jax"])}']
-  facts = {'parameters': f'{trees.count(weights.params):,}', 'classes': f'{classes:,}' if classes else 'none, without a head',
+  parameters = trees.count(trees.variables(weights.params)['params'])
+  facts = {'parameters': f'{parameters:,}', 'classes': f'{classes:,}' if classes else 'none, without a head',
            'images': f'{side} x {side} pixels in [-1, 1] (mean 0.5, std 0.5), {weights.crop} from {weights.with_crop().resize}',
            'loss': weights.loss,
            **{name.replace('|', '\\|'): f'{value:.4f}' if name.endswith('/loss') else f'{value:.2%}' if value <= 1 else f'{value:,}'

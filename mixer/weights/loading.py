@@ -37,7 +37,8 @@ class Weights:
   """A model's parameters and their metadata.
 
   Attributes:
-    params: nested dicts of float32 numpy arrays, with the names of `mixer.models`; not to be changed in place.
+    params: nested dicts of float32 numpy arrays, with the names of `mixer.models`; not to be changed in place. Running
+      statistics, which models with batch norm have, are those of the name 'batch_stats'.
     model: the `model` section of a config that builds the model.
     resolution: the side in pixels of the square images that it takes; where it takes any, that of its training, or 224.
     loss: 'softmax_xent' or 'sigmoid_xent', whose `losses.PROBABILITIES` say what the logits mean.
@@ -122,7 +123,7 @@ class Weights:
     The tokens are those after the last normalization, of S patches row by row; a ViT's class token comes first.
 
     Raises:
-      ValueError: as `logits`, and for tokens of a model that has none, a BiT-ResNet.
+      ValueError: as `logits`, and for tokens of a model that has none, a BiT-ResNet or a HaloNet.
     """
     return self.inference.features(images, tokens)
 
@@ -251,7 +252,7 @@ def _of_file(path, read, pixels, title=None) -> Weights:
   model, resolution = _sizes_of(params, path)
   family = models.LOADABLE[model['name']]
   resolution = resolution or family.default_resolution(model)
-  if read is timm.read:
+  if read is timm.read and family.timm:
     model = {**family.timm.fields, **model}
   name = published.name_of(path) if read is npz.read else None
   known = published.TABLE[name] if name else None
@@ -346,8 +347,10 @@ def _build(params, metadata, expected, place, params_place, names_place=None) ->
   if class_names and len(class_names) != model['num_classes']:
     raise ValueError(f'{names_place or f"{place}: class_names"} has {len(class_names):,} lines, and the model '
                      f'{model["num_classes"] or 0:,} classes')
-  dropped = models.LOADABLE[model['name']].training_only_fields
-  kept = {field: value for field, value in metadata['model'].items() if field not in dropped}
+  family, stated = models.LOADABLE[model['name']], metadata['model']
+  # A variant has fields that the arrays may not show.
+  stated = {**(family.variant_fields(stated['variant']) if stated.get('variant') else {}), **stated}
+  kept = {field: value for field, value in stated.items() if field not in family.training_only_fields}
   return Weights(params=params, model={**kept, **model}, resolution=metadata['resolution'], loss=metadata['loss'],
                  class_names=class_names, source='', crop=metadata['crop'], resize=metadata['resize'],
                  permutation=metadata['permutation'])

@@ -21,7 +21,7 @@ def start(fresh_params: dict, *, weights: str, head: typing.Literal['fresh', 'gi
   A ViT's position embeddings are resized where the resolution differs (mixer/models/position_embeddings.py).
 
   Args:
-    fresh_params: newly initialized parameters of the run's model.
+    fresh_params: newly initialized parameters of the run's model, with its running statistics, if it has any.
     weights: a published name, a file, a run's work directory or a checkpoint in one, as in `load`. Their model may differ
       from the run's in its classes and its resolution.
     head: 'fresh' for that of `fresh_params`, which starts at zero, as for other classes; 'given' for that of the weights.
