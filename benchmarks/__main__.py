@@ -10,6 +10,7 @@ figures do not. Keep the machine otherwise idle.
 
 import argparse
 import datetime
+import importlib.util
 import json
 import pathlib
 import sys
@@ -29,7 +30,7 @@ from mixer.run import provenance
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tensorflow-cpu', 'tensorflow', 'opencv-python-headless', 'torch',
             'timm')
 LIMITS = (('matmul', 'jax'), ('matmul', 'numpy'), ('matmul', 'jax', '--dtype=bfloat16'),
-          ('matmul', 'torch', '--dtype=bfloat16'))
+          *([('matmul', 'torch', '--dtype=bfloat16')] if importlib.util.find_spec('torch') else []))
 LATE = 300.  # seconds, of a turn: torch.compile takes its time
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import contender
+from mixer.run import devices
 
 
 def rates(kind, side, seconds, dtype='float32'):
@@ -17,13 +18,18 @@ def rates(kind, side, seconds, dtype='float32'):
   if kind == 'jax':
     x = jnp.asarray(x, dtype)
     product = jax.jit(lambda x: jnp.dot(x, x, preferred_element_type=jnp.float32))
-    run = lambda number: jax.block_until_ready([product(x) for _ in range(number)])
+    def run(number):
+      for _ in range(number):
+        result = product(x)
+      jax.block_until_ready(result)
   elif kind == 'torch':
     import torch
     x = torch.from_numpy(x).to(getattr(torch, dtype))
-    run = lambda number: [x @ x for _ in range(number)]
+    out = torch.empty_like(x)
+    run = lambda number: [torch.mm(x, x, out=out) for _ in range(number)]
   else:
-    run = lambda number: [x @ x for _ in range(number)]
+    out = np.empty_like(x)
+    run = lambda number: [np.matmul(x, x, out=out) for _ in range(number)]
   return contender.rates(run, 2 * side**3 / 1e9, seconds)
 
 
@@ -32,6 +38,7 @@ def main():
   contender.add_dtype(parser)
   parser.add_argument('--side', type=int, default=2048, help='of the matrices; default: %(default)s')
   flags = parser.parse_args()
+  devices.tune_glibc_malloc()  # as the models do
   if flags.kind == 'numpy' and flags.dtype != 'float32':
     parser.error(f'--dtype is {flags.dtype}, which numpy does not have; choose jax or torch')
   contender.serve(contender.speed(lambda: rates(flags.kind, flags.side, flags.seconds, flags.dtype), 'GFLOP/s'),

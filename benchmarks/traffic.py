@@ -1,4 +1,4 @@
-"""What the instructions of a compiled step read and write, by what they do, counted from the text of the program."""
+"""What the instructions of a Mixer's compiled step read and write, by what they do, counted from the program's text."""
 
 import re
 
@@ -6,7 +6,7 @@ BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 's32': 4, 'u32': 4, 'f32': 4}
 # They move nothing.
 FREE = ('parameter', 'constant', 'bitcast', 'tuple', 'get-tuple-element')
 PRODUCTS, ACTIVATIONS, REST = KINDS = ('matrix products, and what is fused into them', 'other loops over activations',
-                                       'gradients and optimizer')
+                                       'the rest: gradients, optimizer, loss')
 
 
 def by_kind(text: str) -> dict[str, int]:
@@ -23,7 +23,7 @@ def by_kind(text: str) -> dict[str, int]:
       continue
     moved = shapes[name] + sum(shapes.get(operand, 0) for operand in re.findall(r'%([\w.-]+)', operands))
     called = re.search(r'calls=%([\w.-]+)', line)
-    kind = PRODUCTS if (called and called[1] in multiplies) or opcode == 'convolution' else (
+    kind = PRODUCTS if (called and called[1] in multiplies) or opcode in ('convolution', 'dot') else (
         ACTIVATIONS if re.search(r'op_name="[^"]*(Block|norm|stem)', line) else REST)
     total[kind] += moved
   return total

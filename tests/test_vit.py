@@ -365,3 +365,11 @@ def test_heads_that_do_not_divide_the_channels_are_told():
 def test_only_square_images_are_supported():
   with pytest.raises(ValueError, match='the position embeddings are of 6 patches, which is not a square number'):
     vit.resolution_of(param_shapes(models.build(**SMALL)))
+
+
+def test_parameters_of_other_heads_or_of_another_resolution_are_refused_on_a_cpu():
+  model, params, images = small_model(platform='cpu')
+  with pytest.raises(ValueError, match='the parameters are of . heads, and num_heads is 1'):
+    model.clone(num_heads=1).apply({'params': params}, images)
+  with pytest.raises(ValueError, match='the position embeddings are of shape .*; resize the embeddings, or take other images'):
+    model.apply({'params': params}, images[:, :, :model.patch_size])

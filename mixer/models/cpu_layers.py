@@ -1,8 +1,10 @@
 """What the forms of models for CPUs share: layers with backward passes by hand, numbers as Flax's up to rounding.
 
+S and B are the two leading axes, in any order.
+
 - The backward passes of LayerNorm and GELU compute again what they can, so that less is kept for them.
-- Products of bfloat16 are summed in float32, to which biases are added, and GELU is computed in it: only these have
-  instructions.
+- XLA has instructions for products of bfloat16 only where they are summed in float32. Biases are added, and GELU is
+  computed, in float32 too.
 - The gradients of wide layers' kernels are transposed, rather than the layers' inputs.
 """
 

@@ -32,7 +32,11 @@ def _tokens(model, params, images, keys, rates):
   if model.pool == 'token':
     x = jnp.concatenate([jnp.broadcast_to(params['cls'].astype(x.dtype), (len(x), 1, x.shape[-1])), x], axis=1)
   encoder = params['Transformer']
-  x = x + encoder['posembed_input']['pos_embedding'].reshape(1, *x.shape[1:]).astype(x.dtype)  # not of another size
+  embeddings = encoder['posembed_input']['pos_embedding']
+  if embeddings.shape != (1, *x.shape[1:]):
+    raise ValueError(f'the position embeddings are of shape {embeddings.shape}, and the images make tokens of {x.shape}; resize the '
+                     'embeddings, or take other images')
+  x = x + embeddings.astype(x.dtype)
   x = stochastic.dropout(x, model.dropout_rate, stochastic.fold(keys, model.num_blocks))
   blocks = [encoder[f'encoderblock_{i}'] for i in range(model.num_blocks)]
   x = scan_blocks.apply_functions(model, functools.partial(_block, model, keys), blocks, x, rates)
@@ -58,7 +62,9 @@ def _block(model, keys, params, x, number, rates):
 
 def _attention(model, params, x):
   """flax.linen.MultiHeadDotProductAttention of x with itself. [B, N, C] -> the same."""
-  width = x.shape[-1]
+  width, heads_of_params = x.shape[-1], params['query']['kernel'].shape[1]
+  if heads_of_params != model.num_heads:
+    raise ValueError(f'the parameters are of {heads_of_params} heads, and num_heads is {model.num_heads}')
   flat = lambda layer: dict(kernel=layer['kernel'].reshape(width, width), bias=layer['bias'].reshape(width))
   heads = lambda y: y.reshape(*y.shape[:2], model.num_heads, -1).swapaxes(1, 2).astype(jnp.float32)
   query, key, value = (heads(cpu_layers.dense(flat(params[name]), x, model.dtype)) for name in ('query', 'key', 'value'))
