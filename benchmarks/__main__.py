@@ -39,7 +39,7 @@ def _against(kind: str, model: str, batch: int, compiled: bool = True):
   size = (kind, f'--model={model}', f'--batch={batch}')
   dtypes = (), ('--dtype=bfloat16',)
   of_timm = [(*dtype, *more) for more in ((), ('--compile',)) if compiled or not more for dtype in dtypes]
-  listing = [('listing', *size)] if 'name' not in workloads.MODELS[model][1] else []
+  listing = [('listing', *size)] if workloads.is_mixer(model) else []
   return (*(('ours', *size, *dtype) for dtype in dtypes), *listing,
           *(('timm', *size, *way) for way in of_timm))
 
@@ -71,7 +71,6 @@ def _side_by_side(name, module, kinds, *arguments, rounds):
 
 PARTS = {
     'training': (_training('B/16', 8), _training('S/16', 16)),
-    'vit': (_training('ViT-B/16', 8),),
     'sam': (_sam('S/16', 16),),
     'inference': tuple(_inference(model, batch) for model in ('B/16', 'S/16') for batch in (16, 32)),
     'compiling': (_compiling('B/16', 8), _compiling('S/16', 16)),
@@ -82,6 +81,7 @@ PARTS = {
                            '--logs=40', '--seconds=4', rounds=5)),
     'evaluation': (_side_by_side('evaluation', 'evaluation', ('split', 'forward'), '--model=S/16', '--batch=32',
                                  rounds=3),),
+    'vit': (_training('ViT-B/16', 8),),
 }
 WITH_JPEGS = ('pipeline', 'loop', 'evaluation')
 

@@ -142,7 +142,7 @@ def compiling(model, batch):
 def main():
   parser = contender.parser(__doc__, ('training', 'inference', 'compiling'))
   flags = parser.parse_args()
-  if 'name' in workloads.MODELS[flags.model][1]:
+  if not workloads.is_mixer(flags.model):
     parser.error(f'--model is {flags.model}, and the listing is a Mixer; choose one')
   turns = {'training': lambda: contender.speed(lambda: step_rates(flags.model, flags.batch, flags.seconds)),
            'inference': lambda: contender.speed(lambda: forward_rates(flags.model, flags.batch, flags.seconds)),

@@ -28,19 +28,19 @@ def load(module: str = 'mlp_mixer'):
 
 def rates(flags):
   """`contender.rates` of a training step (Adam, clipped) or a forward pass of one batch that lies in memory."""
-  module = load('vision_transformer' if flags.model.startswith('ViT') else 'mlp_mixer')
+  module = load('mlp_mixer' if workloads.is_mixer(flags.model) else 'vision_transformer')
   import torch
   torch.manual_seed(0)
   torch.set_num_threads(os.cpu_count())
   resolution, sizes = workloads.MODELS[flags.model]
   width = sizes['hidden_dim']
   shared = dict(num_classes=workloads.CLASSES, img_size=resolution, patch_size=sizes['patch_size'], embed_dim=width)
-  if flags.model.startswith('ViT'):
-    model = module.VisionTransformer(**shared, depth=sizes['num_blocks'], num_heads=sizes['num_heads'],
-                                     mlp_ratio=sizes['mlp_dim'] / width)
-  else:
+  if workloads.is_mixer(flags.model):
     model = module.MlpMixer(**shared, num_blocks=sizes['num_blocks'],
                             mlp_ratio=(sizes['tokens_mlp_dim'] / width, sizes['channels_mlp_dim'] / width))
+  else:
+    model = module.VisionTransformer(**shared, depth=sizes['num_blocks'], num_heads=sizes['num_heads'],
+                                     mlp_ratio=sizes['mlp_dim'] / width)
   model.train(flags.kind == 'training')
   forward = torch.compile(model) if flags.compile else model
   images = torch.rand(flags.batch, 3, resolution, resolution) * 2 - 1

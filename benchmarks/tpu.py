@@ -70,15 +70,11 @@ def _batch(devices, images, dtype):
           'label': jax.ShapeDtypeStruct((devices, images), 'int32')}
 
 
-def row(topology: str, name: str, step) -> str:
-  """Of the table, for a compiled step."""
-  devices.release_free_memory()  # of the compilation, which leaves gigabytes
-  cost, peak = step.cost_analysis(), step.memory_analysis().peak_memory_in_bytes
-  seconds = cost.get('optimal_seconds', 0)
-  parts = [f'{moved / 1e9:.2f} GB' for moved in traffic.by_kind(step.as_text()).values()]
-  return ' | '.join([f'| {topology}', str(SLICES[topology]), name, f'{cost["bytes accessed"] / 1e9:.2f} GB', *parts,
-                     f'{peak / arithmetic.GIB:.2f} GiB',
-                     f'{seconds:.4f} s |' if seconds > 0 else 'none |'])  # it has been negative
+def row(topology: str, name: str, analysis: dict, moved: dict) -> str:
+  """Of the table; `moved` is that of `traffic.by_kind`."""
+  estimate = 'none' if analysis['step_seconds'] is None else f'{analysis["step_seconds"]:.4f} s'
+  gigabytes = ' | '.join(f'{number / 1e9:.2f} GB' for number in (analysis['accessed_bytes'], *moved.values()))
+  return f'| {topology} | {SLICES[topology]} | {name} | {gigabytes} | {analysis["peak_bytes"] / arithmetic.GIB:.2f} GiB | {estimate} |'
 
 
 def main():
@@ -92,7 +88,8 @@ def main():
     if topology not in SLICES:
       parser.error(f'--topologies has {topology!r}; it must be one of {", ".join(SLICES)}')
   try:
-    devices_of = {topology: compiler.devices_of(accelerators.slice_of(topology)) for topology in topologies}
+    slices = {topology: accelerators.slice_of(topology) for topology in topologies}
+    devices_of = {topology: compiler.devices_of(slice_) for topology, slice_ in slices.items()}
   except ValueError as error:  # without libtpu
     sys.exit(str(error))
   lines = [f'{VARIANT}, {CLASSES:,} classes, bfloat16, {RESOLUTION} x {RESOLUTION}, compiled by libtpu '
@@ -104,7 +101,10 @@ def main():
     for topology in topologies:
       for name, lower in contenders.items():
         lowered = lower(devices_of[topology], SLICES[topology])
-        lines.append(row(topology, name, lowered.compile()))
+        step = lowered.compile()
+        lines.append(row(topology, name, compiler.analysis(step, slices[topology].device, counted_once=False),
+                         traffic.by_kind(step.as_text())))
+        devices.release_free_memory()  # of the compilation, which leaves gigabytes
         bar.write(lines[-1])
         bar.update()
   table = '\n'.join(lines) + '\n'

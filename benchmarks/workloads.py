@@ -22,6 +22,10 @@ IMAGES = 128  # of a batch of the input pipeline
 DATA = 'runs/bench_data'  # where JPEGs are generated, once
 
 
+def is_mixer(model: str) -> bool:
+  return 'name' not in MODELS[model][1]
+
+
 def config(model: str, batch: int, **fields) -> ml_collections.ConfigDict:
   """What train.py would train: Adam, clipped, on one batch of fake images again and again, and nothing besides.
 

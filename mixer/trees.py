@@ -36,14 +36,15 @@ def nested(leaves: dict) -> dict:
 
 def weights(variables: dict) -> dict:
   """A model's parameters, with its running statistics, if it has any, beside them as 'batch_stats'."""
-  return {**variables['params'], **{name: variables[name] for name in ('batch_stats',) if name in variables}}
+  return {**variables['params'], **{name: tree for name, tree in variables.items() if name != 'params'}}
 
 
 def variables(weights: dict) -> dict:
   """What a model's `init` returns and its `apply` takes, of its `weights`."""
+  if 'batch_stats' not in weights:
+    return {'params': weights}
   params = dict(weights)
-  statistics = {name: params.pop(name) for name in ('batch_stats',) if name in params}
-  return {'params': params, **statistics}
+  return {'batch_stats': params.pop('batch_stats'), 'params': params}
 
 
 def count(tree) -> int:

@@ -19,15 +19,18 @@ EPSILON = 1e-6  # of LayerNorm, as in Flax
 PART = 8  # images
 
 
-def in_parts(function: Callable, images):
-  """function(images), 8 images at a time, so that activations stay in the caches. [B, H, W, 3] -> [B, ...]."""
-  if len(images) <= PART:
-    return function(images)
+def in_parts(function: Callable, images, keys):
+  """function(images, keys), of [B, H, W, 3] and [B] keys or None -> [B, ...].
+
+  Without keys, as in evaluation, it is applied to 8 images at a time, so that activations stay in the caches.
+  """
+  if keys is not None or len(images) <= PART:
+    return function(images, keys)
   number = len(images) // PART
   first, rest = jnp.split(images, [number * PART])
-  done = lax.map(function, first.reshape(number, PART, *images.shape[1:]))
+  done = lax.map(lambda part: function(part, None), first.reshape(number, PART, *images.shape[1:]))
   done = done.reshape(number * PART, *done.shape[2:])
-  return jnp.concatenate([done, function(rest)]) if len(rest) else done
+  return jnp.concatenate([done, function(rest, None)]) if len(rest) else done
 
 
 def patches(images, size: int):

@@ -149,12 +149,11 @@ class Unit(nn.Module):
   def __call__(self, x, keys=None):
     conv = lambda features, name, stride=1: nn.Conv(features, (1, 1), stride, use_bias=False, name=name, dtype=self.dtype,
                                                     param_dtype=self.param_dtype)
-    norm = functools.partial(self.norm, use_running_average=keys is None)
-    y = nn.relu(norm(name='norm_in')(conv(self.width, 'conv_in')(x)))
-    y = nn.relu(norm(name='norm_mixing')(self.mixing()(y)))
-    y = norm(name='norm_out', scale_init=nn.initializers.zeros)(conv(self.output_width, 'conv_out')(y))
+    y = nn.relu(self.norm(name='norm_in')(conv(self.width, 'conv_in')(x)))
+    y = nn.relu(self.norm(name='norm_mixing')(self.mixing()(y)))
+    y = self.norm(name='norm_out', scale_init=nn.initializers.zeros)(conv(self.output_width, 'conv_out')(y))
     if x.shape[-1] != self.output_width or self.stride > 1:
-      x = norm(name='norm_shortcut')(conv(self.output_width, 'conv_shortcut', self.stride)(x))
+      x = self.norm(name='norm_shortcut')(conv(self.output_width, 'conv_shortcut', self.stride)(x))
     return nn.relu(x + stochastic.drop_path(y, self.drop_rate, keys, True))
 
 
@@ -241,7 +240,7 @@ class HaloNet(nn.Module):
       raise arguments.ArgumentError(f'halo_size is {self.halo_size}; it must be a number of places, at least 0')
     if not 0 <= self.conv_stages <= len(self.units):
       raise arguments.ArgumentError(f'conv_stages is {self.conv_stages}; it must be 0 to {len(self.units)}, of the stages')
-    if self.block_size % 2 and any(stage >= max(self.conv_stages, 1) for stage in range(len(self.units))):
+    if self.block_size % 2 and max(self.conv_stages, 1) < len(self.units):
       raise arguments.ArgumentError(f'block_size is {self.block_size}, and attention halves blocks from the second stage on; '
                                     f'choose an even one: {self.block_size + 1}')
     for stage, heads in enumerate(self.heads):
@@ -256,13 +255,13 @@ class HaloNet(nn.Module):
   @nn.compact
   def __call__(self, images, keys=None):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    norm = functools.partial(nn.BatchNorm, momentum=self.batch_norm_momentum, epsilon=self.batch_norm_epsilon,
-                             axis_name=None if keys is None else self.axis_name, **dtypes)
+    norm = functools.partial(
+        nn.BatchNorm, use_running_average=keys is None, momentum=self.batch_norm_momentum, epsilon=self.batch_norm_epsilon,
+        axis_name=None if keys is None else self.axis_name, **dtypes)
     conv = functools.partial(nn.Conv, use_bias=False, **dtypes)
-    x = images
     size = STEMS[self.stem]
-    x = conv(self.base_width, (size, size), 2 if self.stem == 'large' else 1, size // 2, name='stem')(x)
-    x = nn.relu(norm(use_running_average=keys is None, name='norm_stem')(x))
+    x = conv(self.base_width, (size, size), 2 if self.stem == 'large' else 1, size // 2, name='stem')(images)
+    x = nn.relu(norm(name='norm_stem')(x))
     if self.stem == 'large':
       x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     unit = nn.remat(Unit) if self.remat == 'block' else Unit
@@ -287,7 +286,7 @@ class HaloNet(nn.Module):
         number += 1
     if self.final_width is not None:
       x = conv(self.final_width, (1, 1), name='conv_final')(x)
-      x = nn.relu(norm(use_running_average=keys is None, name='norm_final')(x))
+      x = nn.relu(norm(name='norm_final')(x))
     features = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     if self.num_classes is None:
       return features

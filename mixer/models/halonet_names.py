@@ -4,7 +4,11 @@ import re
 
 from mixer.models import family
 
-LAYERS = {'in': 'conv1_1x1', 'out': 'conv3_1x1', 'shortcut': 'shortcut'}
+# timm's layers, of a unit or of the model, and ours.
+NORMS = {'stem.conv1.bn': 'norm_stem', 'conv1_1x1.bn': 'norm_in', 'post_attn': 'norm_mixing', 'conv3_1x1.bn': 'norm_out',
+         'shortcut.bn': 'norm_shortcut', 'final_conv.bn': 'norm_final'}
+CONVS = {'stem.conv1.conv': 'stem', 'conv1_1x1.conv': 'conv_in', 'self_attn.q': 'attention/query', 'conv3_1x1.conv': 'conv_out',
+         'shortcut.conv': 'conv_shortcut', 'final_conv.conv': 'conv_final'}
 NORM = {'weight': 'scale', 'bias': 'bias', 'running_mean': 'mean', 'running_var': 'var'}
 # What timm's have and HaloNet's fields do not: see mixer/models/halonet.py.
 FIELDS = dict(block_size=8, halo_size=3, heads=(8, 8, 8, 8), position_embeddings='summed', offsets='queries')
@@ -26,10 +30,10 @@ def from_timm(arrays: dict, metadata: dict) -> dict:
       halves = array.reshape(FIELDS['heads'][0], 2, -1, *array.shape[1:])
       for i, kind in enumerate(('key', 'value')):
         ours[f'{place}attention/{kind}/kernel'] = _conv(halves[:, i].reshape(-1, *array.shape[1:]))
-    elif norm := _norm_of(layer):
+    elif norm := NORMS.get(layer):
       kind = NORM.get(part, part)
       ours[f'{"batch_stats/" if kind in ("mean", "var") else ""}{place}{norm}/{kind}'] = array
-    elif conv := _conv_of(layer):
+    elif conv := CONVS.get(layer):
       ours[f'{place}{conv}/kernel'] = _conv(array)
     elif layer == 'self_attn.pos_embed':
       ours[f'{place}attention/{ {"height_rel": "rows", "width_rel": "columns"}.get(part, part)}'] = array
@@ -40,21 +44,11 @@ def from_timm(arrays: dict, metadata: dict) -> dict:
   return ours
 
 
-def _norm_of(layer):
-  return {'stem.conv1.bn': 'norm_stem', 'post_attn': 'norm_mixing', 'final_conv.bn': 'norm_final'}.get(layer) or {
-      f'{theirs}.bn': f'norm_{ours}' for ours, theirs in LAYERS.items()}.get(layer)
-
-
-def _conv_of(layer):
-  return {'stem.conv1.conv': 'stem', 'self_attn.q': 'attention/query', 'final_conv.conv': 'conv_final'}.get(layer) or {
-      f'{theirs}.conv': f'conv_{ours}' for ours, theirs in LAYERS.items()}.get(layer)
-
-
 def _conv(array):
   return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
 
 
 TIMM = family.TimmNames(
     pattern=r'stages\.\d+\.\d+\.self_attn\.|stage\d+_unit\d+/', names=lambda blocks: {}, first_conv='stem.conv1.conv',
-    block_pattern=r'stages\.(\d+)\.', architecture=lambda variant: None, from_timm=from_timm, fields=FIELDS,
+    architecture=lambda variant: None, from_timm=from_timm, fields=FIELDS,
     pixels={'^(se|eca_)?halo': family.IMAGENET_PIXELS})

@@ -5,7 +5,6 @@ images 866 and 1,225 (`python -m benchmarks --parts=compiling`). `--parts=traini
 
 - The layers are those of cpu_layers.py: a step of S/16 in bfloat16 is 2.1 times as fast on a CPU with AVX512_BF16.
 - The table of tokens is stored as [S, B, C]: both mixings are products of two matrices, without a transpose in between.
-- Without noise, as in evaluation, images are processed 8 at a time.
 
 TPUs and GPUs run the plain implementation. Shapes are those of mlp_mixer.py.
 """
@@ -29,9 +28,7 @@ def features(model, params, images, keys, rates):
     params: its parameters.
     rates: the probability of dropping each branch, as `mlp_mixer.drop_rates` gives them.
   """
-  if keys is not None:
-    return _features(model, params, images, keys, rates)
-  return cpu_layers.in_parts(lambda part: _features(model, params, part, None, rates), images)
+  return cpu_layers.in_parts(lambda images, keys: _features(model, params, images, keys, rates), images, keys)
 
 
 def _features(model, params, images, keys, rates):

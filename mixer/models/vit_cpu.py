@@ -22,9 +22,7 @@ def tokens(model, params, images, keys, rates):
     params: its parameters.
     rates: the probability of dropping each branch, as `vit.drop_rates` gives them.
   """
-  if keys is not None:
-    return _tokens(model, params, images, keys, rates)
-  return cpu_layers.in_parts(lambda part: _tokens(model, params, part, None, rates), images)
+  return cpu_layers.in_parts(lambda images, keys: _tokens(model, params, images, keys, rates), images, keys)
 
 
 def _tokens(model, params, images, keys, rates):

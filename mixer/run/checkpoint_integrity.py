@@ -99,9 +99,8 @@ def _read_params(path, part):
   handler = ocp.PyTreeCheckpointHandler()
   try:
     tree = handler.metadata(path / 'default').tree
-    of_params = part == 'params' and tree.get('batch_stats')  # an average has its own
-    shapes = {part: tree[part], **({'batch_stats': tree['batch_stats']} if of_params else {})}
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
+    parts = [part, 'batch_stats'] if part == 'params' and tree.get('batch_stats') else [part]  # an average has its own
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), {name: tree[name] for name in parts})
     if not storage.in_bucket(path):
       safe_io.check_unpacked(path, sum(file.stat().st_size for file in pathlib.Path(path).rglob('*') if file.is_file()),
                              sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(target)))

@@ -4,6 +4,7 @@
 `make_train_step` maps it over all devices.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -43,7 +44,7 @@ class TrainState:
 
   def with_weights(self, weights: dict) -> 'TrainState':
     """This state with other `weights`."""
-    return self.replace(**trees.variables(weights))
+    return dataclasses.replace(self, **trees.variables(weights))
 
 
 def init(model, optimizer, image_shape, seed: int, ema: float | None = None) -> TrainState:
@@ -109,7 +110,7 @@ def train_step(state: TrainState, batch, *, model, optimizer, learning_rate, see
   params = optax.apply_updates(state.params, updates)
   new = TrainState(state.step + 1, params, opt_state, batch_stats=extra.pop('batch_stats', None))
   if ema is not None:
-    new = new.replace(ema=averaged(ema, new.step, state.ema, new.weights))
+    new = dataclasses.replace(new, ema=averaged(ema, new.step, state.ema, new.weights))
   logged = {'loss': value, **extra, 'grad_norm': optax.tree.norm(grads), 'learning_rate': learning_rate(state.step)}
   return new, logged
 

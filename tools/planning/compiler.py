@@ -86,9 +86,13 @@ def compiled(lowered, device: accelerators.Tpu | accelerators.Gpu, counted_once:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     return dict(fits=False, message=str(error).partition('\n')[0], compile_seconds=time.monotonic() - began)
-  took = time.monotonic() - began
+  return dict(compile_seconds=time.monotonic() - began, **analysis(step, device, counted_once))
+
+
+def analysis(step, device: accelerators.Tpu | accelerators.Gpu, counted_once: bool) -> dict:
+  """XLA's analysis of a compiled step, as of `compiled`."""
   cost, memory, text = step.cost_analysis(), step.memory_analysis(), step.as_text()
-  result = dict(all_reduce_bytes=all_reduce_bytes(text), compile_seconds=took)
+  result = dict(all_reduce_bytes=all_reduce_bytes(text))
   if device.platform == 'gpu':
     # XLA compiles what does not fit as well. Of the state, the result has the place of the arguments.
     peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -115,13 +119,15 @@ _BITS = {'pred': 8, 's8': 8, 'u8': 8, 's16': 16, 'u16': 16, 'f16': 16, 'bf16': 1
          's64': 64, 'u64': 64, 'f64': 64}
 
 
+def bytes_of(result: str) -> int:
+  """Of 'f32[2,3]{1,0}', or of a tuple of such, as the text of a compiled module has them."""
+  return sum(math.prod(map(int, filter(None, shape.split(',')))) * _BITS[dtype] // 8
+             for dtype, shape in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', result))
+
+
 def all_reduce_bytes(hlo: str) -> int:
   """Bytes of the results of all all-reduces in the text of a compiled module."""
-  total = 0
-  for result in re.findall(r'^ *(?:ROOT )?%\S+ = (.+?) all-reduce(?:-start)?\(', hlo, re.M):
-    for dtype, shape in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', result):
-      total += math.prod(map(int, filter(None, shape.split(',')))) * _BITS[dtype] // 8
-  return total
+  return sum(map(bytes_of, re.findall(r'^ *(?:ROOT )?%\S+ = (.+?) all-reduce(?:-start)?\(', hlo, re.M)))
 
 
 def counted_once(plan: arithmetic.Plan) -> bool:
