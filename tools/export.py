@@ -22,7 +22,6 @@ import numpy as np
 from mixer.data import class_names as class_names_lib
 from mixer.data import image_headers
 from mixer import storage
-from mixer import trees
 from mixer import user_errors
 from tools import weights_flags
 
@@ -35,6 +34,7 @@ with epy.lazy_imports():  # which --help and a wrong flag need not wait for
   from mixer.data import normalize
   from mixer import models
   from mixer.training import losses
+  from mixer import trees
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
