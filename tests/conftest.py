@@ -1,6 +1,7 @@
 """Eight simulated devices, for all tests. The environment must be set before JAX starts."""
 
 import contextlib
+import gc
 import os
 import pathlib
 import signal
@@ -29,6 +30,20 @@ os.environ.update(
 # A shell has what it starts in the background ignore Ctrl-C, and the programs that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# A process may have 65,530 mappings of memory on Linux, and XLA's programs for CPUs take dozens each, for as long as JAX keeps
+# them: a worker that trains a hundred times would end in a segmentation fault.
+MANY_MAPPINGS = 15_000
+
+
+@pytest.fixture(autouse=True)
+def frees_compiled_programs():
+  yield
+  mappings = pathlib.Path('/proc/self/maps')
+  if 'jax' in sys.modules and mappings.exists() and mappings.read_bytes().count(b'\n') > MANY_MAPPINGS:
+    sys.modules['jax'].clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')
