@@ -32,7 +32,7 @@ from configs import pretraining
 
 SLICE = 'v3:8x8'
 SIDES = dict(h0=256, h1=256, h2=256, h3=320, h4=384, h5=448, h6=512, h7=640)
-OF_TABLE_2 = dict(name='halonet', variant='H4', base_width=128, conv_stages=2, dtype='bfloat16')
+OF_TABLE_2 = dict(name='halonet', variant='H4-base128-conv12', dtype='bfloat16')
 FINETUNED = {'h4_i1k_384': 384, 'h4_i1k_512': 512}
 PLANNED = ('resnet50_i1k', 'h4_i21k', *(f'{variant}_i1k' for variant in SIDES))
 NAMES = ('digits', 'cifar10', *PLANNED, *FINETUNED)

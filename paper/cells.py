@@ -66,7 +66,7 @@ def _is_of(run, row) -> bool:
   """Whether a run has the model and the pre-training of a row."""
   config, origin = matching.trained(run)
   pretraining = matching.pretraining(config, origin)
-  return (run.finished and matching.plain(config) and matching.label(config['model']) == row['model']
+  return (run.finished and matching.plain(config) and matching.label(config['model']) == matching.of_row(row)
           and pretraining is not None and pretraining[0] == row['pretrain']
           and ('epochs' not in row or matching.same_epochs(row['epochs'], pretraining[1])))
 
@@ -80,7 +80,7 @@ def speed(collection: reading.Collection, row: dict) -> tuple[Value, ...]:
   """Images a second and core of TPUs, as in the paper; those of other hardware are in `tables.speeds`."""
   return tuple(Value(f'{one.images_per_s_per_core:,.0f}', (one.id,), f'{one.dtype}, {one.device}')
                for one in collection.throughputs if (one.device or '').startswith('TPU')
-               and matching.named(one) == row['model'] and _fits(row, one.resolution))
+               and matching.named(one) == matching.of_row(row) and _fits(row, one.resolution))
 
 
 def core_days(collection: reading.Collection, row: dict) -> tuple[Value, ...]:

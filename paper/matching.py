@@ -19,6 +19,8 @@ PRETRAINING = {'imagenet2012': ('imagenet', 1.26e6, 1.29e6), 'imagenet21k': ('im
                'multilabel': ('jft300m', 290e6, 310e6)}
 # Published weights by the folder of their name: (pre-training data, epochs), of Table 3.
 PUBLISHED = {'imagenet1k': ('imagenet', 300), 'imagenet21k': ('imagenet21k', 300)}
+# What Table 2 calls its HaloNet, and what distinguishes it from the H4 of HaloNet's own paper, which is in no table.
+VARIANTS = {'HaloNet-H4': 'HaloNet-H4-base128-conv12'}
 EPOCHS_APART = 0.02  # as a part: durations are in whole steps, and ImageNet's last 1 % may be left out of training
 
 DEFAULT_CROP = 'paper_resize'  # of input_pipeline.eval_batches
@@ -44,6 +46,11 @@ def label(model: dict) -> str:
   show = lambda value: '-'.join(map(str, value)) if isinstance(value, list) else value
   words = lambda field, words: words.removesuffix('s' * (model[field] == 1)).format(show(model[field]))
   return ', '.join([name, *(words(field, text) for field, text in known.items() if field in model)])
+
+
+def of_row(row: dict) -> str:
+  """The label of the model of a row of Table 2 or 3."""
+  return VARIANTS.get(row['model'], row['model'])
 
 
 def named(one: records.Throughput | records.Count) -> str:
@@ -92,7 +99,8 @@ def beyond(config: dict) -> bool:
   """Whether a recipe has what the paper does not have."""
   step, data, optimizer = (config.get(section, {}) for section in ('step', 'data', 'optimizer'))
   of_cifar = data.get('randaugment_translate', 100.) != 100. or data.get('randaugment_cutout', 40.) != 40.
-  return bool(any(map(step.get, ('sam', 'label_smoothing', 'cutmix')))
+  smoothed = step.get('label_smoothing') and family(config['model']) != 'HaloNet'  # whose authors smooth them
+  return bool(smoothed or any(map(step.get, ('sam', 'cutmix')))
               or any(map(data.get, ('pad', 'autoaugment', 'cutout', 'random_erasing')))
               or (data.get('randaugment_magnitude') is not None and of_cifar)
               or optimizer.get('layer_decay') or optimizer.get('name') in ('lamb', 'lion'))

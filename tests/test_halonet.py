@@ -1,5 +1,7 @@
 """HaloNet: published sizes, attention written out, timm's logits, and batch statistics of the whole batch."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from mixer.training import train_step
 from mixer import trees
 from mixer import weights
 from mixer.weights import loading
+import test_train
 import timm_models
+import train
 
 # With 1,000 classes, rounded to 0.1 million, they are those of the paper: 5.5, 8.1, 9.4, 11.8, 19.1, 30.7, 43.4 and 67.4.
 COUNTS = dict(H0=5_488_424, H1=8_084_936, H2=9_388_328, H3=11_821_960, H4=19_082_632, H5=30_683_112, H6=43_425_544,
@@ -21,6 +25,7 @@ COUNTS = dict(H0=5_488_424, H1=8_084_936, H2=9_388_328, H3=11_821_960, H4=19_082
 TIMM = {name: halonet_names.FIELDS[name] for name in ('heads', 'position_embeddings', 'offsets')}
 SMALL = dict(name='halonet', num_classes=5, units=(1, 2), block_size=4, halo_size=1, base_width=8, heads=(2, 2), stem='small',
              platform='any')
+SMALL_STEP = {**SMALL, 'units': (1, 1)}  # compiled in half the time
 
 
 @pytest.fixture(autouse=True)
@@ -59,11 +64,13 @@ def test_published_sizes(variant):
 
 
 def test_the_mixer_papers_has_other_widths_and_convolutions():
-  fields = dict(name='halonet', variant='H4', num_classes=1000, base_width=128)
-  count = lambda **more: trees.count(shapes_of(models.build(**fields, **more))['params'])
-  assert (count(), count(conv_stages=2)) == (68_371_752, 69_840_360)  # 87 million are printed elsewhere
-  section = models.config_from_params(trees.weights(shapes_of(models.build(**fields, conv_stages=2))))
-  assert models.describe(section) == 'HaloNet-H4, base 128, Conv-12'
+  build = lambda **fields: shapes_of(models.build(name='halonet', num_classes=1000, **fields))
+  attention, of_table_2 = build(variant='H4', base_width=128), build(variant='H4-base128-conv12')
+  # 87 million are printed elsewhere.
+  assert [trees.count(shapes['params']) for shapes in (attention, of_table_2)] == [68_371_752, 69_840_360]
+  describe = lambda shapes: models.describe(models.config_from_params(trees.weights(shapes)))
+  assert describe(of_table_2) == 'HaloNet-H4-base128-conv12'
+  assert describe(attention).startswith('HaloNet of units (3, 3, 12, 3), base_width 128')
 
 
 def test_with_convolutions_in_all_stages_it_is_resnet_50():
@@ -152,26 +159,36 @@ def of_timm(state):
   return trees.variables(trees.nested(halonet_names.from_timm(counted, {})))
 
 
+def filled_by_torch(theirs):
+  """The arrays of a model of timm, whose norms then have neither ones nor zeros."""
+  import torch
+  rng = np.random.default_rng(0)
+  for name, tensor in theirs.state_dict().items():
+    if tensor.ndim == 1:
+      values = 0.1 * rng.standard_normal(tensor.shape).astype(np.float32) + name.endswith(('weight', 'var'))
+      tensor.copy_(torch.from_numpy(values))
+  return {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+
+
+def logits_by_torch(theirs, images):
+  import torch
+  with torch.no_grad():
+    return theirs(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+
+
 @pytest.mark.slow
 def test_logits_are_those_of_timms_halonet_h1(tmp_path):
   with timm_models.module('byoanet') as byoanet:
     import torch
     torch.manual_seed(0)
     theirs = byoanet.halonet_h1().eval()
-    state = {name: array.numpy() for name, array in theirs.state_dict().items()}
+    state = filled_by_torch(theirs)
     model = models.build(name='halonet', variant='H1', num_classes=1000, **TIMM)
     shapes = jax.tree.map(lambda array: array.shape, of_timm(state))
     assert shapes == jax.tree.map(lambda leaf: leaf.shape, dict(shapes_of(model)))
     assert trees.count(of_timm(state)['params']) == 8_100_056
-    rng = np.random.default_rng(0)
-    for name, array in state.items():
-      if array.ndim == 1:
-        spread = 0.1 * rng.standard_normal(array.shape).astype(np.float32)
-        state[name] = spread + (name.endswith(('weight', 'var')))
-    theirs.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
-    images = rng.uniform(-1, 1, (2, 256, 256, 3)).astype(np.float32)
-    with torch.no_grad():
-      expected = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 256, 256, 3)).astype(np.float32)
+    expected = logits_by_torch(theirs, images)
     file = str(tmp_path / 'halonet_h1.safetensors')
     safetensors.numpy.save_file(state, file)
   got = model.apply(of_timm(state), images)
@@ -187,6 +204,39 @@ def test_logits_are_those_of_timms_halonet_h1(tmp_path):
       assert shapes_of(other) != shapes_of(model)
 
 
+RESNET = {'conv1': 'stem', 'bn1': 'norm_stem', 'fc': 'head'}
+UNIT = {'conv1': 'conv_in', 'bn1': 'norm_in', 'conv2': 'conv_mixing', 'bn2': 'norm_mixing', 'conv3': 'conv_out', 'bn3': 'norm_out',
+        'downsample.0': 'conv_shortcut', 'downsample.1': 'norm_shortcut'}
+
+
+def of_timms_resnet(state):
+  ours = {}
+  for name, array in state.items():
+    module, part = name.rsplit('.', 1)
+    if unit := re.fullmatch(r'layer(\d+)\.(\d+)\.(.+)', module):
+      place = f'stage{unit[1]}_unit{int(unit[2]) + 1:02d}/{UNIT[unit[3]]}'
+    else:
+      place = RESNET[module]
+    kind = {'running_mean': 'mean', 'running_var': 'var', 'weight': 'scale' if array.ndim == 1 else 'kernel'}.get(part, part)
+    collection = 'batch_stats' if part.startswith('running') else 'params'
+    if part != 'num_batches_tracked':
+      ours[f'{collection}/{place}/{kind}'] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+  return trees.nested(ours)
+
+
+@pytest.mark.slow
+def test_logits_are_those_of_timms_resnet50():
+  with timm_models.module('resnet') as resnet:
+    import torch
+    torch.manual_seed(0)
+    theirs = resnet.resnet50().eval()
+    state = filled_by_torch(theirs)
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
+    expected = logits_by_torch(theirs, images)
+  got = models.build(name='halonet', variant='ResNet-50', num_classes=1000).apply(of_timms_resnet(state), images)
+  np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
+
+
 # batch statistics
 
 
@@ -197,7 +247,7 @@ def batch_of(size=16, side=8):
 
 def steps(devices=1, number=2, model=None, **fields):
   """(the state after `number` steps, the last metrics)."""
-  model = model or models.build(**SMALL)
+  model = model or models.build(**SMALL_STEP)
   optimizer, learning_rate = optim.build(name='sgd', learning_rate=0.1, schedule=dict(name='linear'), total_steps=10)
   variables = filled(shapes_of(model, 8))
   state = train_step.TrainState(np.zeros((), np.int32), variables['params'],
@@ -223,7 +273,7 @@ def test_the_statistics_are_those_of_the_whole_batch(devices):
 
 
 def test_a_step_moves_the_running_statistics_towards_the_batchs():
-  model = models.build(**SMALL, batch_norm_momentum=0.75)
+  model = models.build(**SMALL_STEP, batch_norm_momentum=0.75)
   variables = filled(shapes_of(model, 8))
   state, _ = steps(number=1, model=model)
   images = (batch_of()['image'] / 255 * 2 - 1).astype(np.float32)
@@ -273,6 +323,17 @@ def test_groups_of_sam_have_their_own_statistics_on_any_number_of_devices():
   assert_near(steps(2, number=1, sam=sam)[0].weights, steps(1, number=1, sam=sam)[0].weights, 1e-5)
 
 
+@pytest.mark.slow
+def test_a_stopped_run_resumes_with_the_running_statistics_bit_for_bit(data_dir, tmp_path, monkeypatch):
+  fields = {'model': {**SMALL_STEP, 'num_classes': 10, 'stochastic_depth': 0.2}, 'step.ema': 0.9}
+  whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+  results = train.train(test_train.config(data_dir, **fields), str(whole))
+  test_train.stop_after(monkeypatch, 3, test_train.config(data_dir, **fields), stopped)
+  assert train.train(test_train.config(data_dir, **fields), str(stopped)) == results
+  test_train.assert_same_state(stopped, whole)
+  assert {"['batch_stats']['norm_stem']['mean']", "['ema']['batch_stats']['norm_stem']['mean']"} <= test_train.last_state(whole).keys()
+
+
 # bad input
 
 
@@ -313,6 +374,14 @@ def test_arrays_that_are_no_halonets_are_shown_beside_a_halonets():
   assert 'batch_stats/norm_stem/mean' in str(error.value) and 'stage2_unit02/attention/rows' in str(error.value)
 
 
+def test_a_file_without_its_record_is_refused(tmp_path):
+  weights_file = tmp_path / 'w.npz'
+  np.savez(weights_file, **trees.flat(filled(trees.weights(shapes_of(models.build(**SMALL), 8)))))
+  with pytest.raises(ValueError, match='the arrays of a HaloNet do not show block_size and halo_size, and .*w.npz.json, which says '
+                                       'them, is missing; copy it beside the file, or convert the run again'):
+    weights.load(weights_file)
+
+
 def test_a_runs_weights_have_the_fields_of_its_variant():
   config = dict(name='halonet', variant='H0', num_classes=10)
   of_model = filled(trees.weights(shapes_of(models.build(**config))))
@@ -331,5 +400,5 @@ def test_what_a_step_keeps_is_estimated():
 
 @pytest.mark.slow
 def test_units_that_are_computed_again_have_the_same_statistics():
-  whole, again = steps(number=1)[0], steps(number=1, model=models.build(**SMALL, remat='block'))[0]
+  whole, again = steps(number=1)[0], steps(number=1, model=models.build(**SMALL_STEP, remat='block'))[0]
   assert_near(again.weights, whole.weights, 1e-5)

@@ -14,6 +14,7 @@ from configs import bit
 from configs import bit_finetune
 from configs import bit_vtab
 from configs import finetuning
+from configs import halonet
 from configs import mixer_vtab
 from configs import vit
 from configs import vit_finetune
@@ -280,6 +281,20 @@ def test_fine_tuned_bits_have_their_cells(tmp_path):
   assert (ours(in_table_2['ImageNet']), ours(in_table_2['Avg. 5'])) == (['80.00'], ['80.00'])
   assert in_table_2['ImageNet'].ours[0].note == 'at 480'
   assert ours(table3_row(collection, '7', 'BiT-R50x1', 'JFT-300M')['ImageNet']) == ['70.00']
+
+
+def test_the_halonet_of_table_2_is_not_the_h4_of_its_own_paper(tmp_path):
+  for variant, score in (('H4-base128-conv12', 0.85), ('H4', 0.6)):
+    config = halonet.get_config('h4_i21k').to_dict()
+    config.update(total_steps=311_949, contents='x, 14197122 examples')
+    config['model']['variant'] = variant
+    before = write_final(tmp_path / f'{variant}-before', config, {'val/precision_at_1': 0.5})
+    config = halonet.get_config('h4_i1k_512').to_dict()
+    config['start_from']['weights'] = str(before)
+    config['model']['variant'] = variant
+    write_final(tmp_path / variant, {**config, 'contents': 'x, 1000 examples'}, {'test/top1': score})
+  made, = row(tables.table2(reading.read([str(tmp_path)])), 'HaloNet-H4')['ImageNet'].ours
+  assert (made.text, made.note) == ('85.00', 'at 512')
 
 
 def test_a_vit_that_averages_its_weights_stands_by_the_average_and_a_mixer_by_the_last(tmp_path):

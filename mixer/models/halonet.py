@@ -54,17 +54,21 @@ VARIANTS = {
     'H7': (10, 3, 4., 3.5, 26, 2048),
 }
 RESNET = 'ResNet-50'
+TABLE_2 = 'H4-base128-conv12'  # the Mixer paper's: widths from 128, and convolutions in two stages
+NAMES = (*VARIANTS, TABLE_2, RESNET)
 TABLES = 'attention/rows', 'attention/columns'  # of embeddings
 STEMS = {'large': 7, 'small': 3}  # pixels of the kernel
 POSITION_EMBEDDINGS, OFFSETS = ('concatenated', 'summed'), ('places', 'queries')
 
 
 def variant_fields(variant: str) -> dict:
-  """The fields of `HaloNet` for 'H0' to 'H7', and for 'ResNet-50', which has convolutions of 3 x 3 in all stages."""
+  """The fields of `HaloNet` for one of NAMES; 'ResNet-50' has convolutions of 3 x 3 in all stages."""
   if variant == RESNET:
     return dict(units=(3, 4, 6, 3), output_ratio=4., conv_stages=4, block_size=2, halo_size=0)  # without attention
+  if variant == TABLE_2:
+    return dict(variant_fields('H4'), base_width=128, conv_stages=2)
   if variant not in VARIANTS:
-    raise arguments.ArgumentError(f'variant is {variant!r}; of a HaloNet it must be one of {", ".join(VARIANTS)} and {RESNET}')
+    raise arguments.ArgumentError(f'variant is {variant!r}; of a HaloNet it must be one of {", ".join(NAMES)}')
   block_size, halo_size, value_ratio, output_ratio, units, final_width = VARIANTS[variant]
   return dict(block_size=block_size, halo_size=halo_size, value_ratio=value_ratio, output_ratio=output_ratio,
               units=(3, 3, units, 3), final_width=final_width)
@@ -359,18 +363,12 @@ def fields_from_params(params) -> dict:
 
 
 def variant_of(fields: dict) -> str | None:
-  """'H4' for the fields of a variant, 'H4, base 128, Conv-12' for those of the Mixer paper's, None for others."""
-  fields = {**fields, 'units': tuple(fields['units'])}
-  base, convolutions = fields['base_width'], fields['conv_stages']
-
-  def fits(variant):
-    sizes = {'value_ratio': 1., 'final_width': None, 'stem': 'large', **variant_fields(variant)}
-    return all(fields[name] == value for name, value in sizes.items() if name in FAMILY.sizes)
-  if fits(RESNET):
-    return RESNET if base == 64 else None
-  variant = next(filter(fits, VARIANTS), None)
-  return variant and (variant + (f', base {base}' if base != 64 else '')
-                      + (f', Conv-{"".join(str(stage + 1) for stage in range(convolutions))}' if convolutions else ''))
+  """The one of NAMES that has these fields, or None."""
+  defaults = {'value_ratio': 1., 'final_width': None, 'base_width': 64, 'conv_stages': 0, 'stem': 'large'}
+  of_model = {**fields, 'units': tuple(fields['units'])}
+  fits = lambda variant: all(of_model[name] == value for name, value in {**defaults, **variant_fields(variant)}.items()
+                             if name in FAMILY.sizes)
+  return next(filter(fits, NAMES), None)
 
 
 FAMILY = ModelFamily(

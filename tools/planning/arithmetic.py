@@ -207,7 +207,7 @@ class Plan:
     of_table_2 = [{**row, 'epochs': EPOCHS_OF_TABLE_2.get((pretrain, row['model'])), 'resolution': '224'}
                   for row in tables.published('table2_transfer')]
     for row in (*tables.published('table3_scales'), *of_table_2):
-      if ((row['pretrain'], row['model'], row['resolution']) == (pretrain, matching.label(model), '224')
+      if ((row['pretrain'], matching.of_row(row), row['resolution']) == (pretrain, matching.label(model), '224')
           and row['epochs'] and matching.same_epochs(row['epochs'], passes)):
         return int(row['tpuv3_core_days'])
     return None
