@@ -12,7 +12,6 @@ import pytest
 import mixer
 from mixer import arguments
 from mixer.run import finished
-from mixer.run import metric_logger
 from mixer.run import records
 from mixer.training import train_step
 import test_train
@@ -101,21 +100,11 @@ def test_a_run_scores_and_saves_it_and_goes_on_bit_for_bit(run, data_dir, tmp_pa
   card = (workdir / 'card.md').read_text()
   assert '| test_ema | top1 |' in card and 'NAME_ema is of the average of the weights (decay 0.9), which --average' in card
 
-  class Stop(Exception):
-    pass
-  def write(self, original=metric_logger.MetricLogger.write):
-    original(self)
-    if self._step == 3:
-      raise Stop
   config = test_train.config(data_dir, **RECIPE, **{'checkpoint.best': 'test_ema/top1'})
-  with monkeypatch.context() as patched:
-    patched.setattr(metric_logger.MetricLogger, 'write', write)
-    with pytest.raises(Stop):
-      train.train(config, str(tmp_path))
+  test_train.stop_after(monkeypatch, 3, config, tmp_path)
   assert train.train(config, str(tmp_path)) == results
-  one, other = test_train.last_state(tmp_path), test_train.last_state(workdir)
-  assert one.keys() == other.keys() and any(name.startswith("['ema']") for name in one)
-  assert all(np.array_equal(one[name], other[name]) for name in one)
+  test_train.assert_same_state(tmp_path, workdir)
+  assert any(name.startswith("['ema']") for name in test_train.last_state(workdir))
 
 
 def test_it_is_loaded_scored_and_saved(run, tmp_path):

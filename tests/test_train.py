@@ -58,6 +58,27 @@ def last_state(workdir):
   return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def stop_after(monkeypatch, step, config, workdir):
+  """Starts a run, and ends it by an exception when the metrics of `step` are written."""
+  class Stop(Exception):
+    pass
+  def write(self, original=metric_logger.MetricLogger.write):
+    original(self)
+    if self._step == step:
+      raise Stop
+  with monkeypatch.context() as patched:
+    patched.setattr(metric_logger.MetricLogger, 'write', write)
+    with pytest.raises(Stop):
+      train.train(config, str(workdir))
+
+
+def assert_same_state(workdir, other):
+  """The latest checkpoints of two runs are the same, bit for bit."""
+  one, other = last_state(workdir), last_state(other)
+  assert one.keys() == other.keys()
+  assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
 def records_of(workdir):
   """The records, without what depends on the machine's speed."""
   return [{name: x for name, x in record.items() if name != 'images_per_s_per_core'}
@@ -91,22 +112,11 @@ def test_a_run_leaves_all_that_it_promises(whole):
 @pytest.mark.parametrize('stop', [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_one_that_never_stopped(whole, data_dir, tmp_path, monkeypatch,
                                                                             stop):
-  class Stop(Exception):
-    pass
-  def write(self, original=metric_logger.MetricLogger.write):
-    original(self)
-    if self._step == stop:
-      raise Stop
-  with monkeypatch.context() as patched:
-    patched.setattr(metric_logger.MetricLogger, 'write', write)
-    with pytest.raises(Stop):
-      train.train(config(data_dir), str(tmp_path))
+  stop_after(monkeypatch, stop, config(data_dir), tmp_path)
   results = train.train(config(data_dir), str(tmp_path))
   assert results == whole[1]
   assert records_of(tmp_path) == records_of(whole[0])
-  one, other = last_state(tmp_path), last_state(whole[0])
-  assert one.keys() == other.keys()
-  assert all(np.array_equal(one[name], other[name]) for name in one)
+  assert_same_state(tmp_path, whole[0])
 
 
 @pytest.mark.parametrize('where, step', [
