@@ -164,7 +164,7 @@ class BitResNet(nn.Module):
     width = int(64 * self.width_factor)
     x = StandardizedConv(width, ROOTS[self.root], 2 if self.root == 'large' else 1, name='root_block', **dtypes)(images)
     if self.root == 'large':
-      x = nn.max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), (3, 3), strides=(2, 2))
+      x = nn.max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), window_shape=(3, 3), strides=(2, 2))
     for i, units in enumerate(self.units):
       x = Block(units, width * 2**i, 2 if i else 1, self.remat, **dtypes, name=f'block{i + 1}')(x)
     x = nn.relu(GroupNorm(name='norm', **dtypes)(x))

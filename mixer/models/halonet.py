@@ -129,7 +129,7 @@ class HaloAttention(nn.Module):
     logits += jnp.einsum('bricjad,ipd->brcaijp', of_rows, tables[0], preferred_element_type=jnp.float32)[..., None]
     logits += jnp.einsum('bricjad,jqd->brcaijq', of_columns, tables[1], preferred_element_type=jnp.float32)[..., None, :]
 
-    weights = jax.nn.softmax(logits, axis=(-2, -1)).astype(value.dtype)
+    weights = jax.nn.softmax(logits.reshape(*logits.shape[:-2], window**2)).reshape(logits.shape).astype(value.dtype)
     y = jnp.einsum('brcaijpq,brpcqad->bricjad', weights, value)
     y = y.reshape(batch, rows * places, columns * places, self.value_width)
     return y[:, :asking.shape[1], :asking.shape[2]]
@@ -267,7 +267,8 @@ class HaloNet(nn.Module):
     x = conv(self.base_width, (size, size), 2 if self.stem == 'large' else 1, size // 2, name='stem')(images)
     x = nn.relu(norm(name='norm_stem')(x))
     if self.stem == 'large':
-      x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+      # After relu zeros are no larger than any, and jax2onnx ignores max_pool's own padding.
+      x = nn.max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), window_shape=(3, 3), strides=(2, 2))
     unit = nn.remat(Unit) if self.remat == 'block' else Unit
     number, last = 0, max(sum(self.units) - 1, 1)
     for stage, units in enumerate(self.units):
