@@ -1,5 +1,6 @@
 """Exported models, against the weights they were made from."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -115,6 +116,23 @@ def test_onnx_gives_the_probabilities_of_the_weights():
     got, = session.run(None, {session.get_inputs()[0].name: images})
     logits = models.build(**weights.model).apply({'params': weights.params}, normalize.normalize_images(images))
     np.testing.assert_allclose(got, jax.nn.softmax(logits), atol=1e-5)
+
+
+def raises(convert, program, shapes):
+  raise NotImplementedError('no plugin for roll\nsee the list')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('broken, message', [
+    (lambda convert, program, shapes: convert(lambda images: 0.9 * program(images), shapes), 'the file gives other probabilities'),
+    (raises, 'no plugin for roll')])
+def test_an_onnx_file_that_gives_no_probabilities_of_the_model_is_refused(monkeypatch, tmp_path, broken, message):
+  jax2onnx = pytest.importorskip('jax2onnx', reason='jax2onnx is not installed: the extra onnx')
+  monkeypatch.setattr(jax2onnx, 'to_onnx', functools.partial(broken, jax2onnx.to_onnx))
+  monkeypatch.setattr(weights_lib, 'load', lambda name, **pixels: tiny())
+  with pytest.raises(SystemExit, match='^error: jax2onnx cannot convert Mixer of .*; export .stablehlo instead: ' + message + '$'):
+    export.main(['--weights=any', f'--out={tmp_path}/model.onnx'])
+  assert not (tmp_path / 'model.onnx').exists()
 
 
 def test_files_that_cannot_be_read_or_written_end_in_one_line(monkeypatch, tmp_path):

@@ -7,7 +7,8 @@
 NAME.stablehlo holds the parameters, the preprocessing and the model as StableHLO (jax.export), for CPU, CUDA and TPU.
 It takes a batch of images of one size, any size, [b, h, w, 3] uint8, and returns [b, K] probabilities; each new size
 is compiled again. NAME.onnx (pip install -e '.[onnx]') holds no preprocessing: it takes [b, R, R, 3]
-uint8. Class names, if known, are written to NAME.classes.json: 'tench (n01440764)' for ImageNet's.
+uint8; before it is written, ONNX Runtime runs it, and its probabilities must be the model's. Class names, if known, are
+written to NAME.classes.json: 'tench (n01440764)' for ImageNet's.
 """
 
 import contextlib
@@ -67,15 +68,36 @@ def program(weights, preprocessing: str, resize: int) -> 'export.Exported':
 
 
 def onnx_program(weights):
-  """The same as an onnx.ModelProto, of images as the model takes them. [b, R, R, 3] uint8 -> [b, K] float32."""
+  """The same as an onnx.ModelProto, of images as the model takes them. [b, R, R, 3] uint8 -> [b, K] float32.
+
+  Raises:
+    ModuleNotFoundError: without the extra onnx.
+    ValueError: if jax2onnx cannot convert the model, or if what it makes gives other probabilities in ONNX Runtime.
+  """
   import jax2onnx  # the extra onnx
+  import onnxruntime
+  # Not all of bfloat16's operations can be run by ONNX Runtime; the parameters are float32.
+  probabilities = _probabilities(weights, lambda images: images, dtype='float32')
   shape = export.symbolic_shape(f'b, {weights.resolution}, {weights.resolution}, 3')
-  with contextlib.redirect_stdout(sys.stderr):  # it prints as it goes
-    return jax2onnx.to_onnx(_probabilities(weights, lambda images: images), [jax.ShapeDtypeStruct(shape, np.uint8)])
+  images = np.random.default_rng(0).integers(0, 256, (2, weights.resolution, weights.resolution, 3), np.uint8)
+  try:
+    with contextlib.redirect_stdout(sys.stderr):  # it prints as it goes
+      converted = jax2onnx.to_onnx(probabilities, [jax.ShapeDtypeStruct(shape, np.uint8)])
+    session = onnxruntime.InferenceSession(converted.SerializeToString())
+    got, = session.run(None, {session.get_inputs()[0].name: images})
+  except Exception as error:  # those of the two libraries have no class in common
+    raise ValueError(f'{_no_onnx(weights)}: {storage.first_line(error)}') from error
+  if not np.allclose(got, probabilities(images), atol=1e-3):
+    raise ValueError(f'{_no_onnx(weights)}: the file gives other probabilities')
+  return converted
 
 
-def _probabilities(weights, crop):
-  model = models.build(**weights.model, platform='any')
+def _no_onnx(weights) -> str:
+  return f'jax2onnx cannot convert {models.describe(weights.model)}; export .stablehlo instead'
+
+
+def _probabilities(weights, crop, **fields):
+  model = models.build(**{**weights.model, 'platform': 'any', **fields})
   return lambda images: losses.PROBABILITIES[weights.loss](
       model.apply(trees.variables(weights.params), normalize.normalize_images(crop(images))))
 
