@@ -93,10 +93,10 @@ def digits():
 
 
 def cifar10():
-  """As configs/mixer_cifar10.py but for the model, of as many FLOPs."""
+  """As configs/mixer_cifar10.py but for the model, of about as many FLOPs."""
   config = mixer_cifar10.get_config('cifar10')
-  config.model = dict(name='halonet', num_classes=config.model.get_ref('num_classes'), units=(1, 2, 1), block_size=8, halo_size=3,
-                      base_width=24, heads=(2, 4, 4), stem='small', dtype='bfloat16')
+  config.model = dict(name='halonet', num_classes=config.model.get_ref('num_classes'), units=(1, 2, 1), block_size=4, halo_size=1,
+                      base_width=32, heads=(2, 4, 4), stem='small', dtype='bfloat16')
   return config
 
 

@@ -74,6 +74,20 @@ def variant_fields(variant: str) -> dict:
               units=(3, 3, units, 3), final_width=final_width)
 
 
+def _windows(x, axis: int, blocks: int, block_size: int, halo_size: int):
+  """The places of an axis, by blocks with a halo and zeros beyond the border. [..., n, ...] -> [..., blocks, window, ...]."""
+  # By slices: the gradient of a gather is a scatter, whose sums a GPU takes in an order of its own.
+  around = -(-halo_size // block_size)  # blocks on each side that a halo reaches into
+  beyond = blocks * block_size - x.shape[axis] + around * block_size
+  x = jnp.pad(x, [(around * block_size, beyond) if i == axis else (0, 0) for i in range(x.ndim)])
+  x = x.reshape(*x.shape[:axis], blocks + 2 * around, block_size, *x.shape[axis + 1:])
+  parts = []
+  for shift in range(-around, around + 1):
+    places = slice(max(-shift * block_size - halo_size, 0), block_size + min(halo_size - shift * block_size, 0))
+    parts.append(x[(slice(None),) * axis + (slice(around + shift, around + shift + blocks), places)])
+  return jnp.concatenate(parts, axis + 1)
+
+
 class HaloAttention(nn.Module):
   """Blocked local attention. [B, H, W, C] -> [B, H / stride, W / stride, value_width].
 
@@ -108,9 +122,8 @@ class HaloAttention(nn.Module):
 
     def neighbourhoods(y):
       """[B, H, W, C] -> [B, rows, p, columns, q, A, C / A], with p and q the place in the window."""
-      windows = lambda blocks: np.arange(blocks)[:, None] * b + np.arange(window)
-      y = jnp.pad(y, ((0, 0), (halo, rows * b - height + halo), (halo, columns * b - width + halo), (0, 0)))
-      y = y[:, windows(rows)][:, :, :, windows(columns)]
+      for axis, blocks in ((1, rows), (3, columns)):
+        y = _windows(y, axis, blocks, b, halo)
       return y.reshape(*y.shape[:5], self.heads, -1)
     key, value = (neighbourhoods(conv(features, name)(x)) for features, name in (
         (self.width, 'key'), (self.value_width, 'value')))
