@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mixer import flops
 from mixer import models
 
 MODELS = {
@@ -59,3 +60,12 @@ def test_a_scan_keeps_products_alone_on_a_gpu():
   of_a_block = lambda **fields: kept('mlp_mixer', 4, scan=True, **fields) - kept('mlp_mixer', 3, scan=True, **fields)
   assert of_a_block(platform='gpu') == BATCH * KEPT['mlp_mixer'] < of_a_block(platform='any') / 1.5
   assert of_a_block(platform='gpu', remat='block') == BATCH * TOKENS * 16
+
+
+def test_a_kernels_gradient_comes_before_its_inputs_on_a_gpu_with_as_many_products():
+  def gradient(platform):
+    function, params = small('mlp_mixer', 3, platform=platform)
+    return jax.grad(lambda params: function(params).sum()), params
+  barriers = lambda platform: str(jax.make_jaxpr(gradient(platform)[0])(gradient(platform)[1])).count('optimization_barrier')
+  assert barriers('gpu') == 3 + 3 * 2  # of each block, and of the second layers of its two MLPs
+  assert flops.macs(*gradient('gpu')) == flops.macs(*gradient('any'))
