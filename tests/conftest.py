@@ -34,7 +34,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 # A process may have 65,530 mappings of memory on Linux, and XLA's programs for CPUs take dozens each, for as long as JAX keeps
 # them: a worker that trains a hundred times would end in a segmentation fault.
-MANY_MAPPINGS = 15_000
+MANY_MAPPINGS = 8_000
 
 
 @pytest.fixture(autouse=True)
