@@ -16,8 +16,9 @@ pin = $(shell sed -n "s/^  '\($(1)==[^' ]*\).*/\1/p" pyproject.toml)
 demo: .venv/run
 	.venv/bin/python train.py --config=configs/mixer_digits.py --workdir=runs/digits
 
-# A file's tests share what it trains, so that a worker takes whole files. A worker may take 3 GB.
-PYTEST := .venv/bin/python -m pytest -n auto --maxprocesses=8 --dist=loadfile --durations=10
+# A file's tests share what it trains, so that a worker takes whole files. A worker may take 3 GB. After a crash of one
+# pytest-xdist would wait for ever.
+PYTEST := .venv/bin/python -m pytest -n auto --maxprocesses=8 --max-worker-restart=0 --dist=loadfile --durations=10
 
 lint: .venv/test
 	.venv/bin/ruff check .

@@ -10,7 +10,8 @@ NAME is digits, cifar10 or one of these. The accuracies are those of the papers:
   resnet50_i1k      -         224        25.6 M            convolutions in all stages; 90 epochs, crops and flips alone
 
 h4_i21k and what is fine-tuned from it are "HaloNet-H4 (base 128, Conv-12)": widths from 128, and convolutions for attention in
-the first two stages. That makes 69.8 million parameters here; published figures say 87, and the difference is unexplained.
+the first two stages: the variant H4-base128-conv12. That makes 69.8 million parameters here; published figures say 87, and the
+difference is unexplained.
 
 No code was published, and of the recipe this is known at second hand alone: SGD with Nesterov's momentum, 0.9, batch 4,096,
 350 epochs, warmup and cosine, label smoothing of 0.1, RandAugment, an average of the weights, bfloat16; on ImageNet-21k 90 epochs
@@ -20,7 +21,8 @@ and the last norm of a unit, whose scale begins at zero. H7 takes 640 pixels, si
 cannot halve. The fine-tuning is the Mixer's. h4_i1k_384 and h4_i1k_512 start from the work directory of h4_i21k,
 --config.start_from.weights=.
 
-Ours: not yet run, but for digits.
+Ours: 98.06 % on the digits, mean of seeds 0 to 2 (98.89, 98.33, 96.94; paper/ours/halonet_digits.jsonl), and CIFAR_RESULT.
+The others have not been run.
 Run: python train.py --config=configs/halonet.py:digits --workdir=runs/halonet_digits
      python train.py --config=configs/halonet.py:h4_i1k --workdir=WORKDIR
 """
