@@ -23,6 +23,10 @@ PUBLISHED = {'imagenet1k': ('imagenet', 300), 'imagenet21k': ('imagenet21k', 300
 VARIANTS = {'HaloNet-H4': 'HaloNet-H4-base128-conv12'}
 EPOCHS_APART = 0.02  # as a part: durations are in whole steps, and ImageNet's last 1 % may be left out of training
 
+# Fields that a variant sets: where a config sets one too, its model is not the paper's of that name.
+SIZES = ('num_blocks', 'patch_size', 'hidden_dim', 'tokens_mlp_dim', 'channels_mlp_dim', 'mlp_dim', 'num_heads', 'units',
+         'width_factor', 'block_size', 'halo_size', 'value_ratio', 'output_ratio', 'final_width', 'base_width', 'heads', 'conv_stages')
+
 DEFAULT_CROP = 'paper_resize'  # of input_pipeline.eval_batches
 
 
@@ -37,10 +41,11 @@ def titles() -> dict[str, str]:
 
 
 def label(model: dict) -> str:
-  """The name of a config's model: 'Mixer-B/16', or 'Mixer, 2 blocks, 64 wide, patch 4'."""
+  """The name of a config's model: 'Mixer-B/16', 'Mixer-B/16, hidden_dim 512', or 'Mixer, 2 blocks, 64 wide, patch 4'."""
   name = family(model)
   if model.get('variant'):
-    return f'{name}-{model["variant"]}'
+    changed = [f'{field} {model[field]}' for field in sorted(model) if field in SIZES and model[field] is not None]
+    return ', '.join([f'{name}-{model["variant"]}', *changed])
   known = {'num_blocks': '{} blocks', 'units': 'units {}', 'hidden_dim': '{} wide', 'width_factor': 'width x {}',
            'patch_size': 'patch {}', 'groups': '{} groups', 'tokens': 'tokens {}'}
   show = lambda value: '-'.join(map(str, value)) if isinstance(value, list) else value
