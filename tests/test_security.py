@@ -1,6 +1,7 @@
 """No file that is read can run code: held on the source, and while files of all kinds are read."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -63,6 +64,13 @@ def test_nothing_in_the_source_runs_what_a_file_holds(name):
     'shutil.unpack_archive(x)', 'subprocess.run(x, shell=True)', 'numpy.fromfile(x)'])
 def test_it_would_be_seen(source):
   assert list(violations(source))
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / '.github/workflows').iterdir()), ids=lambda path: path.name)
+def test_workflows_run_actions_of_fixed_commits_and_may_read_alone(path):
+  text = path.read_text()
+  assert all(re.fullmatch(r'[\w/-]+@[0-9a-f]{40}', action) for action in re.findall('uses: *(.*?)(?: +#.*)?\n', text))
+  assert re.findall('permissions:\n((?: .*\n)*)', text) == ['  contents: read\n']
 
 
 READ_ALL = '''
