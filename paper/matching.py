@@ -23,9 +23,8 @@ PUBLISHED = {'imagenet1k': ('imagenet', 300), 'imagenet21k': ('imagenet21k', 300
 VARIANTS = {'HaloNet-H4': 'HaloNet-H4-base128-conv12'}
 EPOCHS_APART = 0.02  # as a part: durations are in whole steps, and ImageNet's last 1 % may be left out of training
 
-# Fields that a variant sets: where a config sets one too, its model is not the paper's of that name.
-SIZES = ('num_blocks', 'patch_size', 'hidden_dim', 'tokens_mlp_dim', 'channels_mlp_dim', 'mlp_dim', 'num_heads', 'units',
-         'width_factor', 'block_size', 'halo_size', 'value_ratio', 'output_ratio', 'final_width', 'base_width', 'heads', 'conv_stages')
+# Fields that no variant sets, and that make another model of it than the paper's.
+OTHER_MODEL = ('base_width', 'heads', 'conv_stages', 'stem', 'root', 'position_embeddings', 'offsets')
 
 DEFAULT_CROP = 'paper_resize'  # of input_pipeline.eval_batches
 
@@ -41,10 +40,10 @@ def titles() -> dict[str, str]:
 
 
 def label(model: dict) -> str:
-  """The name of a config's model: 'Mixer-B/16', 'Mixer-B/16, hidden_dim 512', or 'Mixer, 2 blocks, 64 wide, patch 4'."""
+  """The name of a config's model: 'Mixer-B/16', 'BiT-R50x1, root small', or 'Mixer, 2 blocks, 64 wide, patch 4'."""
   name = family(model)
   if model.get('variant'):
-    changed = [f'{field} {model[field]}' for field in sorted(model) if field in SIZES and model[field] is not None]
+    changed = [f'{field} {model[field]}' for field in sorted(model) if field in OTHER_MODEL and model[field] is not None]
     return ', '.join([f'{name}-{model["variant"]}', *changed])
   known = {'num_blocks': '{} blocks', 'units': 'units {}', 'hidden_dim': '{} wide', 'width_factor': 'width x {}',
            'patch_size': 'patch {}', 'groups': '{} groups', 'tokens': 'tokens {}'}
@@ -104,7 +103,7 @@ def beyond(config: dict) -> bool:
   """Whether a recipe has what the paper does not have."""
   step, data, optimizer = (config.get(section, {}) for section in ('step', 'data', 'optimizer'))
   of_cifar = data.get('randaugment_translate', 100.) != 100. or data.get('randaugment_cutout', 40.) != 40.
-  smoothed = step.get('label_smoothing') and family(config['model']) != 'HaloNet'  # whose authors smooth them
+  smoothed = step.get('label_smoothing') and family(config['model']) != 'HaloNet'  # as its own paper does
   return bool(smoothed or any(map(step.get, ('sam', 'cutmix')))
               or any(map(data.get, ('pad', 'autoaugment', 'cutout', 'random_erasing')))
               or (data.get('randaugment_magnitude') is not None and of_cifar)

@@ -16,6 +16,7 @@ from mixer.data import normalize
 from mixer.data import preprocess
 from mixer import models
 from mixer.training import losses
+from mixer import trees
 from mixer import weights as weights_lib
 from tools import export
 
@@ -110,12 +111,26 @@ def test_onnx_gives_the_probabilities_of_the_weights():
   pytest.importorskip('jax2onnx', reason='jax2onnx is not installed: the extra onnx')
   onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed: the extra onnx')
   weights = tiny()
-  session = onnxruntime.InferenceSession(export.onnx_program(weights).SerializeToString())
+  session = onnxruntime.InferenceSession(export.onnx_program(weights))
   for number in (1, 3):
     images = pixels(number, 16, 16)
     got, = session.run(None, {session.get_inputs()[0].name: images})
     logits = models.build(**weights.model).apply({'params': weights.params}, normalize.normalize_images(images))
     np.testing.assert_allclose(got, jax.nn.softmax(logits), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('section', [
+    dict(name='bit_resnet', units=(1,), width_factor=0.5),
+    dict(name='halonet', units=(1, 1), block_size=4, halo_size=1, base_width=8, heads=(2, 2))], ids=lambda section: section['name'])
+def test_max_pools_and_attention_are_converted_to_onnx(section):
+  """What is converted wrongly is an error of onnx_program."""
+  pytest.importorskip('jax2onnx', reason='jax2onnx is not installed: the extra onnx')
+  model = models.build(num_classes=10, **section)
+  arrays = jax.device_get(trees.weights(jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), 'float32'))))
+  arrays['head']['kernel'] = np.random.default_rng(1).normal(size=arrays['head']['kernel'].shape).astype('float32')
+  weights = tiny(model=dict(num_classes=10, **section), params=arrays, resolution=32)
+  assert len(export.onnx_program(weights)) > 1000
 
 
 def raises(convert, program, shapes):
@@ -124,13 +139,17 @@ def raises(convert, program, shapes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('broken, message', [
-    (lambda convert, program, shapes: convert(lambda images: 0.9 * program(images), shapes), 'the file gives other probabilities'),
+    (lambda convert, program, shapes: convert(lambda images: program(images[:, ::-1]), shapes), 'it gives other probabilities'),
     (raises, 'no plugin for roll')])
 def test_an_onnx_file_that_gives_no_probabilities_of_the_model_is_refused(monkeypatch, tmp_path, broken, message):
   jax2onnx = pytest.importorskip('jax2onnx', reason='jax2onnx is not installed: the extra onnx')
   monkeypatch.setattr(jax2onnx, 'to_onnx', functools.partial(broken, jax2onnx.to_onnx))
-  monkeypatch.setattr(weights_lib, 'load', lambda name, **pixels: tiny())
-  with pytest.raises(SystemExit, match='^error: jax2onnx cannot convert Mixer of .*; export .stablehlo instead: ' + message + '$'):
+  weights = tiny(model=dict(name='mlp_mixer', num_classes=20_000, **SIZES))  # each has a small probability
+  weights.params['head'] = {'kernel': 0.1 * np.random.default_rng(1).normal(size=(16, 20_000)).astype('float32'),
+                            'bias': np.zeros(20_000, 'float32')}
+  monkeypatch.setattr(weights_lib, 'load', lambda name, **pixels: weights)
+  with pytest.raises(SystemExit, match='^error: jax2onnx makes no correct file of Mixer of .*; export .stablehlo instead: '
+                                       f'{message}$'):
     export.main(['--weights=any', f'--out={tmp_path}/model.onnx'])
   assert not (tmp_path / 'model.onnx').exists()
 

@@ -686,7 +686,8 @@ def test_figures_have_all_published_points():
 def test_models_are_called_by_the_papers_names():
   assert matching.label({'name': 'bit_resnet', 'variant': 'R152x2'}) == 'BiT-R152x2'
   assert matching.label({'name': 'vit', 'variant': 'L/16', 'pool': 'mean'}) == 'ViT-L/16'
-  assert matching.label({'name': 'mlp_mixer', 'variant': 'B/16', 'tiles': 2, 'hidden_dim': 512}) == 'Mixer-B/16, hidden_dim 512'
+  assert matching.label({'name': 'bit_resnet', 'variant': 'R50x1', 'root': 'small'}) == 'BiT-R50x1, root small'
+  assert matching.label({'name': 'mlp_mixer', 'variant': 'L/16', 'tiles': 2}) == 'Mixer-L/16'
   named = {row['model'] for name in ('table2_transfer', 'table3_scales') for row in tables.published(name)}
   ours_ = {name for name in named if name.startswith(('Mixer', 'ViT', 'BiT'))}
   assert ours_ == named - {'HaloNet-H4', 'NFNet-F4+', 'MPL', 'ALIGN'}

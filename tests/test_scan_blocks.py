@@ -6,6 +6,7 @@ import pytest
 
 from mixer import flops
 from mixer import models
+from mixer.models import scan_blocks
 
 MODELS = {
     'mlp_mixer': dict(patch_size=4, hidden_dim=16, tokens_mlp_dim=10, channels_mlp_dim=24),
@@ -66,6 +67,13 @@ def test_a_kernels_gradient_comes_before_its_inputs_on_a_gpu_with_as_many_produc
   def gradient(platform):
     function, params = small('mlp_mixer', 3, platform=platform)
     return jax.grad(lambda params: function(params).sum()), params
+  assert flops.macs(*gradient('gpu')) == flops.macs(*gradient('any'))
   barriers = lambda platform: str(jax.make_jaxpr(gradient(platform)[0])(gradient(platform)[1])).count('optimization_barrier')
   assert barriers('gpu') == 3 + 3 * 2  # of each block, and of the second layers of its two MLPs
-  assert flops.macs(*gradient('gpu')) == flops.macs(*gradient('any'))
+
+  x, kernel = jnp.ones((2, 3, 4)), jnp.ones((4, 5))
+  backwards = jax.make_jaxpr(lambda gradient: jax.vjp(scan_blocks.product, x, kernel)[1](gradient))(jnp.ones((2, 3, 5)))
+  steps = [(eqn.primitive.name, eqn.outvars[0].aval.shape) for eqn in backwards.eqns]
+  names = ('dot_general', 'optimization_barrier')
+  assert [step for step in steps if step[0] in names][-3:] == [
+      ('dot_general', (4, 5)), ('optimization_barrier', (4, 5)), ('dot_general', (2, 3, 4))]

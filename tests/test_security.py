@@ -69,8 +69,9 @@ def test_it_would_be_seen(source):
 @pytest.mark.parametrize('path', sorted((ROOT / '.github/workflows').iterdir()), ids=lambda path: path.name)
 def test_workflows_run_actions_of_fixed_commits_and_may_read_alone(path):
   text = path.read_text()
-  assert all(re.fullmatch(r'[\w/-]+@[0-9a-f]{40}', action) for action in re.findall('uses: *(.*?)(?: +#.*)?\n', text))
-  assert re.findall('permissions:\n((?: .*\n)*)', text) == ['  contents: read\n']
+  actions = re.findall('uses: *(.*?)(?: +#.*)?\n', text)
+  assert actions and all(re.fullmatch(r'[\w./-]+@[0-9a-f]{40}', action) for action in actions)
+  assert re.findall('^permissions:\n((?: .*\n)*)', text, re.M) == ['  contents: read\n'] and text.count('permissions:') == 1
 
 
 READ_ALL = '''

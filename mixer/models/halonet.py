@@ -142,6 +142,7 @@ class HaloAttention(nn.Module):
     logits += jnp.einsum('bricjad,ipd->brcaijp', of_rows, tables[0], preferred_element_type=jnp.float32)[..., None]
     logits += jnp.einsum('bricjad,jqd->brcaijq', of_columns, tables[1], preferred_element_type=jnp.float32)[..., None, :]
 
+    # Over one axis, since jax2onnx knows no softmax over two.
     weights = jax.nn.softmax(logits.reshape(*logits.shape[:-2], window**2)).reshape(logits.shape).astype(value.dtype)
     y = jnp.einsum('brcaijpq,brpcqad->bricjad', weights, value)
     y = y.reshape(batch, rows * places, columns * places, self.value_width)
@@ -280,7 +281,7 @@ class HaloNet(nn.Module):
     x = conv(self.base_width, (size, size), 2 if self.stem == 'large' else 1, size // 2, name='stem')(images)
     x = nn.relu(norm(name='norm_stem')(x))
     if self.stem == 'large':
-      # After relu zeros are no larger than any, and jax2onnx ignores max_pool's own padding.
+      # Zeros around what relu returns change no maximum. jax2onnx ignores max_pool's own padding, and takes keywords alone.
       x = nn.max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), window_shape=(3, 3), strides=(2, 2))
     unit = nn.remat(Unit) if self.remat == 'block' else Unit
     number, last = 0, max(sum(self.units) - 1, 1)

@@ -5,7 +5,6 @@ import functools
 
 import flax.linen as nn
 import jax
-from jax import ad_checkpoint
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,9 +53,7 @@ def apply_functions(model: nn.Module, block: Callable, params: Sequence[dict], x
 
 
 # What a block keeps for its backward pass on a GPU. XLA would keep more: of Mixer-B/16 79 MiB an image rather than 31.
-_NAME = 'product'
-_PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(_NAME))
+_PRODUCTS = jax.checkpoint_policies.dots_saveable
 
 
 def _one_by_one(block, params, x, rates, remat):
@@ -85,8 +82,7 @@ def product(x, kernel, dimension_numbers=None, precision=None):
   XLA computes them in any order, and an MLP would keep its activated hidden layer beside the gradient of it.
   """
   del dimension_numbers  # of the last axis of x and the first of kernel
-  # The policy does not see products inside of a custom_vjp.
-  return ad_checkpoint.checkpoint_name(_product(x, kernel, precision), _NAME)
+  return _product(x, kernel, precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -102,7 +98,8 @@ def _product_backwards(precision, kept, gradient):
   return jnp.dot(gradient, kernel.T, precision=precision), of_kernel
 
 
-_product.defvjp(lambda x, kernel, precision: (_product(x, kernel, precision), (x, kernel)), _product_backwards)
+# Not by _product itself, inside of which _PRODUCTS would not see the product.
+_product.defvjp(lambda x, kernel, precision: (jnp.dot(x, kernel, precision=precision), (x, kernel)), _product_backwards)
 
 
 def scan(block: Callable, params: Sequence[dict], x, rates: Sequence[tuple], remat: bool, on_gpu: bool = False):

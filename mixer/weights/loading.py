@@ -255,7 +255,7 @@ def _of_file(path, read, pixels, title=None) -> Weights:
   if read is timm.read and family.timm:
     model = {**family.timm.fields, **model}
   required = (field.name for field in dataclasses.fields(family.model) if field.default is dataclasses.MISSING)
-  if hidden := [name for name in required if name not in model and name not in ('parent', 'name')]:
+  if hidden := [name for name in required if name not in model]:
     raise ValueError(f"{path}: the arrays of a {family.title} do not show {' and '.join(hidden)}, and {place}, which says them, is "
                      'missing; copy it beside the file, or convert the run again: python -m tools.convert WORKDIR FILE.npz')
   name = published.name_of(path) if read is npz.read else None
