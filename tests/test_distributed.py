@@ -17,6 +17,7 @@ from mixer.run import distributed
 from mixer.run import preemption
 from test_train import last_state
 from test_train import records_of
+from test_train import same
 
 STEPS = 24
 FIELDS = {'total_steps': STEPS, 'log_every_steps': 2, 'eval_every_steps': 8, 'checkpoint.every_steps': 8,
@@ -81,10 +82,6 @@ def whole(data_dir, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('processes') / 'whole'
   run(workdir, data_dir)
   return workdir
-
-
-def same(one, other):
-  return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def near(one, other):

@@ -72,11 +72,9 @@ def stop_after(monkeypatch, step, config, workdir):
       train.train(config, str(workdir))
 
 
-def assert_same_state(workdir, other):
-  """The latest checkpoints of two runs are the same, bit for bit."""
-  one, other = last_state(workdir), last_state(other)
-  assert one.keys() == other.keys()
-  assert all(np.array_equal(one[name], other[name]) for name in one)
+def same(one, other):
+  """Whether two of `last_state` are the same, bit for bit."""
+  return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def records_of(workdir):
@@ -116,7 +114,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_one_that_never_stopped(wh
   results = train.train(config(data_dir), str(tmp_path))
   assert results == whole[1]
   assert records_of(tmp_path) == records_of(whole[0])
-  assert_same_state(tmp_path, whole[0])
+  assert same(last_state(tmp_path), last_state(whole[0]))
 
 
 @pytest.mark.parametrize('where, step', [
@@ -154,8 +152,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends_bit_for_bit_as_one_that_was_
   assert train.train(config(data_dir), str(tmp_path)) == whole[1]
   assert not list((tmp_path / 'interrupted').iterdir())
   assert records_of(tmp_path) == records_of(whole[0])
-  one, other = last_state(tmp_path), last_state(whole[0])
-  assert all(np.array_equal(one[name], other[name]) for name in one)
+  assert same(last_state(tmp_path), last_state(whole[0]))
   kept = lambda workdir: sorted(path.name for path in (workdir / 'checkpoints').iterdir())
   assert kept(tmp_path) == kept(whole[0])
 

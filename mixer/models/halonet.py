@@ -379,10 +379,11 @@ def fields_from_params(params) -> dict:
 
 def variant_of(fields: dict) -> str | None:
   """The one of NAMES that has these fields, or None."""
-  defaults = {'value_ratio': 1., 'final_width': None, 'base_width': 64, 'conv_stages': 0, 'stem': 'large'}
   of_model = {**fields, 'units': tuple(fields['units'])}
-  fits = lambda variant: all(of_model[name] == value for name, value in {**defaults, **variant_fields(variant)}.items()
-                             if name in FAMILY.sizes)
+
+  def fits(variant):
+    of_variant = variant_fields(variant)
+    return all(of_model[name] == (of_variant[name] if name in of_variant else getattr(HaloNet, name)) for name in FAMILY.sizes)
   return next(filter(fits, NAMES), None)
 
 
